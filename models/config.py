@@ -1,0 +1,226 @@
+"""The configuration of a Llama decoder, read from a Hugging Face `config.json`.
+
+Parsing goes through `transformers.LlamaConfig`, which fills in absent fields; nothing
+here has a default. Every field of the file is on one of three lists: read, harmless,
+or refused.
+"""
+
+import dataclasses
+import json
+import os
+from typing import Any
+
+# Changing one of these changes what the model computes.
+READ = frozenset(
+    {
+        "attention_bias",
+        "bos_token_id",
+        "eos_token_id",
+        "head_dim",
+        "hidden_act",
+        "hidden_size",
+        "intermediate_size",
+        "max_position_embeddings",
+        "mlp_bias",
+        "model_type",
+        "num_attention_heads",
+        "num_hidden_layers",
+        "num_key_value_heads",
+        "rms_norm_eps",
+        "rope_parameters",
+        "rope_scaling",
+        "rope_theta",
+        "tie_word_embeddings",
+        "vocab_size",
+    }
+)
+
+# These do not change the model's outputs at inference.
+HARMLESS = frozenset(
+    {
+        "_name_or_path",
+        "architectures",
+        "attention_dropout",  # training only
+        "auto_map",
+        "dtype",  # the engine's dtype decides
+        "id2label",
+        "initializer_range",
+        "label2id",
+        "output_attentions",
+        "output_hidden_states",
+        "pad_token_id",
+        "pretraining_tp",  # a layout of the same matmuls
+        "problem_type",
+        "return_dict",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    }
+)
+
+# Harmless at one value, a different model at any other.
+_ONLY: dict[str, tuple[Any, ...]] = {
+    "partial_rotary_factor": (1.0, None),
+    "sliding_window": (None,),
+    "use_sliding_window": (False, None),
+    "quantization_config": (None,),
+    "is_decoder": (False, True, None),
+    "is_encoder_decoder": (False, None),
+    "add_cross_attention": (False, None),
+    "chunk_size_feed_forward": (0, None),
+    "logit_scale": (None, 1.0),
+    "qk_norm": (None, False),
+    "use_qk_norm": (None, False),
+}
+
+_ACTIVATIONS = ("silu", "swish")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rope:
+    """Rotary position embedding: `default`, or Llama 3.1's frequency scaling.
+
+    The last four fields are None for `default`.
+    """
+
+    rope_type: str
+    theta: float
+    factor: float | None
+    low_freq_factor: float | None
+    high_freq_factor: float | None
+    original_max_position_embeddings: int | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LlamaConfig:
+    """What a Llama decoder computes. Every value comes from the checkpoint."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope: Rope
+    max_position_embeddings: int
+    tie_word_embeddings: bool
+    attention_bias: bool
+    mlp_bias: bool
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+
+
+def read(directory: str | os.PathLike[str]) -> LlamaConfig:
+    """Reads `config.json` and, for EOS, `generation_config.json`, of a checkpoint.
+
+    Raises:
+      FileNotFoundError: there is no `config.json`.
+      ValueError: it is not JSON, or a field is unknown or impossible.
+      NotImplementedError: a field asks for a model that is not supported.
+    """
+    path = os.path.join(directory, "config.json")
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"no config.json in {os.fspath(directory)}: not a checkpoint")
+    config = from_dict(_read_json(path))
+    generation = os.path.join(directory, "generation_config.json")
+    if os.path.isfile(generation):
+        eos = _read_json(generation).get("eos_token_id")
+        if eos is not None:
+            config = dataclasses.replace(config, eos_token_ids=_as_ids(eos))
+    return config
+
+
+def from_dict(fields: dict[str, Any]) -> LlamaConfig:
+    """The configuration that the fields of a `config.json` describe; see `read`."""
+    from transformers import LlamaConfig as HFLlamaConfig  # slow to import
+
+    if (model_type := fields.get("model_type")) != "llama":
+        raise NotImplementedError(f"config.json: {model_type=} is not supported, only 'llama'")
+    unknown = sorted(set(fields) - READ - HARMLESS - set(_ONLY))
+    if unknown:
+        raise ValueError(
+            f"config.json: unknown fields {unknown}: they may change the model, so it is not run. "
+            "If they do not, take them out of the file."
+        )
+    for name, allowed in _ONLY.items():
+        if name in fields and fields[name] not in allowed:
+            raise NotImplementedError(f"config.json: {name}={fields[name]!r} is not supported")
+
+    try:
+        hf = HFLlamaConfig.from_dict(fields)
+    except Exception as e:  # transformers raises its own strict-dataclass errors
+        raise ValueError(f"config.json: {' '.join(str(e).split())}") from e
+    if hf.hidden_act not in _ACTIVATIONS:
+        raise NotImplementedError(
+            f"config.json: hidden_act={hf.hidden_act!r} is not supported, only {_ACTIVATIONS}"
+        )
+    if hf.num_attention_heads % hf.num_key_value_heads:
+        raise ValueError(
+            f"config.json: num_attention_heads={hf.num_attention_heads} is not a multiple of "
+            f"num_key_value_heads={hf.num_key_value_heads}"
+        )
+    return LlamaConfig(
+        vocab_size=hf.vocab_size,
+        hidden_size=hf.hidden_size,
+        intermediate_size=hf.intermediate_size,
+        num_layers=hf.num_hidden_layers,
+        num_heads=hf.num_attention_heads,
+        num_kv_heads=hf.num_key_value_heads,
+        head_dim=hf.head_dim,
+        rms_norm_eps=hf.rms_norm_eps,
+        rope=_rope(fields, dict(hf.rope_parameters)),
+        max_position_embeddings=hf.max_position_embeddings,
+        tie_word_embeddings=hf.tie_word_embeddings,
+        attention_bias=hf.attention_bias,
+        mlp_bias=hf.mlp_bias,
+        bos_token_id=hf.bos_token_id,
+        eos_token_ids=_as_ids(hf.eos_token_id),
+    )
+
+
+_LLAMA3 = (
+    "factor",
+    "low_freq_factor",
+    "high_freq_factor",
+    "original_max_position_embeddings",
+)
+
+
+def _rope(fields: dict[str, Any], parameters: dict[str, Any]) -> Rope:
+    """`parameters` is transformers' merge of both spellings, `fields` the file itself."""
+    both = [name for name in ("rope_parameters", "rope_scaling") if fields.get(name)]
+    if len(both) == 2 and fields["rope_parameters"] != fields["rope_scaling"]:
+        raise ValueError("config.json: rope_parameters and rope_scaling differ; keep one of them")
+    rope_type = parameters["rope_type"]
+    needed = {"default": (), "llama3": _LLAMA3}.get(rope_type)
+    if needed is None:
+        raise NotImplementedError(f"config.json: {rope_type=} is not supported (default, llama3)")
+    given = {k for k in parameters if parameters[k] is not None}
+    given -= {"rope_type", "type", "rope_theta"}
+    if parameters.get("partial_rotary_factor") == 1.0:
+        given -= {"partial_rotary_factor"}
+    if missing := sorted(set(needed) - given):
+        raise ValueError(f"config.json: {rope_type=} without {missing}")
+    if extra := sorted(given - set(needed)):
+        raise NotImplementedError(f"config.json: {rope_type=} with {extra} is not supported")
+    values = {name: parameters[name] if name in needed else None for name in _LLAMA3}
+    return Rope(rope_type=rope_type, theta=float(parameters["rope_theta"]), **values)
+
+
+def _as_ids(eos: int | list[int] | None) -> tuple[int, ...]:
+    if eos is None:
+        return ()
+    return (eos,) if isinstance(eos, int) else tuple(eos)
+
+
+def _read_json(path: str) -> dict[str, Any]:
+    with open(path, encoding="utf-8") as f:
+        try:
+            fields = json.load(f)
+        except ValueError as e:
+            raise ValueError(f"{path}: not JSON ({e})") from e
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path}: not a JSON object")
+    return fields

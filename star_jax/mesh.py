@@ -1,0 +1,74 @@
+"""The device mesh: its axes, and where each logical axis of a weight lies on it."""
+
+import os
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+from jax.sharding import PartitionSpec as P
+
+AXES = ("data", "context", "tensor")
+DATA, CONTEXT, TENSOR = AXES
+
+# Logical axis of a weight -> mesh axis. Weights are whole over `data` and `context`.
+RULES: dict[str, str | None] = {
+    "vocab": TENSOR,
+    "heads": TENSOR,
+    "kv_heads": TENSOR,
+    "mlp": TENSOR,
+    "embed": None,
+    "head": None,
+}
+
+# Layouts of the arrays that the programs exchange. Letters as in `array_typing`.
+ROWS = P(DATA)  # [B]
+BLOCKS = P(DATA, CONTEXT)  # [B, C] or [B, T]: one block a device
+QUERY = P(DATA, None)  # [B, T]: the same on every device of `context`
+CACHE = P(DATA, CONTEXT, TENSOR, None)  # [B, S, K, H]: sharded over the context
+TAIL = P(DATA, None, TENSOR, None)  # [B, S, K, H]: anchor and tail, whole over `context`
+
+
+def make_mesh(
+    *, data: int = 1, context: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh of the first data * context * tensor devices, axes of type Auto.
+
+    Raises:
+      ValueError: an axis is below 1, or there are too few devices.
+    """
+    shape = (data, context, tensor)
+    if min(shape) < 1:
+        raise ValueError(f"mesh axes must be at least 1: {data=}, {context=}, {tensor=}")
+    devices = jax.devices() if devices is None else devices
+    size = data * context * tensor
+    if size > len(devices):
+        raise ValueError(
+            f"{data=} x {context=} x {tensor=} asks for {size} devices, and there are "
+            f"{len(devices)} ({devices[0].platform}); on a CPU, mesh.cpu_devices simulates more"
+        )
+    grid = np.asarray(devices[:size]).reshape(shape)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def simulate_cpu_devices(count: int) -> None:
+    """Makes JAX run on `count` simulated CPU devices. Call it before anything uses JAX."""
+    if count < 1:
+        raise ValueError(f"cpu_devices={count} must be at least 1")
+    # XLA aborts the process when a simulated device waits 40 s for the others at a
+    # collective, and on few cores the others may well take that long.
+    flag = "--xla_cpu_collective_call_terminate_timeout_seconds=1200"
+    if flag not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", count)
+
+
+def specs(axes: tuple[str, ...]) -> P:
+    """Where a weight with these logical axes lies."""
+    return P(*(RULES[axis] for axis in axes))
+
+
+def is_gpu(mesh: Mesh) -> bool:
+    """Whether the mesh is of GPUs, present or compile-only (the default backend may differ)."""
+    return mesh.devices.flat[0].platform in ("gpu", "cuda", "rocm")
