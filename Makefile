@@ -1,0 +1,74 @@
+# Each target makes the environment that it needs, in .venv, from any Python >= 3.11.
+#
+#   make demo         the small model on RULER tasks, on eight simulated devices
+#   make test         lint, types and tests; what CI runs
+#   make lint         lint and types alone
+#   make test-large   tests that need an hour or more than 8 GB
+#
+# A particular Python: make test PYTHON=/path/to/python
+
+PYTHON ?=
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+# Everything here runs on CPU devices, whatever the shell or the machine would choose.
+export JAX_PLATFORMS := cpu
+unexport PYTHONHOME PYTHONPATH PYTHONWARNINGS PYTEST_ADDOPTS XLA_FLAGS
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint test-large clean
+
+help:
+	@sed -n 's/^#   \(make .*\)/\1/p' Makefile
+
+demo: $(VENV)/.demo
+	$(RUN) -m star_jax.eval --config=configs/demo.py
+
+test: lint
+	$(RUN) -m pytest
+
+test-large: $(VENV)/.test
+	$(RUN) -m pytest tests/large
+
+lint: $(VENV)/.test
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+
+# The stamps: what is in the environment, and since when.
+
+$(VENV)/.demo: pyproject.toml $(VENV)/.made
+	@echo "installing star_jax into $(VENV)"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.test: pyproject.toml $(VENV)/.made
+	@echo "installing star_jax and what its tests need into $(VENV)"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test,dev]'
+	@touch $@ $(VENV)/.demo
+
+# An environment that works is kept. A candidate counts only if it runs (a pyenv shim may not)
+# and can make environments (Debian's python3 without python3-venv cannot).
+SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+CANDIDATES := $(PYTHON) python3 python3.11 python3.12 python3.13 python3.14 python \
+  $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/*/bin/python)
+
+$(VENV)/.made:
+	@if ! $(RUN) -c 'import pip; $(SUITABLE)' 2>/dev/null; then \
+	  for python in $(if $(PYTHON),$(PYTHON),$(CANDIDATES)); do \
+	    if "$$python" -c '$(SUITABLE)' 2>/dev/null; then found="$$python"; break; fi; \
+	  done; \
+	  if [ -z "$$found" ]; then \
+	    echo "no Python >= 3.11 with the venv module among: $(strip $(CANDIDATES))" >&2; \
+	    echo "install one, or name it: make PYTHON=/path/to/python" >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "making $(VENV) with $$found"; \
+	  "$$found" -m venv --clear $(VENV) || exit 1; \
+	fi
+	@touch $@

@@ -1,0 +1,26 @@
+"""Every test runs on eight simulated CPU devices, set here before anything uses JAX."""
+
+import os
+
+DEVICES = 8
+
+# Read when JAX starts. The platform also keeps the compile-only CUDA plugin from looking for
+# a GPU. XLA aborts the process when a simulated device waits 40 s for the others at a
+# collective, which few cores may need.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_cpu_collective_call_terminate_timeout_seconds=1200"
+# No test may reach for a model hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import chex  # noqa: E402
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", DEVICES)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Fails the run, rather than skipping tests, if the devices are not there."""
+    del session
+    chex.assert_devices_available(DEVICES, "cpu")
