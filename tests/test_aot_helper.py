@@ -1,5 +1,8 @@
 """The helper that compiles for absent GPUs finds what small programs are known to contain."""
 
+from collections.abc import Callable
+from typing import Any
+
 import aot
 import jax
 import jax.numpy as jnp
@@ -10,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 N = 256 * 256  # elements of the operands below, on one device
 
 
-def shard_map(f, mesh: Mesh, in_specs, out_specs):
+def shard_map(f: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any) -> Any:
     return jax.shard_map(f, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
