@@ -17,14 +17,14 @@ from collections.abc import Callable, Iterator, Sequence
 from star_jax.eval.metrics import string_match_all
 from star_jax.eval.sample import Sample
 
-_CONTEXT = (
+CONTEXT = (
     "A special magic number is hidden within the following text. Make sure to memorize it. "
     "I will quiz you about the number afterwards.\n{lines}\n"
 )
-_QUESTION = "What is the special magic number for {key} mentioned in the provided text?"
-_ANSWER_PREFIX = " The special magic number for {key} mentioned in the provided text is"
-_NEEDLE = "One of the special magic numbers for {key} is: {value}."
-_NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
+QUESTION = "What is the special magic number for {key} mentioned in the provided text?"
+ANSWER_PREFIX = " The special magic number for {key} mentioned in the provided text is"
+NEEDLE = "One of the special magic numbers for {key} is: {value}."
+NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 
 # What stands before the context, and between the question and the answer's prefix.
 TEMPLATES: dict[str, tuple[str, str]] = {
@@ -81,11 +81,11 @@ def generate(
     rng = random.Random(f"{task} {length} {index} {seed}")
     words = _distinct_keys(rng, keys)
     key, value, depth = next(words), _number(rng), rng.random()
-    needle = _NEEDLE.format(key=key, value=value)
-    stream = itertools.repeat(_NOISE) if TASKS[task].haystack == "noise" else _needles(rng, words)
+    needle = NEEDLE.format(key=key, value=value)
+    stream = itertools.repeat(NOISE) if TASKS[task].haystack == "noise" else _needles(rng, words)
     haystack: list[str] = []  # grows from the stream as the fit asks for more lines
     before, between = TEMPLATES[template]
-    query = _QUESTION.format(key=key) + between + _ANSWER_PREFIX.format(key=key)
+    query = QUESTION.format(key=key) + between + ANSWER_PREFIX.format(key=key)
 
     def build(n: int) -> tuple[str, tuple[int, int]]:
         haystack.extend(itertools.islice(stream, max(0, n - len(haystack))))
@@ -96,7 +96,7 @@ def generate(
         cut = int(depth * n)
         above = "".join(line + "\n" for line in haystack[:cut])
         below = "".join("\n" + line for line in haystack[cut:n])
-        head, tail = (before + _CONTEXT).split("{lines}")
+        head, tail = (before + CONTEXT).split("{lines}")
         start = len(head) + len(above)
         return head + above + needle + below + tail, (start, start + len(needle))
 
@@ -111,7 +111,7 @@ def _number(rng: random.Random) -> str:
 
 
 def _needles(rng: random.Random, keys: Iterator[str]) -> Iterator[str]:
-    return (_NEEDLE.format(key=key, value=_number(rng)) for key in keys)
+    return (NEEDLE.format(key=key, value=_number(rng)) for key in keys)
 
 
 def _distinct_keys(rng: random.Random, keys: Sequence[str] | None) -> Iterator[str]:
