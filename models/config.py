@@ -5,6 +5,7 @@ here has a default. Every field of the file is on one of three lists: read, harm
 or refused.
 """
 
+import copy
 import dataclasses
 import json
 import os
@@ -38,10 +39,16 @@ READ = frozenset(
 # These do not change the model's outputs at inference.
 HARMLESS = frozenset(
     {
+        "_attn_implementation",
+        "_attn_implementation_autoset",
         "_name_or_path",
         "architectures",
         "attention_dropout",  # training only
         "auto_map",
+        "do_sample",  # defaults of a generate() that is not used, as are the next three
+        "max_length",
+        "temperature",
+        "top_p",
         "dtype",  # the engine's dtype decides
         "id2label",
         "initializer_range",
@@ -52,8 +59,13 @@ HARMLESS = frozenset(
         "pretraining_tp",  # a layout of the same matmuls
         "problem_type",
         "return_dict",
+        "tokenizer_class",
         "torch_dtype",
+        "torchscript",
         "transformers_version",
+        "unsloth_fixed",  # notes of the tool that wrote the file
+        "unsloth_version",
+        "use_bfloat16",
         "use_cache",
     }
 )
@@ -149,7 +161,8 @@ def from_dict(fields: dict[str, Any]) -> LlamaConfig:
             raise NotImplementedError(f"config.json: {name}={fields[name]!r} is not supported")
 
     try:
-        hf = HFLlamaConfig.from_dict(fields)
+        # A copy: it is changed. Any: the annotations say None where it has filled in a value.
+        hf: Any = HFLlamaConfig.from_dict(copy.deepcopy(fields))
     except Exception as e:  # transformers raises its own strict-dataclass errors
         raise ValueError(f"config.json: {' '.join(str(e).split())}") from e
     if hf.hidden_act not in _ACTIVATIONS:
@@ -190,9 +203,13 @@ _LLAMA3 = (
 
 def _rope(fields: dict[str, Any], parameters: dict[str, Any]) -> Rope:
     """`parameters` is transformers' merge of both spellings, `fields` the file itself."""
-    both = [name for name in ("rope_parameters", "rope_scaling") if fields.get(name)]
-    if len(both) == 2 and fields["rope_parameters"] != fields["rope_scaling"]:
+    # Where the file says a thing twice, the merge takes one and drops the other in silence.
+    parts = [fields[name] for name in ("rope_parameters", "rope_scaling") if fields.get(name)]
+    if len(parts) == 2 and parts[0] != parts[1]:
         raise ValueError("config.json: rope_parameters and rope_scaling differ; keep one of them")
+    for part in parts:
+        _refuse_two_values("rope_theta", fields.get("rope_theta"), part.get("rope_theta"))
+        _refuse_two_values("rope_type", part.get("type"), part.get("rope_type"))
     rope_type = parameters["rope_type"]
     needed = {"default": (), "llama3": _LLAMA3}.get(rope_type)
     if needed is None:
@@ -207,6 +224,11 @@ def _rope(fields: dict[str, Any], parameters: dict[str, Any]) -> Rope:
         raise NotImplementedError(f"config.json: {rope_type=} with {extra} is not supported")
     values = {name: parameters[name] if name in needed else None for name in _LLAMA3}
     return Rope(rope_type=rope_type, theta=float(parameters["rope_theta"]), **values)
+
+
+def _refuse_two_values(name: str, one: Any, other: Any) -> None:
+    if one is not None and other is not None and one != other:
+        raise ValueError(f"config.json: two values for {name}, {one!r} and {other!r}; keep one")
 
 
 def _as_ids(eos: int | list[int] | None) -> tuple[int, ...]:

@@ -1,0 +1,155 @@
+"""Checkpoints in Hugging Face's format: found, checked as a whole, and put on the devices.
+
+Weights are read lazily: each device receives only its slice of each tensor, and no host
+holds more than one tensor's slices at a time.
+"""
+
+import os
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from star_jax import mesh as mesh_lib
+from star_jax import tensor_files
+from star_jax.models.config import LlamaConfig
+from star_jax.models.llama import Llama
+
+_HUB_FILES = ["config.json", "generation_config.json", "model*.safetensors*", "tokenizer*"]
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+# Buffers that old files carry; they follow from the configuration.
+_IGNORED = re.compile(r".*\.rotary_emb\.inv_freq")
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+def resolve(path: str) -> str:
+    """The local directory of a checkpoint: `path` itself, or a hub id's snapshot, fetched.
+
+    Raises:
+      FileNotFoundError: it is neither.
+    """
+    directory = os.path.expanduser(path)
+    if os.path.isdir(directory):
+        return directory
+    if os.path.exists(directory) or not _HUB_ID.fullmatch(path):
+        raise FileNotFoundError(f"{path!r} is not a directory, nor an id on the hub")
+    import huggingface_hub  # slow to import
+
+    try:
+        return huggingface_hub.snapshot_download(path, allow_patterns=_HUB_FILES)
+    except Exception as e:  # of many kinds: no network, no such repository, no permission
+        reason = next(iter(str(e).splitlines()), type(e).__name__)
+        raise FileNotFoundError(
+            f"{path!r} is not a directory, and could not be fetched from the hub: {reason}"
+        ) from e
+
+
+def load(
+    directory: str | os.PathLike[str], config: LlamaConfig, *, mesh: Mesh, dtype: str
+) -> Llama:
+    """Loads the weights of a checkpoint onto a mesh, cast to `dtype`.
+
+    Raises:
+      FileNotFoundError: the directory holds no safetensors.
+      ValueError: files are torn, or tensors are missing, unknown, misshapen, of a dtype that
+        is not floating point, or cannot be divided over the mesh; it lists all of these.
+    """
+    tensors, problems, unread = tensor_files.scan(os.fspath(directory))
+    if tensors or not problems:  # or else nothing could be read, and all would be missing
+        problems += _misfits(tensors, unread, config, mesh)
+    if problems:
+        raise ValueError(f"checkpoint {os.fspath(directory)}: {'; '.join(_grouped(problems))}")
+
+    def make(name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> jax.Array:
+        sharding = NamedSharding(mesh, mesh_lib.specs(axes))
+        array = _place(tensors[name].map().reshape(shape), sharding, jnp.dtype(dtype))
+        # Or the host would hold what waits to be sent, in the end the whole checkpoint.
+        return jax.block_until_ready(array)
+
+    return Llama(config, make)
+
+
+def _place(source: np.ndarray, sharding: NamedSharding, dtype: np.dtype) -> jax.Array:
+    slices: dict[tuple[tuple[int | None, int | None], ...], np.ndarray] = {}
+
+    def read(index: tuple[slice, ...] | None) -> np.ndarray:
+        index = () if index is None else index
+        key = tuple((s.start, s.stop) for s in index)
+        if key not in slices:  # devices that hold the same slice share one reading of it
+            slices[key] = np.array(source[index], dtype, order="C")
+        return slices[key]
+
+    return jax.make_array_from_callback(source.shape, sharding, read)
+
+
+def _misfits(
+    tensors: dict[str, tensor_files.Tensor], unread: set[str], config: LlamaConfig, mesh: Mesh
+) -> list[str]:
+    """What keeps these tensors from being this model's weights on this mesh."""
+    problems = []
+    known = set()
+
+    def check(name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> None:
+        known.add(name)
+        expected = _flat(shape, axes)
+        for size, axis, over in zip(shape, axes, mesh_lib.specs(axes), strict=True):
+            if over is not None and size % mesh.shape[over]:
+                problems.append(f"{name}: {axis}={size} over {over}={mesh.shape[over]} devices")
+        if name in unread:
+            return
+        if name not in tensors:
+            problems.append(f"{name}: missing")
+        elif tensors[name].shape != expected:
+            problems.append(f"{name}: shape {tensors[name].shape}, not {expected}")
+        elif (dtype := tensors[name].dtype) not in tensor_files.DTYPES:
+            problems.append(f"{name}: {dtype} is not one of {', '.join(tensor_files.DTYPES)}")
+
+    Llama(config, check)
+    if config.tie_word_embeddings and _HEAD in tensors:
+        known.add(_HEAD)
+        if not _same(tensors.get(_EMBEDDING), tensors[_HEAD]):
+            problems.append(
+                f"{_HEAD}: differs from {_EMBEDDING}, though tie_word_embeddings is true"
+            )
+    extra = [name for name in tensors if name not in known and not _IGNORED.fullmatch(name)]
+    return problems + [f"{name}: unknown" for name in extra]
+
+
+def _same(a: tensor_files.Tensor | None, b: tensor_files.Tensor) -> bool:
+    if a is None or (a.dtype, a.shape) != (b.dtype, b.shape) or a.dtype not in tensor_files.DTYPES:
+        return False
+    return all(np.array_equal(x, y) for x, y in zip(a.map(), b.map(), strict=True))  # row by row
+
+
+def _flat(shape: tuple[int, ...], axes: tuple[str, ...]) -> tuple[int, ...]:
+    """The shape in the file, where heads and head dimension are one axis."""
+    sizes = list(shape)
+    if "head" in axes:
+        at = axes.index("head")
+        sizes[at - 1 : at + 1] = [sizes[at - 1] * sizes[at]]
+    return tuple(sizes)
+
+
+def _grouped(problems: list[str]) -> list[str]:
+    """Says once what is wrong in many layers: `model.layers.0-31.mlp...: missing`."""
+    layers: dict[tuple[str, str], list[int]] = {}
+    for problem in problems:
+        if match := re.fullmatch(r"(model\.layers\.)(\d+)(.*)", problem):
+            layers.setdefault((match[1], match[3]), []).append(int(match[2]))
+        else:
+            layers[problem, ""] = []
+    return [f"{head}{_ranges(numbers)}{tail}" for (head, tail), numbers in layers.items()]
+
+
+def _ranges(numbers: list[int]) -> str:
+    """`0-3,5` for [0, 1, 2, 3, 5]."""
+    runs: list[list[int]] = []
+    for n in sorted(numbers):
+        if runs and n == runs[-1][-1] + 1:
+            runs[-1].append(n)
+        else:
+            runs.append([n])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

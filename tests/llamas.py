@@ -1,0 +1,95 @@
+"""Llama checkpoints with random weights, written by `transformers`, which is the oracle for them.
+
+`VARIANTS` gives, for each kind of Llama in the wild, a small `config.json` with the fields that
+the published file has; what it leaves out is left out here.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+_SMALL = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 160,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+    "rms_norm_eps": 1e-5,
+    "hidden_act": "silu",
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "tie_word_embeddings": False,
+    "use_cache": True,
+}
+_LLAMA3 = {**_SMALL, "num_key_value_heads": 2, "rope_theta": 500000.0, "rope_scaling": None}
+_LLAMA31 = {**_LLAMA3, "rope_scaling": LLAMA3_ROPE}
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "llama-2": {**_SMALL, "rope_scaling": None, "torch_dtype": "float16"},
+    "llama-3": {**_LLAMA3, "attention_bias": False, "pretraining_tp": 1},
+    "llama-3.1": {**_LLAMA31, "attention_bias": False, "mlp_bias": False},
+    "llama-3.2": {**_LLAMA31, "head_dim": 16, "tie_word_embeddings": True},
+    "llama-3.3": {**_LLAMA31, "head_dim": 16, "eos_token_id": [2, 3]},
+    "head-dim": {**_LLAMA3, "head_dim": 24},
+    "attention-bias": {**_LLAMA3, "attention_bias": True},
+    "mlp-bias": {**_LLAMA31, "mlp_bias": True},
+}
+
+SPELLINGS = ("saved", "published", "older")
+
+
+def build(fields: dict[str, Any], *, seed: int = 0) -> transformers.LlamaForCausalLM:
+    """A random model in float32, in which every weight matters, norms and biases too."""
+    config = transformers.LlamaConfig.from_dict(json.loads(json.dumps(fields)))
+    config._attn_implementation = "eager"
+    model = transformers.LlamaForCausalLM(config).float().eval()
+    rng = np.random.default_rng(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            values = rng.normal(size=tuple(weight.shape))
+            if "norm" in name:
+                values = 1 + 0.2 * values
+            elif weight.ndim == 2:
+                values *= 1.5 / np.sqrt(weight.shape[1])
+            weight.copy_(torch.from_numpy(values))
+    return model
+
+
+def write(
+    directory: pathlib.Path,
+    model: transformers.LlamaForCausalLM,
+    fields: dict[str, Any],
+    *,
+    spelling: str = "published",
+    **options: Any,
+) -> pathlib.Path:
+    """Saves the model, with `config.json` in one of the `SPELLINGS`."""
+    model.save_pretrained(directory, **options)
+    (directory / "generation_config.json").unlink(missing_ok=True)
+    if spelling != "saved":
+        fields = dict(fields)
+        if spelling == "older" and fields["rope_scaling"]:
+            scaling = dict(fields["rope_scaling"])
+            fields["rope_scaling"] = {"type": scaling.pop("rope_type"), **scaling}
+        (directory / "config.json").write_text(json.dumps(fields, indent=2))
+    return directory
+
+
+def logits(model: transformers.LlamaForCausalLM, tokens: np.ndarray) -> np.ndarray:
+    """Float32 logits [B, T, V] for tokens [B, T]."""
+    with torch.no_grad():
+        return model(torch.from_numpy(tokens)).logits.numpy()
