@@ -5,7 +5,7 @@ a checkpoint's bytes go to the devices as they are. Letters: see `star_jax.array
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from star_jax.models.config import LlamaConfig
 State = TypeVar("State")
 
 
+@runtime_checkable
 class Make(Protocol):
     """Makes one weight, from its Hugging Face name, its shape, and the logical name of each axis.
 
@@ -28,6 +29,7 @@ class Make(Protocol):
     def __call__(self, name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> Any: ...
 
 
+@runtime_checkable
 class Attend(Protocol[State]):
     """How attention is done. `state` (cache, anchor, tail) is threaded, never hidden.
 

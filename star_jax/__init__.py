@@ -1,0 +1,17 @@
+"""Star Attention for JAX: questions over very long contexts, on many GPUs."""
+
+from star_jax.dense import Dense
+from star_jax.engine import Context, Engine
+from star_jax.generate import Answer
+from star_jax.mesh import make_mesh, simulate_cpu_devices
+from star_jax.star import Star
+
+__all__ = [
+    "Answer",
+    "Context",
+    "Dense",
+    "Engine",
+    "Star",
+    "make_mesh",
+    "simulate_cpu_devices",
+]

@@ -4,7 +4,8 @@
     T  query length               F  feed-forward width
     S  key length                 V  vocabulary
     N  query heads                H  head dimension
-    K  key/value heads            C  devices on the mesh axis `context`
+    K  key/value heads            P  prefix length (a second segment of keys)
+    C  devices on the mesh axis `context`
 
 `G = N / K` query heads share one key/value head. Inside `shard_map` the letters mean
 the sizes on one device.
@@ -19,6 +20,8 @@ Hidden = Float[Array, "B T D"]
 Queries = Float[Array, "B T N H"]
 Keys = Float[Array, "B S K H"]
 Values = Float[Array, "B S K H"]
+PrefixKeys = Float[Array, "B P K H"]
+PrefixValues = Float[Array, "B P K H"]
 Out = Float[Array, "B T N H"]
 LogSumExp = Float[Array, "B T N"]
 Logits = Float[Array, "B T V"]
@@ -36,6 +39,8 @@ __all__ = [
     "Out",
     "PerRow",
     "Positions",
+    "PrefixKeys",
+    "PrefixValues",
     "Queries",
     "Tokens",
     "Values",

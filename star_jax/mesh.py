@@ -1,12 +1,15 @@
 """The device mesh: its axes, and where each logical axis of a weight lies on it."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+from star_jax.models.config import LlamaConfig
+from star_jax.models.llama import Llama
 
 AXES = ("data", "context", "tensor")
 DATA, CONTEXT, TENSOR = AXES
@@ -22,6 +25,7 @@ RULES: dict[str, str | None] = {
 }
 
 # Layouts of the arrays that the programs exchange. Letters as in `array_typing`.
+WHOLE = P()  # the same on all devices
 ROWS = P(DATA)  # [B]
 BLOCKS = P(DATA, CONTEXT)  # [B, C] or [B, T]: one block a device
 QUERY = P(DATA, None)  # [B, T]: the same on every device of `context`
@@ -72,3 +76,22 @@ def specs(axes: tuple[str, ...]) -> P:
 def is_gpu(mesh: Mesh) -> bool:
     """Whether the mesh is of GPUs, present or compile-only (the default backend may differ)."""
     return mesh.devices.flat[0].platform in ("gpu", "cuda", "rocm")
+
+
+def weight_specs(config: LlamaConfig) -> Llama:
+    """A model whose weights are their `PartitionSpec`s: the layout for `shard_map`."""
+    return Llama(config, lambda name, shape, axes: specs(axes))
+
+
+def compiler_options(mesh: Mesh) -> dict[str, bool] | None:
+    """Options of every program. XLA hides the anchor's broadcast only with this scheduler."""
+    return {"xla_gpu_enable_latency_hiding_scheduler": True} if is_gpu(mesh) else None
+
+
+def putter(mesh: Mesh) -> Callable[..., jax.Array]:
+    """A function that puts a host array on the mesh, by rows of the batch unless told otherwise."""
+
+    def put(x: np.ndarray | np.generic, spec: P = ROWS) -> jax.Array:
+        return jax.device_put(x, NamedSharding(mesh, spec))
+
+    return put

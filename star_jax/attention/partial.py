@@ -1,0 +1,66 @@
+"""Partial attention, and the one operation on it: merging partials over disjoint keys.
+
+A partial is attention over some of the keys: the normalised output, and the natural
+logarithm of the sum of the exponentials of the scores. Two partials merge exactly:
+
+    lse = logaddexp(lse_a, lse_b)
+    out = out_a * exp(lse_a - lse) + out_b * exp(lse_b - lse)
+
+No keys at all is out = 0, lse = -inf, the identity.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from star_jax.array_typing import Array, LogSumExp
+
+Method = Literal["psum", "gather"]
+
+
+class Partial(NamedTuple):
+    """Attention over some of the keys, in float32."""
+
+    out: Array  # [B, T, N, H], normalised over these keys
+    lse: Array  # [B, T, N], natural logarithm
+
+
+def merge(*parts: Partial) -> Partial:
+    """Merges partials over disjoint sets of keys. Safe for any gap between their LSEs."""
+    top = _finite(jnp.stack([part.lse for part in parts]).max(axis=0))
+    weights = [jnp.exp(part.lse - top) for part in parts]  # each in 0..1
+    numerator = sum(w[..., None] * part.out for w, part in zip(weights, parts, strict=True))
+    return _normalise(numerator, sum(weights), top)
+
+
+def merge_over_axis(part: Partial, axis: str, *, method: Method) -> Partial:
+    """Merges the partials that the devices along a mesh axis hold; all get the result.
+
+    `psum` costs two collectives whose traffic does not depend on the number of devices
+    (for queries), `gather` one, packed, with the least latency (for decoding).
+    """
+    if jax.lax.axis_size(axis) == 1:
+        return part
+    if method == "gather":
+        packed = jnp.concatenate([part.out, part.lse[..., None]], axis=-1)  # [B, T, N, H + 1]
+        packed = jax.lax.all_gather(packed, axis)  # [B, T, N, H + 1] -> [C, B, T, N, H + 1]
+        return merge(*(Partial(p[..., :-1], p[..., -1]) for p in packed))
+    if method == "psum":
+        top = _finite(jax.lax.pmax(part.lse, axis))  # [B, T, N], the highest of all devices
+        weight = jnp.exp(part.lse - top)[..., None]
+        packed = jnp.concatenate([weight * part.out, weight], axis=-1)  # [B, T, N, H + 1]
+        packed = jax.lax.psum(packed, axis)  # numerator and denominator in one
+        return _normalise(packed[..., :-1], packed[..., -1], top)
+    raise ValueError(f"{method=} must be 'psum' or 'gather'")
+
+
+def _finite(top: LogSumExp) -> LogSumExp:
+    """Where there are no keys anywhere, 0: -inf minus -inf would be NaN."""
+    return jnp.where(top == -jnp.inf, 0.0, top)
+
+
+def _normalise(numerator: Array, denominator: Array, top: Array) -> Partial:
+    none = denominator == 0
+    out = numerator / jnp.where(none, 1.0, denominator)[..., None]
+    return Partial(out, jnp.where(none, -jnp.inf, top + jnp.log(denominator)))

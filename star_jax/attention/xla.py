@@ -1,0 +1,230 @@
+"""Attention in plain XLA operations, for any device: online softmax over a static list of tiles.
+
+Memory is O(T * tile). Keys and values are read where they lie: never repeated per query
+head, never concatenated, never transposed as a whole. Tiles that a causal mask hides
+altogether are not in the list; tiles that it hides for these particular offsets and
+lengths are skipped when they come up.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from star_jax.array_typing import Array, Bool, Keys, PerRow, PrefixKeys, PrefixValues, Queries, Values
+from star_jax.attention.partial import Partial, merge
+
+# Up to this many queries (a decode step) or bytes of scores, one tile holds everything:
+# a loop would only add a copy of each tile of keys.
+FEW_QUERIES = 8
+SMALL_SCORES = 4 * 2**20
+MIN_TILE, MAX_TILE = 64, 1024
+
+
+class Segment(NamedTuple):
+    """Some of the keys, and who sees them."""
+
+    k: Array  # [B, S, K, H]
+    v: Array  # [B, S, K, H]
+    causal: bool
+    offset: Array | None  # [B], see dispatch.partial_attention's q_offset
+    length: Array | None  # [B]
+
+
+class Softmax(NamedTuple):
+    """Online softmax under way. A query that has seen no key has top = -inf, total = 0."""
+
+    acc: Array  # [..., T, H], sum of exp(score - top) * v
+    top: Array  # [..., T], highest score
+    total: Array  # [..., T], sum of exp(score - top)
+
+
+def partial_attention(
+    q: Queries,
+    k: Keys,
+    v: Values,
+    *,
+    causal: bool,
+    q_offset: PerRow | None = None,
+    kv_length: PerRow | None = None,
+    prefix_k: PrefixKeys | None = None,
+    prefix_v: PrefixValues | None = None,
+    prefix_length: PerRow | None = None,
+    scale: float,
+) -> Partial:
+    """See `dispatch.partial_attention`."""
+    segments = [Segment(k, v, causal, q_offset, kv_length)]
+    if prefix_k is not None and prefix_v is not None:
+        segments.insert(0, Segment(prefix_k, prefix_v, False, None, prefix_length))
+    segments = [s for s in segments if s.k.shape[1]]
+    batch, queries, heads, _ = q.shape
+    keys = sum(s.k.shape[1] for s in segments)
+    if not keys or not queries:
+        return Partial(jnp.zeros(q.shape, jnp.float32), jnp.full(q.shape[:3], -jnp.inf))
+    if queries <= FEW_QUERIES or batch * heads * queries * keys * 4 <= SMALL_SCORES:
+        return merge(*(_whole(q, s, scale=scale) for s in segments))
+    return _tiled(q, segments, scale=scale)
+
+
+def _whole(q: Queries, s: Segment, *, scale: float) -> Partial:
+    """All scores of one segment at once."""
+    batch, queries, heads, width = q.shape
+    keys, kv_heads = s.k.shape[1:3]
+    q = q.reshape(batch, queries, kv_heads, heads // kv_heads, width)
+    q = q.transpose(0, 2, 3, 1, 4)  # [B, T, K, G, H] -> [B, K, G, T, H]
+    mask = _visible(s, np.arange(queries), np.arange(keys))
+    acc, top, total = _update(None, q, s.k, s.v, mask, scale=scale)
+    out, lse = _finish(Softmax(acc, top, total))
+    return Partial(
+        out.transpose(0, 3, 1, 2, 4).reshape(batch, queries, heads, width),
+        lse.transpose(0, 3, 1, 2).reshape(batch, queries, heads),
+    )
+
+
+def _tiled(q: Queries, segments: list[Segment], *, scale: float) -> Partial:
+    batch, queries, heads, width = q.shape
+    kv_heads = segments[0].k.shape[2]
+    # Only a causal mask makes small query tiles worth while: they waste less on its diagonal.
+    tile = _tile(queries) if any(s.causal for s in segments) else min(queries, MAX_TILE)
+    count = -(-queries // tile)
+    q = jnp.pad(q, ((0, 0), (0, count * tile - queries), (0, 0), (0, 0)))
+    q = q.reshape(batch, count, tile, kv_heads, heads // kv_heads, width)
+    q = q.transpose(1, 0, 3, 4, 2, 5)  # [tiles, B, K, G, tile, H]
+
+    carry = Softmax(
+        acc=jnp.zeros(q.shape, jnp.float32),
+        top=jnp.full(q.shape[:-1], -jnp.inf),
+        total=jnp.zeros(q.shape[:-1]),
+    )
+    for s in segments:
+        carry = _scan_segment(carry, q, s, scale=scale)
+
+    out, lse = _finish(carry)  # [tiles, B, K, G, tile, H], [tiles, B, K, G, tile]
+    out = out.transpose(1, 0, 4, 2, 3, 5).reshape(batch, count * tile, heads, width)
+    lse = lse.transpose(1, 0, 4, 2, 3).reshape(batch, count * tile, heads)
+    return Partial(out[:, :queries], lse[:, :queries])
+
+
+def _scan_segment(carry: Softmax, q: Array, s: Segment, *, scale: float) -> Softmax:
+    """Adds one segment to the softmax of every query tile."""
+    count, q_tile = q.shape[0], q.shape[-2]
+    keys = s.k.shape[1]
+    k_tile = min(_tile(keys) if s.causal else MAX_TILE, keys)
+    plain, masked = _pairs(s, count, q_tile, k_tile)
+
+    def step(carry: Softmax, pair: Array, *, mask: bool) -> tuple[Softmax, None]:
+        i, j = pair[0], pair[1]
+        start = jnp.minimum(j * k_tile, keys - k_tile)  # the last tile may overlap its neighbour
+        old = jax.tree.map(lambda x: x[i], carry)
+        rows = i * q_tile + jnp.arange(q_tile)
+        columns = start + jnp.arange(k_tile)
+
+        def update(old: Softmax) -> Softmax:
+            k = jax.lax.dynamic_slice_in_dim(s.k, start, k_tile, axis=1)
+            v = jax.lax.dynamic_slice_in_dim(s.v, start, k_tile, axis=1)
+            seen = _visible(s, rows, columns, first=j * k_tile) if mask else None
+            return _update(old, q[i], k, v, seen, scale=scale)
+
+        depends_on_data = s.length is not None or s.offset is not None
+        if mask and depends_on_data:
+            new = jax.lax.cond(_any_visible(s, rows[-1], j * k_tile), update, lambda x: x, old)
+        else:
+            new = update(old)
+        return jax.tree.map(lambda x, y: x.at[i].set(y), carry, new), None
+
+    for pairs, mask in ((plain, False), (masked, True)):
+        if len(pairs):
+            body = functools.partial(step, mask=mask)
+            carry, _ = jax.lax.scan(body, carry, np.asarray(pairs, np.int32))
+    return carry
+
+
+def _pairs(
+    s: Segment, count: int, q_tile: int, k_tile: int
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """(query tile, key tile) pairs that need no mask, and those that need one."""
+    plain, masked = [], []
+    keys = s.k.shape[1]
+    depends_on_data = s.length is not None or s.offset is not None
+    for i in range(count):
+        for j in range(-(-keys // k_tile)):
+            first_key, last_key = j * k_tile, (j + 1) * k_tile - 1
+            first_query, last_query = i * q_tile, (i + 1) * q_tile - 1
+            if s.causal and s.offset is None and first_key > last_query:
+                continue
+            free = not s.causal or (s.offset is None and last_key <= first_query)
+            inside = last_key < keys
+            (plain if free and inside and not depends_on_data else masked).append((i, j))
+    return plain, masked
+
+
+def _visible(
+    s: Segment, rows: Array | np.ndarray, columns: Array | np.ndarray, first: Array | None = None
+) -> Bool[Array, "B 1 1 T S"] | None:
+    """Which of the keys `columns`, from `first` on, each of the queries `rows` sees; None: all."""
+    if not s.causal and s.length is None and first is None:
+        return None
+    mask = jnp.full((1, 1, 1, len(rows), len(columns)), True)
+    if first is not None:
+        mask = mask & (columns >= first)
+    if s.causal:
+        limit = jnp.asarray(rows) if s.offset is None else rows + s.offset[:, None]
+        limit = jnp.reshape(limit, (-1, 1, 1, len(rows), 1))
+        mask = mask & (columns <= limit)
+    if s.length is not None:
+        mask = mask & (columns < s.length[:, None, None, None, None])
+    return mask
+
+
+def _any_visible(s: Segment, last_row: Array, first_column: Array) -> Array:
+    """Whether any query of a tile sees any of its keys, in any row of the batch."""
+    seen = jnp.full((1,), True)
+    if s.length is not None:
+        seen = seen & (first_column < s.length)
+    if s.causal and s.offset is not None:
+        seen = seen & (first_column <= last_row + s.offset)
+    return seen.any()
+
+
+def _update(
+    old: Softmax | None, q: Array, k: Array, v: Array, mask: Array | None, *, scale: float
+) -> Softmax:
+    """Adds one tile. q: [B, K, G, T, H]; k, v: [B, S, K, H]; mask broadcasts to [B, K, G, T, S]."""
+    precision = jax.lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
+    scores = scale * jnp.einsum(
+        "bkgth,bskh->bkgts", q, k, precision=precision, preferred_element_type=jnp.float32
+    )
+    if mask is not None:
+        scores = jnp.where(mask, scores, -jnp.inf)
+    top = scores.max(axis=-1)
+    if old is not None:
+        top = jnp.maximum(top, old.top)
+    finite = jnp.where(top == -jnp.inf, 0.0, top)  # no key yet: exp(-inf - 0) = 0, not NaN
+    weights = jnp.exp(scores - finite[..., None])
+    total = weights.sum(axis=-1)
+    acc = jnp.einsum(
+        "bkgts,bskh->bkgth",
+        weights.astype(v.dtype),
+        v,
+        precision=precision,
+        preferred_element_type=jnp.float32,
+    )
+    if old is not None:
+        decay = jnp.exp(old.top - finite)
+        total = total + decay * old.total
+        acc = acc + decay[..., None] * old.acc
+    return Softmax(acc, top, total)
+
+
+def _finish(s: Softmax) -> Partial:
+    none = s.total == 0
+    total = jnp.where(none, 1.0, s.total)
+    lse = jnp.where(none, -jnp.inf, s.top + jnp.log(total))
+    return Partial(s.acc / total[..., None], lse)
+
+
+def _tile(length: int) -> int:
+    """A power of two near length / 16: a causal mask then wastes 1/16 of its triangle."""
+    return min(max(1 << max(length // 16, 1).bit_length() - 1, MIN_TILE), MAX_TILE, length)

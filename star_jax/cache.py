@@ -1,0 +1,88 @@
+"""The sharded cache of a context: one K/V entry per token, on the device that encoded it.
+
+On each device the valid keys are a prefix of its shard, in whatever order the context
+was dealt out: positions are in the keys (RoPE), and attention does not care where in
+memory a key lies.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from star_jax import mesh as mesh_lib
+from star_jax.array_typing import Array
+
+Layers = tuple[Array, ...]
+
+
+class KV(NamedTuple):
+    """Keys (after RoPE) and values, one array [B, S, K, H] per layer."""
+
+    k: Layers
+    v: Layers
+
+
+class Cache(NamedTuple):
+    """What phase 1 leaves behind and phase 2 reads; never written by a query."""
+
+    kv: KV  # S sharded over `context`: layout `mesh.CACHE`
+    valid: Array  # [B, C], valid keys on each device, layout `mesh.BLOCKS`
+
+
+def allocate(like: KV, copies: int, *, mesh: Mesh) -> KV:
+    """A cache of zeros with room for `copies` of the shards of `like`, one after another."""
+    return _allocate(mesh, copies)(like)
+
+
+@functools.cache
+def _allocate(mesh: Mesh, copies: int):
+    def zeros(x: Array) -> Array:
+        B, S, K, H = x.shape
+        return jnp.zeros((B, S * copies, K, H), x.dtype)
+
+    def allocate_cache(like: KV) -> KV:
+        return jax.tree.map(zeros, like)
+
+    sharding = NamedSharding(mesh, mesh_lib.CACHE)
+    return jax.jit(allocate_cache, out_shardings=sharding)
+
+
+def write(cache: KV, wave: KV, index: int, *, mesh: Mesh) -> KV:
+    """Writes wave `index` into every device's shard. The old cache is donated."""
+    return _write(mesh)(cache, wave, np.int32(index))
+
+
+@functools.cache
+def _write(mesh: Mesh):
+    def write_wave(cache: KV, wave: KV, index: Array) -> KV:
+        def one(old: Array, new: Array) -> Array:
+            return jax.lax.dynamic_update_slice_in_dim(old, new, index * new.shape[1], axis=1)
+
+        return jax.tree.map(one, cache, wave)
+
+    local = jax.shard_map(
+        write_wave,
+        mesh=mesh,
+        in_specs=(mesh_lib.CACHE, mesh_lib.CACHE, P()),
+        out_specs=mesh_lib.CACHE,
+        check_vma=False,
+    )
+    return jax.jit(local, donate_argnums=0)
+
+
+def bucket(length: int, *, least: int = 16) -> int:
+    """The power of two, at least `least`, that programs for this length are compiled for."""
+    return max(least, 1 << (length - 1).bit_length()) if length > 0 else least
+
+
+def pad(rows: list[list[int]], length: int) -> np.ndarray:
+    """Token ids as a matrix [len(rows), length]. Padding is 0, and never counts as valid."""
+    tokens = np.zeros((len(rows), length), np.int32)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row)] = row
+    return tokens

@@ -1,0 +1,247 @@
+"""The façade: load a model, encode contexts once, ask them often."""
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from star_jax import checkpoint, dense, generate, query, star
+from star_jax import mesh as mesh_lib
+from star_jax.attention import resolve
+from star_jax.cache import Cache, bucket, pad
+from star_jax.dense import Dense
+from star_jax.generate import Answer
+from star_jax.models import config as model_config
+from star_jax.models.llama import Llama
+from star_jax.star import Star
+from star_jax.tokenizer import Tokenizer
+
+DTYPES = ("bfloat16", "float16", "float32")
+
+Attention = Star | Dense
+Ids = Sequence[int] | Sequence[Sequence[int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """An encoded context, or a batch of them. Asking it changes nothing: ask it often."""
+
+    tokens: list[list[int]]  # one list per row, without the rows that pad the batch
+    is_batch: bool
+    cache: Cache
+
+    def block_until_ready(self) -> "Context":
+        """Waits until phase 1 has run."""
+        jax.block_until_ready(self.cache)
+        return self
+
+
+class Engine:
+    """A model on a mesh, with one kind of attention for its contexts."""
+
+    def __init__(
+        self,
+        model: Llama,
+        *,
+        mesh: Mesh,
+        attention: Attention,
+        implementation: str | None = None,
+        tokenizer: Tokenizer | None = None,
+    ):
+        if not isinstance(attention, Star | Dense):
+            raise ValueError(f"{attention=} must be Star(...) or Dense()")
+        if (tensor := mesh.shape[mesh_lib.TENSOR]) != 1:
+            raise NotImplementedError(f"a mesh with {tensor=}: only tensor=1 is supported yet")
+        self.model = model
+        self.mesh = mesh
+        self.attention = attention
+        self.implementation = resolve(implementation, mesh)
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str,
+        *,
+        mesh: Mesh,
+        attention: Attention,
+        dtype: str = "bfloat16",
+        implementation: str | None = None,
+    ) -> "Engine":
+        """Loads a Hugging Face checkpoint: a local directory, or an id on the hub.
+
+        Args:
+          path: holds config.json, one or many safetensors files, and maybe a tokenizer.
+          mesh: from `make_mesh`.
+          attention: how contexts are encoded, `Star(...)` or `Dense()`.
+          dtype: of weights, activations and cache: bfloat16, float16 or float32.
+          implementation: of attention; None picks the best for the mesh's devices.
+
+        Raises:
+          FileNotFoundError, ValueError: the checkpoint is not there, torn, or does not fit.
+          NotImplementedError: its configuration asks for something that is not supported.
+        """
+        if dtype not in DTYPES:
+            raise ValueError(f"{dtype=} must be one of {DTYPES}")
+        directory = checkpoint.resolve(path)
+        config = model_config.read(directory)
+        return cls(
+            checkpoint.load(directory, config, mesh=mesh, dtype=dtype),
+            mesh=mesh,
+            attention=attention,
+            implementation=implementation,
+            tokenizer=Tokenizer.from_pretrained(directory),
+        )
+
+    @property
+    def config(self) -> model_config.LlamaConfig:
+        return self.model.config
+
+    def with_attention(self, attention: Attention) -> "Engine":
+        """The same weights with another kind of attention."""
+        return Engine(
+            self.model,
+            mesh=self.mesh,
+            attention=attention,
+            implementation=self.implementation,
+            tokenizer=self.tokenizer,
+        )
+
+    def prefill(self, context_ids: Ids) -> Context:
+        """Phase 1: encodes a context, or a batch of contexts of any lengths.
+
+        Args:
+          context_ids: token ids; or a list of such lists, one per context of a batch.
+
+        Raises:
+          ValueError: no context, an empty one, or an id outside the vocabulary.
+        """
+        rows, is_batch = _rows(context_ids, "context")
+        self._check_ids(rows, "context")
+        self._warn(rows)
+        padded = rows + [[]] * (-len(rows) % self.mesh.shape[mesh_lib.DATA])
+        common = {"mesh": self.mesh, "implementation": self.implementation}
+        if isinstance(self.attention, Star):
+            cache = star.encode(self.model, padded, star=self.attention, **common)
+        else:
+            cache = dense.encode(self.model, padded, **common)
+        return Context(rows, is_batch, cache)
+
+    def score(self, context: Context, query_ids: Ids) -> jax.Array | list[jax.Array]:
+        """Phase 2, teacher-forced: the logits after each query token, float32 [Lq, V].
+
+        For a batch, `query_ids` is one query for all, or one per context; returns a list.
+        """
+        queries, tokens, _, starts = self._queries(context, query_ids)
+        programs = query.programs(self.config, self.mesh, self.implementation, generate.STRIDE)
+        put = mesh_lib.putter(self.mesh)
+        logits = programs.score(
+            self.model, context.cache, put(tokens, mesh_lib.QUERY), put(starts)
+        )
+        results = [logits[i, : len(ids)] for i, ids in enumerate(queries)]
+        return results if context.is_batch else results[0]
+
+    def generate(
+        self,
+        context: Context,
+        query_ids: Ids,
+        *,
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+        ignore_eos: bool = False,
+    ) -> Answer | list[Answer]:
+        """Phase 2: greedy answers. For a batch, returns a list, one per context.
+
+        Args:
+          context: from `prefill`; it is not consumed.
+          query_ids: token ids; for a batch, one query for all, or one per context.
+          max_new_tokens: at most this many.
+          stop: strings that end an answer; they need a tokenizer.
+          ignore_eos: go on after EOS.
+        """
+        if max_new_tokens < 1:
+            raise ValueError(f"{max_new_tokens=} must be at least 1")
+        if isinstance(stop, str):
+            raise ValueError(f"{stop=} must be a list of strings")
+        if not all(stop):
+            raise ValueError(f"{stop=} has an empty string, which would end every answer")
+        if stop and self.tokenizer is None:
+            raise ValueError(f"{stop=} needs a tokenizer, and the checkpoint has none")
+        queries, tokens, lengths, starts = self._queries(context, query_ids)
+        eos = () if ignore_eos else self.config.eos_token_ids
+        limits = generate.Limits(max_new_tokens, tuple(stop), eos)
+        decode = None if self.tokenizer is None else self.tokenizer.decode
+        rows = [generate.Row(limits, decode) for _ in queries]
+        generate.generate(
+            self.model,
+            context.cache,
+            tokens=tokens,
+            lengths=lengths,
+            starts=starts,
+            rows=rows,
+            limits=limits,
+            mesh=self.mesh,
+            implementation=self.implementation,
+        )
+        answers = [row.answer() for row in rows]
+        return answers if context.is_batch else answers[0]
+
+    def _queries(self, context: Context, query_ids: Ids):
+        """The queries; and for the padded batch their tokens, lengths and start positions."""
+        queries, one_each = _rows(query_ids, "query")
+        if one_each and not context.is_batch:
+            raise ValueError("a list of queries needs a batch of contexts")
+        if not one_each:
+            queries = queries * len(context.tokens)
+        if len(queries) != len(context.tokens):
+            raise ValueError(f"{len(queries)} queries for {len(context.tokens)} contexts")
+        self._check_ids(queries, "query")
+        batch = context.cache.valid.shape[0]
+        empty = [[]] * (batch - len(queries))
+        tokens = pad(queries + empty, bucket(max(map(len, queries))))
+        lengths = np.asarray([len(ids) for ids in queries + empty], np.int32)
+        starts = np.asarray([len(ids) for ids in context.tokens + empty], np.int32)
+        return queries, tokens, lengths, starts
+
+    def _check_ids(self, rows: list[list[int]], what: str) -> None:
+        for i, ids in enumerate(rows):
+            if not ids:
+                raise ValueError(f"{what} {i} is empty: it needs at least one token")
+            if min(ids) < 0 or max(ids) >= self.config.vocab_size:
+                raise ValueError(
+                    f"{what} {i} has token ids from {min(ids)} to {max(ids)}, "
+                    f"and the vocabulary has {self.config.vocab_size}"
+                )
+
+    def _warn(self, rows: list[list[int]]) -> None:
+        longest, most = max(map(len, rows)), self.config.max_position_embeddings
+        if longest > most:
+            _warn(f"a context of {longest} tokens is beyond the model's {most} positions")
+        devices = self.mesh.shape[mesh_lib.CONTEXT]
+        if isinstance(self.attention, Star):
+            blocks = -(-longest // self.attention.block_size)
+            if blocks < devices:
+                _warn(
+                    f"{blocks} block(s) of {self.attention.block_size} tokens for {devices} devices "
+                    f"on the context axis: {devices - blocks} idle; use smaller blocks"
+                )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(f"star_jax: {message}", UserWarning, stacklevel=4)
+
+
+def _rows(ids: Ids, what: str) -> tuple[list[list[int]], bool]:
+    """Token ids as a list of rows, and whether they came as one."""
+    if isinstance(ids, str):
+        raise ValueError(f"{what} is text; it takes token ids (see engine.tokenizer)")
+    rows = list(ids)
+    if not rows:
+        raise ValueError(f"{what} is empty: it needs at least one token")
+    if isinstance(rows[0], Sequence | np.ndarray | jnp.ndarray) and np.ndim(rows[0]) == 1:
+        return [[int(t) for t in row] for row in rows], True
+    return [[int(t) for t in rows]], False

@@ -1,0 +1,198 @@
+"""Phase 1 of Star Attention: a context is encoded block by block, each block seeing the anchor.
+
+Block i > 0 attends causally to itself, and to all of the anchor, the first `anchor_size`
+tokens. Anchor tokens see only each other, so their keys and values are the same wherever
+they are computed: the device of block 0 computes them once and broadcasts them.
+
+Blocks go in waves of one block per device. The first wave broadcasts the anchor, later
+waves communicate nothing, and two programs serve contexts of every length.
+
+Source: Acharya et al., "Star Attention: Efficient LLM Inference over Long Sequences",
+ICML 2025, section 2.1; the shared anchor is ours.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from star_jax import mesh as mesh_lib
+from star_jax.array_typing import Array, Int, Keys, Queries, Tokens, Values
+from star_jax.attention import partial_attention
+from star_jax.cache import KV, Cache, allocate, bucket, pad, write
+from star_jax.mesh import CONTEXT
+from star_jax.models.llama import Llama
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Star:
+    """Star Attention. `block_size` and `anchor_size` in tokens; the anchor defaults to a block.
+
+    An anchor of 0 is no anchor: allowed, as an ablation.
+    """
+
+    block_size: int
+    anchor_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.block_size <= 0:
+            raise ValueError(f"block_size={self.block_size} must be at least 1 (it is in tokens)")
+        if self.anchor < 0:
+            raise ValueError(f"anchor_size={self.anchor} must be at least 0 (0: no anchor)")
+        if self.anchor > self.block_size:
+            raise ValueError(
+                f"anchor_size={self.anchor} is above block_size={self.block_size}: "
+                "the anchor is taken from the first block"
+            )
+
+    @property
+    def anchor(self) -> int:
+        return self.block_size if self.anchor_size is None else self.anchor_size
+
+
+def encode(
+    model: Llama, rows: list[list[int]], *, star: Star, mesh: Mesh, implementation: str
+) -> Cache:
+    """Encodes one context per row, of any lengths; the number of rows fits the mesh's `data`."""
+    devices = mesh.shape[CONTEXT]
+    longest = max(len(row) for row in rows)
+    block = min(star.block_size, bucket(longest))  # a hundred tokens do not cost a whole block
+    anchor = min(star.anchor, block)
+    blocks = -(-longest // block)
+    waves = -(-blocks // devices)
+    capacity = bucket(waves, least=1)
+    span = devices * block  # tokens per wave
+    tokens = pad(rows, waves * span)
+
+    put = functools.partial(jax.device_put, device=NamedSharding(mesh, mesh_lib.BLOCKS))
+    starts = np.broadcast_to(np.arange(devices, dtype=np.int32) * block, (len(rows), devices))
+    first, later = programs(model.config, mesh, anchor, implementation)
+    kv, anchors = first(model, put(tokens[:, :span]), put(starts))
+    if capacity > 1:
+        cache = write(allocate(kv, capacity, mesh=mesh), kv, 0, mesh=mesh)
+        for w in range(1, waves):
+            part, at = tokens[:, w * span : (w + 1) * span], starts + w * span
+            cache = write(cache, later(model, put(part), put(at), anchors), w, mesh=mesh)
+        kv = cache
+
+    lengths = np.asarray([len(row) for row in rows], np.int32)
+    begin = starts[:, :, None] + np.arange(waves, dtype=np.int32) * span  # [B, C, waves]
+    valid = np.clip(lengths[:, None, None] - begin, 0, block).sum(axis=-1, dtype=np.int32)
+    return Cache(kv, put(valid))
+
+
+@functools.cache
+def programs(config, mesh: Mesh, anchor: int, implementation: str):
+    """The two programs of phase 1, compiled per block size: the first wave and a later one.
+
+    first_wave(model, tokens [B, C*b], starts [B, C]) -> (KV [B, C*b, K, H], anchor KV [B, A, K, H])
+    later_wave(model, tokens, starts, anchor KV) -> KV
+    """
+    weights = mesh_lib.weight_specs(config)
+    shard = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
+    options = mesh_lib.compiler_options(mesh)
+
+    def first_wave(model: Llama, tokens: Tokens, starts: Int[Array, "B 1"]) -> tuple[KV, KV]:
+        attend = FirstWave(starts, anchor, implementation, gpu=mesh_lib.is_gpu(mesh))
+        return _run(model, tokens, starts, attend)
+
+    def later_wave(model: Llama, tokens: Tokens, starts: Int[Array, "B 1"], anchors: KV) -> KV:
+        return _run(model, tokens, starts, LaterWave(anchors, implementation))[0]
+
+    blocks, cache, tail = mesh_lib.BLOCKS, mesh_lib.CACHE, mesh_lib.TAIL
+    first = shard(first_wave, in_specs=(weights, blocks, blocks), out_specs=(cache, tail))
+    later = shard(later_wave, in_specs=(weights, blocks, blocks, tail), out_specs=cache)
+    jit = functools.partial(jax.jit, compiler_options=options)
+    return jit(first), jit(later)
+
+
+def _run(model: Llama, tokens, starts, attend) -> tuple[KV, KV]:
+    # The hidden state is dropped: of the last layer only K and V are computed.
+    positions = starts + jnp.arange(tokens.shape[1])
+    nothing = KV((), ())
+    _, (kept, anchors) = model.run(tokens, positions, attend, (nothing, nothing))
+    return kept, anchors
+
+
+State = tuple[KV, KV]  # of the layers so far: what is kept, and the anchor
+
+
+def _append(kv: KV, k: Keys, v: Values) -> KV:
+    return KV((*kv.k, k), (*kv.v, v))
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstWave:
+    """The wave whose first device holds block 0, from which the anchor comes."""
+
+    starts: Array  # [B, 1], the position of this device's block
+    anchor: int
+    implementation: str
+    gpu: bool
+
+    def start(self, layer: int, k: Keys, v: Values, state: State) -> State:
+        kept, anchors = state
+        packed = jnp.stack([k[:, : self.anchor], v[:, : self.anchor]])  # [2, B, A, K, H]
+        anchor_k, anchor_v = broadcast(packed, gpu=self.gpu)
+        return _append(kept, k, v), _append(anchors, anchor_k, anchor_v)
+
+    def __call__(
+        self, layer: int, q: Queries, k: Keys, v: Values, state: State
+    ) -> tuple[Queries, State]:
+        alone = jax.lax.axis_size(CONTEXT) == 1  # then this is block 0
+        if alone or not self.anchor:
+            prefix_k = prefix_v = length = None
+        else:
+            prefix_k, prefix_v = state[1].k[layer], state[1].v[layer]
+            length = jnp.where(self.starts[:, 0] == 0, 0, self.anchor)  # block 0 holds it itself
+        part = partial_attention(
+            q,
+            k,
+            v,
+            causal=True,
+            prefix_k=prefix_k,
+            prefix_v=prefix_v,
+            prefix_length=length,
+            scale=q.shape[-1] ** -0.5,
+            implementation=self.implementation,
+        )
+        return part.out, state
+
+
+@dataclasses.dataclass(frozen=True)
+class LaterWave:
+    """A wave whose blocks all see the anchor, which is there already."""
+
+    anchors: KV
+    implementation: str
+
+    def start(self, layer: int, k: Keys, v: Values, state: State) -> State:
+        return _append(state[0], k, v), state[1]
+
+    def __call__(
+        self, layer: int, q: Queries, k: Keys, v: Values, state: State
+    ) -> tuple[Queries, State]:
+        part = partial_attention(
+            q,
+            k,
+            v,
+            causal=True,
+            prefix_k=self.anchors.k[layer],
+            prefix_v=self.anchors.v[layer],
+            scale=q.shape[-1] ** -0.5,
+            implementation=self.implementation,
+        )
+        return part.out, state
+
+
+def broadcast(x: Array, *, gpu: bool) -> Array:
+    """What the first device of `context` holds, on all of them; one collective."""
+    if jax.lax.axis_size(CONTEXT) == 1 or not x.size:
+        return x
+    if gpu:
+        return jax.lax.pbroadcast(x, (CONTEXT,), 0)  # [2, B, A, K, H], the same shape
+    # No broadcast on CPUs. The sum is exact: the other devices add zeros.
+    return jax.lax.psum(jnp.where(jax.lax.axis_index(CONTEXT) == 0, x, 0), CONTEXT)
