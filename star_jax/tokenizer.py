@@ -6,15 +6,16 @@ encodes the context before there is a query.
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 # A directory with none of these has no tokenizer.
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 class Tokenizer:
-    """A Hugging Face tokenizer."""
+    """A Hugging Face tokenizer; made by `from_pretrained`."""
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer: Any):
         self._tokenizer = tokenizer
         added = tokenizer("a", return_special_tokens_mask=True, verbose=False)
         ids, special = added["input_ids"], added["special_tokens_mask"]

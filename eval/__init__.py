@@ -1,0 +1,1 @@
+"""Evaluation: suites of questions, asked with every kind of attention, scored and compared."""

@@ -1,0 +1,76 @@
+"""Asking one batch of questions, and what is written down of it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from star_jax.engine import Engine
+from star_jax.eval import metrics, timing
+from star_jax.eval.sample import Sample
+from star_jax.generate import Answer
+from star_jax.star import Star
+
+
+def ask(
+    engine: Engine,
+    contexts: Sequence[list[int]],
+    queries: Sequence[list[int]],
+    *,
+    max_new_tokens: int,
+    stop: Sequence[str],
+    ignore_eos: bool = False,
+) -> tuple[list[Answer], dict[str, float]]:
+    """Answers a batch of questions, given as token ids.
+
+    Returns:
+      The answers; and seconds, the batch's shared out evenly among its questions, so that
+      they add up: of phase 1, of phase 2, and of compiling, which neither contains.
+    """
+    with timing.Stopwatch() as prefill:
+        context = engine.prefill(list(contexts)).block_until_ready()
+    with timing.Stopwatch() as decode:
+        answers = engine.generate(
+            context, list(queries), max_new_tokens=max_new_tokens, stop=stop, ignore_eos=ignore_eos
+        )
+    assert isinstance(answers, list)  # since `contexts` is a batch
+    seconds = {
+        "time_prefill": prefill.seconds,
+        "time_decode": decode.seconds,
+        "time_compile": prefill.compile_seconds + decode.compile_seconds,
+    }
+    return answers, {name: round(value / len(answers), 6) for name, value in seconds.items()}
+
+
+def record(
+    sample: Sample,
+    answer: Answer,
+    *,
+    metric: Callable[[str, Sequence[str]], float],
+    n_context_tokens: int,
+    n_query_tokens: int,
+) -> dict[str, Any]:
+    """What is written down of an answer: the reference's fields, the score, and counts."""
+    pred = (answer.text or "").strip()
+    scored = metric(metrics.postprocess(pred), sample.outputs) if sample.outputs else None
+    return {
+        "index": sample.index,
+        "pred": pred,
+        "input_context": sample.context,
+        "input_query": sample.query,
+        "outputs": list(sample.outputs),
+        "others": {},
+        "truncation": -1,
+        "length": -1 if sample.length is None else sample.length,
+        "score": scored,
+        "n_context_tokens": n_context_tokens,
+        "n_query_tokens": n_query_tokens,
+        "n_generated": len(answer.tokens),
+        "stop_reason": answer.stop_reason,
+    }
+
+
+def is_cut(span: tuple[int, int] | None, attention: object) -> bool | None:
+    """Whether a block edge cuts a stretch of tokens; None without a stretch or without blocks."""
+    if span is None or not isinstance(attention, Star):
+        return None
+    first, last = span[0], span[1] - 1
+    return first // attention.block_size != last // attention.block_size

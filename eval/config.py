@@ -1,0 +1,302 @@
+"""The configuration of an evaluation: what a config file returns, and how it is checked.
+
+Overrides on the command line are set field by field on what the file returned, so nothing is
+checked before `resolve`: a file may leave to the command line what it does not know.
+"""
+
+import copy
+import dataclasses
+import difflib
+import itertools
+import os
+import re
+from collections.abc import Sequence
+
+import star_jax
+from star_jax import engine
+from star_jax.attention import IMPLEMENTATIONS
+from star_jax.dense import Dense
+from star_jax.eval import ruler
+from star_jax.star import Star
+
+KINDS = ("dense", "star")
+SUITES = ("jsonl", "ruler")
+
+
+@dataclasses.dataclass
+class ModelConfig:
+    """`path`: a checkpoint's directory, or its id on the hub."""
+
+    path: str = ""
+    dtype: str = "bfloat16"
+
+
+@dataclasses.dataclass
+class AttentionConfig:
+    """How contexts are encoded. Comma lists; each combination is a row of the result.
+
+    block_size: in tokens, or a part of the length: `1024`, `L/4`.
+    anchor_size: in tokens, or a part of the length or of the block: `0` (none), `L/8`, `b/4`, `b`.
+    implementation: of attention; empty picks the best for the devices.
+    """
+
+    kind: str = "dense,star"
+    block_size: str = "L/4"
+    anchor_size: str = "b"
+    implementation: str = ""
+
+
+@dataclasses.dataclass
+class MeshConfig:
+    """The axes of the device mesh. `cpu_devices`: how many to simulate on the CPU; 0: none."""
+
+    data: int = 1
+    context: int = 1
+    tensor: int = 1
+    cpu_devices: int = 0
+
+
+@dataclasses.dataclass
+class DataConfig:
+    """The questions.
+
+    suite: `ruler` generates them; `jsonl` reads them from `path`.
+    path: a file of JSON lines. `{task}` and `{length}` in it are filled in.
+    tasks: a comma list; empty: all of RULER's. For jsonl only where `path` has `{task}`.
+    lengths: a comma list, in tokens: how long RULER's questions are made. For jsonl what `L`
+      stands for in sizes, and `{length}` in `path`; the file is run once for each.
+    num_samples: per task and length, from the first; -1: the whole file, 500 for RULER.
+    seed, template, keys: RULER's. `keys` is a file of key words, one per line; empty: the
+      benchmark's own.
+    """
+
+    suite: str = "ruler"
+    path: str = ""
+    tasks: str = ""
+    lengths: str = ""
+    num_samples: int = -1
+    seed: int = 0
+    template: str = "base"
+    keys: str = ""
+
+
+@dataclasses.dataclass
+class GenerationConfig:
+    """`max_new_tokens`: 0 is the task's own. `stop`: a comma list of stop words."""
+
+    max_new_tokens: int = 0
+    stop: str = ""
+    ignore_eos: bool = False
+
+
+@dataclasses.dataclass
+class EvalConfig:
+    """A run of `python -m star_jax.eval`."""
+
+    model: ModelConfig
+    attention: AttentionConfig
+    mesh: MeshConfig
+    data: DataConfig
+    generation: GenerationConfig
+    output_dir: str
+    profile_dir: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One way to encode contexts: a row of the result."""
+
+    attention: Star | Dense
+
+    @property
+    def name(self) -> str:
+        if isinstance(self.attention, Dense):
+            return "dense"
+        return f"star_b{self.attention.block_size}_a{self.attention.anchor}"
+
+
+def resolve(config: EvalConfig) -> EvalConfig:
+    """Checks a configuration; returns it with relative paths made ones that exist.
+
+    Raises:
+      ValueError, NotImplementedError: what is wrong, and what to do.
+    """
+    getattr(config, "output_dir", None)  # of a file that did not load, it raises why
+    if not isinstance(config, EvalConfig):
+        raise ValueError("get_config() of the --config file must return star_jax's EvalConfig")
+    if not config.output_dir:
+        raise ValueError("output_dir is empty: say where the results go")
+    if not config.model.path:
+        raise ValueError("model.path is empty: give a checkpoint's directory or hub id")
+    _one_of("model.dtype", config.model.dtype, engine.DTYPES)
+    _check_mesh(config.mesh)
+    _check_data(config.data)
+    _check_attention(config.attention)
+    for length in lengths(config.data):
+        rows(config.attention, length)
+    if (tokens := config.generation.max_new_tokens) < 0:
+        raise ValueError(
+            f"generation.max_new_tokens={tokens} must be at least 1, or 0: the task's own"
+        )
+    stop_words(config.generation.stop)
+    config = copy.deepcopy(config)
+    config.model.path = existing(config.model.path)
+    config.data.keys = existing(config.data.keys)
+    return config
+
+
+def _check_mesh(mesh: MeshConfig) -> None:
+    for name in ("data", "context", "tensor"):
+        if getattr(mesh, name) < 1:
+            raise ValueError(f"mesh.{name}={getattr(mesh, name)} must be at least 1")
+    if mesh.cpu_devices < 0:
+        raise ValueError(f"mesh.cpu_devices={mesh.cpu_devices} must be at least 0")
+
+
+def _check_attention(attention: AttentionConfig) -> None:
+    for kind in items("attention.kind", attention.kind):
+        if kind == "ring":
+            raise NotImplementedError(f"attention.kind={kind!r} is not there yet: use {KINDS}")
+        _one_of("attention.kind", kind, KINDS)
+    if attention.implementation:
+        _one_of("attention.implementation", attention.implementation, sorted(IMPLEMENTATIONS))
+
+
+def _check_data(data: DataConfig) -> None:
+    _one_of("data.suite", data.suite, SUITES)
+    if data.num_samples < 1 and data.num_samples != -1:
+        raise ValueError(f"data.num_samples={data.num_samples} must be at least 1, or -1: all")
+    if data.suite == "jsonl":
+        if not data.path:
+            raise ValueError("data.path is empty: data.suite='jsonl' reads a file")
+        for name in ("task", "length"):
+            if f"{{{name}}}" in data.path and not getattr(data, f"{name}s"):
+                raise ValueError(f"data.path={data.path!r} needs data.{name}s")
+        return
+    for task in tasks(data):
+        _one_of("data.tasks", task, sorted(ruler.TASKS))
+    _one_of("data.template", data.template, sorted(ruler.TEMPLATES))
+    if not data.lengths:
+        raise ValueError("data.lengths is empty: give the lengths to generate, like 4096,8192")
+
+
+def check_overrides(argv: Sequence[str]) -> None:
+    """Refuses `--config.x.y=...` where there is no such field, before flags are parsed."""
+    known = [
+        f"{section.name}.{field.name}" if dataclasses.is_dataclass(section.type) else section.name
+        for section in dataclasses.fields(EvalConfig)
+        for field in _fields_or_itself(section)
+    ]
+    for argument in itertools.takewhile(lambda a: a != "--", argv[1:]):
+        match = re.match(r"--?(?:no)?config\.([^=]*)", argument)
+        if match and match[1] not in known:
+            close = difflib.get_close_matches(match[1], known, n=3, cutoff=0.4) or known
+            raise ValueError(
+                f"unknown override --config.{match[1]}; did you mean {' or '.join(close)}?"
+            )
+
+
+def rows(attention: AttentionConfig, length: int | None) -> tuple[Row, ...]:
+    """The rows at a length; `L` in sizes stands for it. Rows that come out the same are one."""
+    found: dict[Row, None] = {}
+    for kind in items("attention.kind", attention.kind):
+        if kind == "dense":
+            found[Row(Dense())] = None
+            continue
+        for block in items("attention.block_size", attention.block_size):
+            for anchor in items("attention.anchor_size", attention.anchor_size):
+                found[Row(_star(block, anchor, length))] = None
+    return tuple(found)
+
+
+def _star(block: str, anchor: str, length: int | None) -> Star:
+    at = "" if length is None else f" at length {length}"
+    b = _size("attention.block_size", block, L=length)
+    if b < 1:
+        raise ValueError(f"attention.block_size={block!r} is {b} tokens{at}: it must be above 0")
+    a = _size("attention.anchor_size", anchor, L=length, b=b)
+    if a < 0:
+        raise ValueError(f"attention.anchor_size={anchor!r} is {a}: it must be at least 0 (none)")
+    if a > b:
+        raise ValueError(
+            f"attention.anchor_size={anchor!r} is {a} tokens, above the {b} tokens of "
+            f"attention.block_size={block!r}{at}: the anchor is taken from the first block"
+        )
+    return Star(block_size=b, anchor_size=a)
+
+
+def _size(field: str, text: str, **known: int | None) -> int:
+    """A size: `1024`, or a part of something known, `L/4`, rounded down."""
+    if re.fullmatch(r"[+-]?[0-9]+", text):
+        return int(text)
+    match = re.fullmatch(r"([Lb])(?:/([1-9][0-9]*))?", text)
+    if not match or match[1] not in known:
+        parts = " or ".join(f"{name}/4" for name in known)
+        raise ValueError(f"{field}={text!r} is not a size: give tokens, like 1024, or {parts}")
+    whole = known[match[1]]
+    if whole is None:
+        raise ValueError(f"{field}={text!r} needs data.lengths, which says what L is")
+    return whole // int(match[2] or 1)
+
+
+def items(field: str, value: str | int | Sequence[str | int]) -> tuple[str, ...]:
+    """The items of a comma list, each once; a config file may also give a tuple or one number."""
+    parts = value.split(",") if isinstance(value, str) else value
+    parts = [parts] if isinstance(parts, int) else parts
+    found = tuple(dict.fromkeys(str(part).strip() for part in parts))
+    if not all(found) or not found:
+        raise ValueError(f"{field}={value!r} has an empty item: write it like a,b,c")
+    return found
+
+
+def lengths(data: DataConfig) -> tuple[int | None, ...]:
+    """The lengths in tokens; one None if there are none."""
+    if not data.lengths:
+        return (None,)
+    found = items("data.lengths", data.lengths)
+    for text in found:
+        if not re.fullmatch(r"[0-9]+", text) or int(text) < 1:
+            raise ValueError(f"data.lengths: {text!r} is not a number of tokens above 0")
+    return tuple(map(int, found))
+
+
+def tasks(data: DataConfig) -> tuple[str, ...]:
+    """The names of the tasks."""
+    if data.tasks:
+        return items("data.tasks", data.tasks)
+    return tuple(ruler.TASKS) if data.suite == "ruler" else ()
+
+
+def num_samples(data: DataConfig, there_are: int | None) -> int:
+    """How many samples of a task, of which `there_are` so many; None: as many as one likes."""
+    if data.num_samples == -1:
+        return 500 if there_are is None else there_are
+    return data.num_samples if there_are is None else min(data.num_samples, there_are)
+
+
+def stop_words(stop: str | Sequence[str]) -> tuple[str, ...]:
+    """The stop words of a comma list, spaces kept; a config file may also give a tuple."""
+    found = tuple(stop.split(",") if isinstance(stop, str) and stop else stop)
+    if not all(found):
+        raise ValueError(f"{stop=} has an empty stop word, which would end every answer")
+    return found
+
+
+def existing(path: str) -> str:
+    """A relative path as seen from here or, if there is nothing, from the repository's root."""
+    if path and not os.path.exists(path):
+        root = os.path.dirname(os.path.dirname(os.path.abspath(star_jax.__file__)))
+        if os.path.exists(os.path.join(root, path)):
+            return os.path.join(root, path)
+    return path
+
+
+def _fields_or_itself(field: dataclasses.Field) -> Sequence[dataclasses.Field]:
+    if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
+        return dataclasses.fields(field.type)
+    return [field]
+
+
+def _one_of(field: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{field}: {value!r} is unknown; there is {', '.join(known)}")

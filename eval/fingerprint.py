@@ -1,0 +1,43 @@
+"""What a result depends on, made small enough to be compared: hashes of files."""
+
+import glob
+import hashlib
+import os
+
+_PIECES = 16
+_PIECE = 2**20  # bytes
+
+
+def of_file(path: str) -> str:
+    """The SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def of_checkpoint(directory: str) -> str:
+    """One SHA-256 over configuration, tokenizer and weights.
+
+    Of a weight file count its size and sixteen pieces of 1 MiB, evenly spread: reading 140 GB
+    would take longer than many a run, and training changes weights everywhere.
+    """
+    digest = hashlib.sha256()
+    for pattern in ("*.json", "tokenizer.model", "*.safetensors"):
+        for path in sorted(glob.glob(os.path.join(glob.escape(directory), pattern))):
+            digest.update(os.path.basename(path).encode() + b"\0")
+            digest.update(_sample(path) if path.endswith(".safetensors") else _whole(path))
+    return digest.hexdigest()
+
+
+def _whole(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _sample(path: str) -> bytes:
+    size = os.path.getsize(path)
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        for i in range(_PIECES):
+            file.seek(max(0, size - _PIECE) * i // (_PIECES - 1))
+            digest.update(file.read(_PIECE))
+    return digest.digest()

@@ -1,0 +1,105 @@
+"""Questions from a file of JSON lines, in the format of the reference implementation.
+
+{"index"?, "input_context", "input_query", "outputs": [...] | "output": "..." | neither}
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+from star_jax.eval.sample import Sample
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One line: the question, and all the fields that the file gives."""
+
+    sample: Sample
+    fields: dict[str, Any]
+
+
+def read(path: str) -> list[Line]:
+    """Reads and checks a whole file; blank lines are passed over.
+
+    Without an index (or with the -1 that the reference writes then), a sample's index is its
+    position, from 0.
+
+    Raises:
+      OSError: the file cannot be read.
+      ValueError: a line is not a question; or the file has none. Names file and line.
+    """
+    lines: list[Line] = []
+    numbers: dict[int, int] = {}  # index -> line number
+    with open(path, "rb") as file:
+        for number, text in enumerate(file, start=1):
+            if not text.strip():
+                continue
+            try:
+                line = _parse(text, len(lines))
+            except ValueError as e:
+                raise ValueError(f"{path}:{number}: {e}") from e
+            if lines and has_index(line) != has_index(lines[0]):
+                raise ValueError(f"{path}:{number}: either all lines have an index or none")
+            index = line.sample.index
+            if index in numbers:
+                raise ValueError(f"{path}:{number}: {index=} is also that of line {numbers[index]}")
+            numbers[index] = number
+            lines.append(line)
+    if not lines:
+        raise ValueError(f"{path}: no questions in it")
+    return lines
+
+
+def has_index(line: Line) -> bool:
+    """Whether the file gives the line an index."""
+    return line.fields.get("index", -1) != -1
+
+
+def _parse(text: bytes, position: int) -> Line:
+    try:
+        fields = json.loads(text)
+    except ValueError as e:
+        raise ValueError(f"not JSON ({e})") from e
+    if not isinstance(fields, dict):
+        raise ValueError(f"not a JSON object but a {type(fields).__name__}")
+    for name in ("input_context", "input_query"):
+        if name not in fields:
+            raise ValueError(f"no {name!r}; there is {sorted(fields)}")
+        _check_text(name, fields[name])
+        if not fields[name].strip():
+            raise ValueError(f"{name!r} is empty")
+    index = fields.get("index", -1)
+    if not isinstance(index, int) or isinstance(index, bool):
+        raise ValueError(f"{index=} is not an integer")
+    length = fields.get("length")
+    sample = Sample(
+        index=position if index == -1 else index,
+        context=fields["input_context"],
+        query=fields["input_query"],
+        outputs=_outputs(fields),
+        needle=None,
+        length=length if isinstance(length, int) else None,
+    )
+    return Line(sample, fields)
+
+
+def _outputs(fields: dict[str, Any]) -> tuple[str, ...]:
+    """The reference answers; none is allowed: the answer is then not scored."""
+    outputs = fields.get("outputs")
+    if outputs is None:
+        output = fields.get("output")
+        outputs = [] if output is None else [output]
+    if not isinstance(outputs, list):
+        raise ValueError(f"'outputs' is not a list but a {type(outputs).__name__}")
+    for output in outputs:
+        _check_text("outputs", output)
+    return tuple(outputs)
+
+
+def _check_text(name: str, text: Any) -> None:
+    if not isinstance(text, str):
+        raise ValueError(f"{name!r} is not a string but a {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:  # JSON can spell half a surrogate pair
+        raise ValueError(f"{name!r} is not valid text ({e.reason})") from e

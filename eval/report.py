@@ -1,0 +1,261 @@
+"""The results of a run, from its record files: summary.csv, summary.md, and the printed table."""
+
+import csv
+import dataclasses
+import io
+import math
+import os
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from star_jax.eval import records
+from star_jax.eval.config import Row
+from star_jax.star import Star
+
+_Z = 1.959964  # standard normal: 95% lie within
+_FIELDS = (
+    *("task", "length", "row", "kind", "block_size", "anchor_size", "n"),
+    *("score", "score_low", "score_high", "diff", "diff_low", "diff_high"),
+    *("n_whole", "score_whole", "diff_whole", "n_cut", "score_cut"),
+    *("blocks", "time_prefill", "time_decode", "time_compile", "notes"),
+)
+_HEAD = """\
+Scores and differences are in points of 100, with 95% intervals (Wilson's; the difference to
+dense is paired by question). Whole and cut: needles inside one block, and needles that a block
+edge cuts. Seconds are per question (median), compilation apart (total).
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One row of one cell, and where its records are."""
+
+    task: str
+    length: int | None
+    row: Row
+    path: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Answered:
+    """What counts of a record."""
+
+    score: float | None
+    is_cut: bool | None
+    n_context_tokens: int
+    times: dict[str, float]
+
+
+def write(directory: str, entries: Sequence[Entry], *, devices: int) -> str:
+    """Writes summary.csv and summary.md; returns the table. `devices`: on the context axis."""
+    summary = summarise(entries, devices=devices)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, _FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(summary)
+    records.write_atomically(os.path.join(directory, "summary.csv"), text.getvalue())
+    table = render(summary)
+    records.write_atomically(os.path.join(directory, "summary.md"), f"# Results\n\n{table}\n")
+    return table
+
+
+def summarise(entries: Sequence[Entry], *, devices: int) -> list[dict[str, Any]]:
+    """One dictionary per entry, with `_FIELDS` as keys; None where a field does not apply."""
+    summary = []
+    dense: dict[tuple[str, int | None], list[Answered]] = {}
+    answers = [_read(entry.path) for entry in entries]
+    for entry, answered in zip(entries, answers, strict=True):
+        if entry.row.name == "dense":
+            dense[entry.task, entry.length] = answered
+    for entry, answered in zip(entries, answers, strict=True):
+        star = entry.row.attention if isinstance(entry.row.attention, Star) else None
+        beside = dense.get((entry.task, entry.length)) if star else None
+        blocks = None
+        if star:
+            blocks = -(-max(one.n_context_tokens for one in answered) // star.block_size)
+        summary.append(
+            {
+                "task": entry.task,
+                "length": entry.length,
+                "row": entry.row.name,
+                "kind": "star" if star else "dense",
+                "block_size": star.block_size if star else None,
+                "anchor_size": star.anchor if star else None,
+                "n": len(answered),
+                **_score(answered),
+                **_difference(answered, beside),
+                **_needles(answered, beside),
+                "blocks": blocks,
+                **_times(answered),
+                "notes": "; ".join(_notes(answered, star, blocks, devices)),
+            }
+        )
+    return summary
+
+
+def wilson(mean: float, n: int) -> tuple[float, float]:
+    """Wilson's 95% interval for a share `mean` of n."""
+    centre = mean + _Z**2 / (2 * n)
+    half = _Z * math.sqrt(mean * (1 - mean) / n + _Z**2 / (4 * n**2))
+    scale = 1 + _Z**2 / n
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def _read(path: str) -> list[Answered]:
+    return [
+        Answered(
+            one["score"],
+            one["needle_cut"],
+            one["n_context_tokens"],
+            {name: value for name, value in one.items() if name.startswith("time_")},
+        )
+        for one in records.read(path)
+    ]
+
+
+def _score(answered: Iterable[Answered]) -> dict[str, float | None]:
+    scores = [one.score for one in answered if one.score is not None]
+    if not scores:
+        return dict.fromkeys(("score", "score_low", "score_high"))
+    mean = statistics.fmean(scores)
+    low, high = wilson(mean, len(scores))
+    return {"score": _points(mean), "score_low": _points(low), "score_high": _points(high)}
+
+
+def _difference(
+    answered: Sequence[Answered], dense: Sequence[Answered] | None
+) -> dict[str, float | None]:
+    """The mean difference over the same questions, and its normal interval."""
+    differences = _differences(answered, dense)
+    if not differences:
+        return dict.fromkeys(("diff", "diff_low", "diff_high"))
+    mean = statistics.fmean(differences)
+    low = high = None
+    if len(differences) > 1:
+        half = _Z * statistics.stdev(differences) / math.sqrt(len(differences))
+        low, high = _points(mean - half), _points(mean + half)
+    return {"diff": _points(mean), "diff_low": low, "diff_high": high}
+
+
+def _differences(answered: Sequence[Answered], dense: Sequence[Answered] | None) -> list[float]:
+    return [
+        one.score - other.score
+        for one, other in zip(answered, dense or answered[:0], strict=dense is not None)
+        if one.score is not None and other.score is not None
+    ]
+
+
+def _needles(
+    answered: Sequence[Answered], dense: Sequence[Answered] | None
+) -> dict[str, float | None]:
+    """The scores on needles inside one block, and on those that a block edge cuts."""
+    whole = [i for i, one in enumerate(answered) if one.is_cut is False]
+    cut = [one for one in answered if one.is_cut]
+    if not whole and not cut:
+        return dict.fromkeys(("n_whole", "score_whole", "diff_whole", "n_cut", "score_cut"))
+    of_whole = [answered[i] for i in whole]
+    beside = None if dense is None else [dense[i] for i in whole]
+    return {
+        "n_whole": len(whole),
+        "score_whole": _score(of_whole)["score"],
+        "diff_whole": _difference(of_whole, beside)["diff"],
+        "n_cut": len(cut),
+        "score_cut": _score(cut)["score"],
+    }
+
+
+def _times(answered: Sequence[Answered]) -> dict[str, float]:
+    def values(name: str) -> list[float]:
+        return [one.times[name] for one in answered]
+
+    return {
+        "time_prefill": round(statistics.median(values("time_prefill")), 6),
+        "time_decode": round(statistics.median(values("time_decode")), 6),
+        "time_compile": round(sum(values("time_compile")), 6),
+    }
+
+
+def _notes(
+    answered: Sequence[Answered], star: Star | None, blocks: int | None, devices: int
+) -> list[str]:
+    """What one should know before reading much into a row."""
+    notes = []
+    if unscored := sum(one.score is None for one in answered):
+        notes.append(f"{unscored} of {len(answered)} questions have no reference answer")
+    if star is None or blocks is None:
+        return notes
+    if blocks == 1 or (blocks == 2 and star.anchor == star.block_size):
+        notes.append(f"{blocks} block{'s' * (blocks > 1)}: this is dense attention, exactly")
+    elif blocks == 2:
+        notes.append("2 blocks: only the second is encoded otherwise than by dense attention")
+    if blocks < devices:
+        notes.append(f"{blocks} blocks for {devices} devices: {devices - blocks} idle in phase 1")
+    return notes
+
+
+def _points(share: float) -> float:
+    return round(100 * share, 2)
+
+
+def render(summary: Sequence[Mapping[str, Any]]) -> str:
+    """The table as text that is also Markdown, and under it the notes."""
+    has_dense = any(one["diff"] is not None for one in summary)
+    has_needles = any(one["n_whole"] is not None for one in summary)
+    columns = [
+        ("task", [one["task"] for one in summary]),
+        ("length", [_or_dash(one["length"], "{}") for one in summary]),
+        ("row", [one["row"] for one in summary]),
+        ("n", [str(one["n"]) for one in summary]),
+        ("score", [_or_dash(one["score"], "{:.1f}") for one in summary]),
+        ("95%", [_interval(one, "score", "{:.1f}") for one in summary]),
+    ]
+    if has_dense:
+        columns += [
+            ("vs dense", [_or_dash(one["diff"], "{:+.1f}") for one in summary]),
+            ("95%", [_interval(one, "diff", "{:+.1f}") for one in summary]),
+        ]
+    if has_needles:
+        columns.append(("whole (n)", [_with_count(one, "whole") for one in summary]))
+        if has_dense:
+            columns.append(
+                ("vs dense", [_or_dash(one["diff_whole"], "{:+.1f}") for one in summary])
+            )
+        columns.append(("cut (n)", [_with_count(one, "cut") for one in summary]))
+    for name in ("prefill", "decode", "compile"):
+        columns.append((f"{name} s", [f"{one[f'time_{name}']:.3g}" for one in summary]))
+    notes = [
+        f"- {one['row']}, {one['task']} @ {one['length'] or 'all'}: {one['notes']}"
+        for one in summary
+        if one["notes"]
+    ]
+    return "\n".join([_markdown(columns), "", _HEAD.rstrip(), *([""] if notes else []), *notes])
+
+
+def _markdown(columns: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """A table that is aligned as it stands; words to the left, numbers to the right."""
+    padded = []
+    for name, cells in columns:
+        width = max(map(len, ("---", name, *cells)))
+        if name in ("task", "row"):
+            column = [name.ljust(width), "-" * width, *(cell.ljust(width) for cell in cells)]
+        else:
+            rule = "-" * (width - 1) + ":"
+            column = [name.rjust(width), rule, *(cell.rjust(width) for cell in cells)]
+        padded.append(column)
+    return "\n".join(f"| {' | '.join(line)} |" for line in zip(*padded, strict=True))
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _interval(one: Mapping[str, Any], name: str, form: str) -> str:
+    low, high = one[f"{name}_low"], one[f"{name}_high"]
+    return "-" if low is None else f"{form.format(low)} to {form.format(high)}"
+
+
+def _with_count(one: Mapping[str, Any], name: str) -> str:
+    if not one[f"n_{name}"]:
+        return "-"
+    return f"{_or_dash(one[f'score_{name}'], '{:.1f}')} ({one[f'n_{name}']})"

@@ -1,0 +1,278 @@
+"""A run: every question, asked with every kind of attention, into files that can be resumed."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from star_jax import attention, checkpoint
+from star_jax import mesh as mesh_lib
+from star_jax.engine import Engine
+from star_jax.eval import config as config_lib
+from star_jax.eval import fingerprint, records, report, suites
+from star_jax.eval.ask import ask, is_cut, record
+from star_jax.eval.config import EvalConfig, Row
+from star_jax.eval.progress import Progress
+from star_jax.eval.sample import Sample
+from star_jax.eval.suites import Cell
+from star_jax.models import config as model_config
+from star_jax.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass
+class Part:
+    """One row of a cell: its record file, and the scores that are in it."""
+
+    row: Row
+    path: str
+    scores: list[float | None]
+
+
+@dataclasses.dataclass
+class Job:
+    """A cell, and its rows."""
+
+    cell: Cell
+    parts: list[Part]
+
+    def left(self) -> int:
+        """How many answers there are still to be given."""
+        return sum(len(self.cell.indices) - len(part.scores) for part in self.parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Questions:
+    """A batch of samples as token ids, the same for every kind of attention."""
+
+    samples: list[Sample]
+    contexts: list[list[int]]
+    queries: list[list[int]]
+    needles: list[tuple[int, int] | None]  # the tokens of each needle
+
+
+def run(config: EvalConfig) -> str:
+    """Runs what is left of a checked configuration; returns the table of results.
+
+    Everything that can be wrong is looked for before the model is loaded, and nothing is
+    written before the first batch has been answered.
+    """
+    if config.mesh.cpu_devices:
+        mesh_lib.simulate_cpu_devices(config.mesh.cpu_devices)
+    mesh = mesh_lib.make_mesh(
+        data=config.mesh.data, context=config.mesh.context, tensor=config.mesh.tensor
+    )
+    implementation = attention.resolve(config.attention.implementation or None, mesh)
+    directory = checkpoint.resolve(config.model.path)
+    model_config.read(directory)
+    tokenizer = Tokenizer.from_pretrained(directory)
+    if tokenizer is None:
+        raise ValueError(f"{config.model.path} has no tokenizer files, and questions are text")
+    cells = suites.cells(config, tokenizer)
+    settings = _settings(config, directory, mesh, implementation)
+    num_samples = max(len(cell.indices) for cell in cells)
+    manifest = os.path.join(config.output_dir, "manifest.json")
+    with (
+        records.writable(config.profile_dir or config.output_dir),
+        records.writable(config.output_dir),
+        records.locked(config.output_dir),
+    ):
+        records.check_manifest(manifest, settings, num_samples=num_samples)
+        jobs = _jobs(config, cells, has_manifest=os.path.exists(manifest))
+        if any(job.left() for job in jobs):
+            for cell in cells:
+                cell.draw(0)  # a length that holds no question is told now
+            _print_plan(jobs, mesh)
+            engine = Engine.from_pretrained(
+                directory,
+                mesh=mesh,
+                attention=jobs[0].parts[0].row.attention,
+                dtype=config.model.dtype,
+                implementation=implementation,
+            )
+            _answer_all(
+                config,
+                engine,
+                tokenizer,
+                jobs,
+                before_writing=lambda: records.write_manifest(
+                    manifest, settings, num_samples=num_samples
+                ),
+            )
+        return report.write(config.output_dir, _entries(jobs), devices=config.mesh.context)
+
+
+def _settings(
+    config: EvalConfig, directory: str, mesh: Mesh, implementation: str
+) -> dict[str, Any]:
+    """All that the results depend on, as flat fields; the order of lists does not count."""
+    kinds = config_lib.items("attention.kind", config.attention.kind)
+    sizes = {
+        f"attention.{name}": sorted(
+            config_lib.items(f"attention.{name}", getattr(config.attention, name))
+        )
+        for name in ("block_size", "anchor_size")
+        if "star" in kinds
+    }
+    return {
+        "model.files": fingerprint.of_checkpoint(directory),
+        "model.dtype": config.model.dtype,
+        "attention.kind": sorted(kinds),
+        **sizes,
+        "attention.implementation": implementation,
+        **{f"mesh.{name}": size for name, size in mesh.shape.items()},
+        "mesh.device": mesh.devices.flat[0].device_kind,
+        **suites.settings(config.data),
+        "generation.max_new_tokens": config.generation.max_new_tokens,
+        "generation.stop": config_lib.stop_words(config.generation.stop),
+        "generation.ignore_eos": config.generation.ignore_eos,
+        "jax": jax.__version__,
+    }
+
+
+def _jobs(config: EvalConfig, cells: Sequence[Cell], *, has_manifest: bool) -> list[Job]:
+    """The cells with their rows, and what is done of each."""
+    jobs = []
+    for cell in cells:
+        folder = "all" if cell.length is None else str(cell.length)
+        parts = []
+        for row in config_lib.rows(config.attention, cell.length):
+            path = os.path.join(config.output_dir, row.name, folder, f"{cell.task}.jsonl")
+            if os.path.exists(path) and not has_manifest:
+                raise ValueError(
+                    f"{path} is there, and no manifest.json that says how it was made: "
+                    "use another output_dir"
+                )
+            found = records.recover(path, cell.indices, config.mesh.data)
+            parts.append(Part(row, path, [one["score"] for one in found]))
+        jobs.append(Job(cell, parts))
+    return jobs
+
+
+def _answer_all(
+    config: EvalConfig,
+    engine: Engine,
+    tokenizer: Tokenizer,
+    jobs: Sequence[Job],
+    *,
+    before_writing: Callable[[], None],
+) -> None:
+    """Answers what is left, batch after batch, each with every kind of attention in turn."""
+    progress = Progress(sum(job.left() * _work(job.cell) for job in jobs))
+    is_first = True
+    for job in jobs:
+        engines = {part.row: engine.with_attention(part.row.attention) for part in job.parts}
+        for batch in records.batches(len(job.cell.indices), config.mesh.data):
+            left = [part for part in job.parts if len(part.scores) < batch.stop]
+            if not left:
+                continue
+            questions = _draw(job.cell, batch, tokenizer)
+            for part in left:
+                found = _answer(questions, job.cell, engines[part.row], config)
+                if is_first:
+                    before_writing()
+                    is_first = False
+                    _profile(questions, job.cell, engines[part.row], config)
+                records.append(part.path, found)
+                part.scores += [one["score"] for one in found]
+                progress.advance(len(batch) * _work(job.cell), _describe(job))
+
+
+def _work(cell: Cell) -> float:
+    """Of one answer, in any unit: it grows with the context."""
+    return float(cell.length or 1)
+
+
+def _draw(cell: Cell, batch: range, tokenizer: Tokenizer) -> Questions:
+    samples = [cell.draw(position) for position in batch]
+    return Questions(
+        samples,
+        [tokenizer.encode_context(sample.context) for sample in samples],
+        [tokenizer.encode_query(sample.query) for sample in samples],
+        [
+            None if sample.needle is None else tokenizer.span(sample.context, *sample.needle)
+            for sample in samples
+        ],
+    )
+
+
+def _answer(
+    questions: Questions, cell: Cell, engine: Engine, config: EvalConfig
+) -> list[dict[str, Any]]:
+    """The records of a batch."""
+    answers, seconds = ask(
+        engine,
+        questions.contexts,
+        questions.queries,
+        max_new_tokens=cell.max_new_tokens,
+        stop=config_lib.stop_words(config.generation.stop),
+        ignore_eos=config.generation.ignore_eos,
+    )
+    rows = zip(
+        questions.samples,
+        answers,
+        questions.contexts,
+        questions.queries,
+        questions.needles,
+        strict=True,
+    )
+    return [
+        {
+            **record(
+                sample,
+                answer,
+                metric=cell.metric,
+                n_context_tokens=len(context),
+                n_query_tokens=len(query),
+            ),
+            "needle_cut": is_cut(needle, engine.attention),
+            **seconds,
+        }
+        for sample, answer, context, query, needle in rows
+    ]
+
+
+def _profile(questions: Questions, cell: Cell, engine: Engine, config: EvalConfig) -> None:
+    """Answers a batch once more, now that its programs are compiled, under the profiler."""
+    if config.profile_dir:
+        with jax.profiler.trace(config.profile_dir):
+            _answer(questions, cell, engine, config)
+
+
+def _describe(job: Job) -> str:
+    """Where a cell is, and the scores so far."""
+    name = job.cell.task if job.cell.length is None else f"{job.cell.task} @ {job.cell.length}"
+    done = max(len(part.scores) for part in job.parts)
+    means = []
+    for part in job.parts:
+        scores = [score for score in part.scores if score is not None]
+        if scores:
+            means.append(f"{part.row.name} {100 * sum(scores) / len(scores):.1f}")
+    return f"{name} {done}/{len(job.cell.indices)}  {', '.join(means)}"
+
+
+def _entries(jobs: Sequence[Job]) -> list[report.Entry]:
+    return [
+        report.Entry(job.cell.task, job.cell.length, part.row, part.path)
+        for job in jobs
+        for part in job.parts
+    ]
+
+
+def _print_plan(jobs: Sequence[Job], mesh: Mesh) -> None:
+    axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    unused = len(jax.devices()) - mesh.size
+    print(
+        f"mesh: {axes}, on {mesh.devices.flat[0].device_kind}"
+        + (f"; {unused} more devices are not used" if unused else ""),
+        *(
+            f"{job.cell.task} @ {job.cell.length or 'all'}: {len(job.cell.indices)} questions, "
+            f"{job.left()} answers to give: {', '.join(part.row.name for part in job.parts)}"
+            for job in jobs
+        ),
+        sep="\n",
+        file=sys.stderr,
+    )

@@ -1,0 +1,49 @@
+"""Seconds, with compilation apart."""
+
+import time
+
+import jax
+
+# Tracing, lowering and compiling; the spans of nested functions overlap.
+_COMPILING = "/jax/core/compile/"
+
+_listening = False
+_spans: list[tuple[float, float]] = []  # disjoint, in order
+
+
+class Stopwatch:
+    """Measures a `with` block: `seconds` of running, `compile_seconds` of compiling."""
+
+    seconds = 0.0
+    compile_seconds = 0.0
+
+    def __enter__(self) -> "Stopwatch":
+        self._compiled = compiled()
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        elapsed = time.perf_counter() - self._start
+        self.compile_seconds = compiled() - self._compiled
+        self.seconds = max(0.0, elapsed - self.compile_seconds)
+
+
+def compiled() -> float:
+    """Seconds of compiling since the first call."""
+    global _listening
+    if not _listening:
+        jax.monitoring.register_event_time_span_listener(_record)
+        _listening = True
+    return sum(end - start for start, end in _spans)
+
+
+def _record(event: str, start_time: float, end_time: float, **labels: str | int) -> None:
+    """Adds a span. An outer one ends, and so is reported, after all those that it contains."""
+    del labels
+    if not event.startswith(_COMPILING):
+        return
+    while _spans and _spans[-1][0] >= start_time:
+        _spans.pop()
+    start = max(start_time, _spans[-1][1]) if _spans else start_time
+    if end_time > start:
+        _spans.append((start, end_time))

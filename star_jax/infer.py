@@ -1,0 +1,164 @@
+"""Answers the questions of a JSON-lines file with Star Attention, or with exact attention.
+
+    python -m star_jax.infer --model_path=DIR --attn_type=star --block_size=16384 \\
+        --tokens_to_generate=128 --input_path=in.jsonl --output_path=out.jsonl --context=8
+
+Flags and formats are those of NVIDIA's reference script. A line of the input is
+{"index"?, "input_context", "input_query", "outputs"? | "output"?}; of the output, these and
+"pred", "score" where there are answers, counts and seconds. The output only grows: a run that
+was stopped goes on from where it was when the same command is given again.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from absl import flags
+from jax.sharding import Mesh
+
+from star_jax import checkpoint
+from star_jax import mesh as mesh_lib
+from star_jax.dense import Dense
+from star_jax.engine import DTYPES, Engine
+from star_jax.eval import cli, fingerprint, jsonl, records
+from star_jax.eval.ask import ask, record
+from star_jax.eval.config import stop_words
+from star_jax.eval.metrics import string_match_all
+from star_jax.eval.progress import Progress
+from star_jax.models import config as model_config
+from star_jax.star import Star
+from star_jax.tokenizer import Tokenizer
+
+_MODEL = flags.DEFINE_string("model_path", None, "A directory, or a hub id.", required=True)
+_KIND = flags.DEFINE_string("attn_type", None, "star or dense.", required=True)
+_BLOCK = flags.DEFINE_integer("block_size", -1, "In tokens; needed for star.")
+_ANCHOR = flags.DEFINE_integer("anchor_block_size", -1, "In tokens; -1: a block; 0: no anchor.")
+_TOKENS = flags.DEFINE_integer("tokens_to_generate", None, "At most, an answer.", required=True)
+_STOP = flags.DEFINE_string("stop_words", "", "Comma-separated; an answer ends before them.")
+_INPUT = flags.DEFINE_string("input_path", None, "JSON lines to read.", required=True)
+_OUTPUT = flags.DEFINE_string("output_path", None, "JSON lines to write.", required=True)
+_SAMPLES = flags.DEFINE_integer("num_samples", -1, "The first so many; -1: all.")
+_CACHE = flags.DEFINE_bool("use_cache", True, "The reference's flag; a run always resumes.")
+_DTYPE = flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "Of weights, activations and cache.")
+_DATA = flags.DEFINE_integer("data", 1, "Mesh axis: contexts side by side; the batch.")
+_CONTEXT = flags.DEFINE_integer("context", 1, "Mesh axis: devices that share a context.")
+_TENSOR = flags.DEFINE_integer("tensor", 1, "Mesh axis: devices that share each weight.")
+_CPUS = flags.DEFINE_integer("cpu_devices", 0, "CPU devices to simulate; 0: none.")
+
+_KEPT = ("others", "truncation", "length")  # fields that are handed through
+
+
+def main(argv: Sequence[str]) -> None:
+    """Checks all that can be checked, then loads the model and answers what is left."""
+    del argv
+    attention, stop = _attention(), stop_words(_STOP.value)
+    _check_flags()
+    lines = jsonl.read(_INPUT.value)
+    lines = lines if _SAMPLES.value == -1 else lines[: _SAMPLES.value]
+    if _CPUS.value:
+        mesh_lib.simulate_cpu_devices(_CPUS.value)
+    mesh = mesh_lib.make_mesh(data=_DATA.value, context=_CONTEXT.value, tensor=_TENSOR.value)
+    directory = checkpoint.resolve(_MODEL.value)
+    model_config.read(directory)
+    tokenizer = Tokenizer.from_pretrained(directory)
+    if tokenizer is None:
+        raise ValueError(f"--model_path={_MODEL.value} has no tokenizer files; questions are text")
+    settings = _settings(attention, stop, directory, mesh)
+
+    output = _OUTPUT.value
+    with records.writable(os.path.dirname(output) or "."), records.locked(output, make=True):
+        manifest = f"{output}.manifest.json"
+        records.check_manifest(manifest, settings, num_samples=len(lines))
+        if os.path.getsize(output) and not os.path.exists(manifest):
+            raise ValueError(
+                f"--output_path={output} is there, and no {os.path.basename(manifest)} that says "
+                "how it was made: move it, or give another path"
+            )
+        done = len(records.recover(output, [_index(line) for line in lines], _DATA.value))
+        if done == len(lines):
+            return
+        engine = Engine.from_pretrained(
+            directory, mesh=mesh, attention=attention, dtype=_DTYPE.value
+        )
+        progress = Progress(len(lines) - done)
+        for batch in records.batches(len(lines), _DATA.value):
+            if batch.start < done:
+                continue
+            answered = _answer(engine, tokenizer, [lines[i] for i in batch], stop)
+            if batch.start == done:  # nothing is written before the first answers are there
+                records.write_manifest(manifest, settings, num_samples=len(lines))
+            records.append(output, answered)
+            progress.advance(len(batch), f"{batch.stop}/{len(lines)} questions")
+
+
+def _attention() -> Star | Dense:
+    match _KIND.value:
+        case "dense":
+            return Dense()
+        case "star":
+            anchor = None if _ANCHOR.value == -1 else _ANCHOR.value
+            return Star(block_size=_BLOCK.value, anchor_size=anchor)
+        case "ring":
+            raise NotImplementedError("--attn_type=ring is not there yet: use star or dense")
+    raise ValueError(f"--attn_type={_KIND.value} is unknown: use star or dense")
+
+
+def _check_flags() -> None:
+    if _TOKENS.value < 1:
+        raise ValueError(f"--tokens_to_generate={_TOKENS.value} must be at least 1")
+    if _SAMPLES.value < 1 and _SAMPLES.value != -1:
+        raise ValueError(f"--num_samples={_SAMPLES.value} must be at least 1, or -1: all")
+    if not _CACHE.value:
+        raise ValueError("--nouse_cache: a run always resumes; to start again, move the output")
+
+
+def _settings(
+    attention: Star | Dense, stop: Sequence[str], directory: str, mesh: Mesh
+) -> dict[str, Any]:
+    """All that the answers depend on, as flat fields, named like the flags."""
+    sizes = {}
+    if isinstance(attention, Star):
+        sizes = {"block_size": attention.block_size, "anchor_block_size": attention.anchor}
+    return {
+        "model_path (its files)": fingerprint.of_checkpoint(directory),
+        "attn_type": _KIND.value,
+        **sizes,
+        "tokens_to_generate": _TOKENS.value,
+        "stop_words": stop,
+        "input_path (its contents)": fingerprint.of_file(_INPUT.value),
+        "dtype": _DTYPE.value,
+        **mesh.shape,
+        "device": mesh.devices.flat[0].device_kind,
+        "jax": jax.__version__,
+    }
+
+
+def _index(line: jsonl.Line) -> int:
+    """As the reference writes it: -1 where the input gives none."""
+    return line.sample.index if jsonl.has_index(line) else -1
+
+
+def _answer(
+    engine: Engine, tokenizer: Tokenizer, lines: Sequence[jsonl.Line], stop: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The records of a batch."""
+    contexts = [tokenizer.encode_context(line.sample.context) for line in lines]
+    queries = [tokenizer.encode_query(line.sample.query) for line in lines]
+    answers, seconds = ask(engine, contexts, queries, max_new_tokens=_TOKENS.value, stop=stop)
+    found = []
+    for line, answer, context, query in zip(lines, answers, contexts, queries, strict=True):
+        fields = record(
+            line.sample,
+            answer,
+            metric=string_match_all,
+            n_context_tokens=len(context),
+            n_query_tokens=len(query),
+        )
+        given = {name: line.fields[name] for name in _KEPT if name in line.fields}
+        found.append({**fields, **given, "index": _index(line), **seconds})
+    return found
+
+
+if __name__ == "__main__":
+    cli.run(main)
