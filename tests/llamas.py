@@ -8,9 +8,15 @@ import json
 import pathlib
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
+
+from star_jax.array_typing import Keys, Queries, Values
+from star_jax.attention import reference
+from star_jax.models.llama import Llama
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -89,7 +95,32 @@ def write(
     return directory
 
 
-def logits(model: transformers.LlamaForCausalLM, tokens: np.ndarray) -> np.ndarray:
+def their_logits(model: transformers.LlamaForCausalLM, tokens: np.ndarray) -> np.ndarray:
     """Float32 logits [B, T, V] for tokens [B, T]."""
     with torch.no_grad():
         return model(torch.from_numpy(tokens)).logits.numpy()
+
+
+class _Causal:
+    """Plain causal attention over the tokens at hand; no state."""
+
+    def start(self, layer: int, k: Keys, v: Values, state: None) -> None:
+        return state
+
+    def __call__(
+        self, layer: int, q: Queries, k: Keys, v: Values, state: None
+    ) -> tuple[Queries, None]:
+        scale = q.shape[-1] ** -0.5
+        return reference.partial_attention(q, k, v, causal=True, scale=scale).out, state
+
+
+@jax.jit
+def _forward(model: Llama, tokens: jax.Array) -> jax.Array:
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    hidden, _ = model.run(tokens, positions, _Causal(), None)
+    return model.logits(hidden)
+
+
+def our_logits(model: Llama, tokens: np.ndarray) -> np.ndarray:
+    """The same of our model, with plain causal attention."""
+    return np.asarray(_forward(model, jnp.asarray(tokens)))
