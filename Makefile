@@ -55,12 +55,12 @@ $(VENV)/.test: pyproject.toml $(VENV)/.made
 # An environment that works is kept. A candidate counts only if it runs (a pyenv shim may not)
 # and can make environments (Debian's python3 without python3-venv cannot).
 SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
-CANDIDATES := $(PYTHON) python3 python3.11 python3.12 python3.13 python3.14 python \
-  $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/*/bin/python)
+CANDIDATES := $(or $(PYTHON),python3 python3.11 python3.12 python3.13 python3.14 python \
+  $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/*/bin/python))
 
 $(VENV)/.made:
 	@if ! $(RUN) -c 'import pip; $(SUITABLE)' 2>/dev/null; then \
-	  for python in $(if $(PYTHON),$(PYTHON),$(CANDIDATES)); do \
+	  for python in $(CANDIDATES); do \
 	    if "$$python" -c '$(SUITABLE)' 2>/dev/null; then found="$$python"; break; fi; \
 	  done; \
 	  if [ -z "$$found" ]; then \
