@@ -6,17 +6,26 @@ from typing import Any
 import llamas
 import numpy as np
 import pytest
+import transformers
 
 import star_jax
 from star_jax import checkpoint
 from star_jax.models import config as model_config
+from star_jax.models.llama import Llama
 
 TOLERANCE = 1e-4
-LENGTH = 80  # beyond the 32 original positions of the variants with scaled frequencies
+LENGTH = 96  # beyond the 32 original positions of the variants with scaled frequencies
+NEW = 16  # generated tokens, the last of them
+SEED = 2  # of weights with which every choice is clear
 
 
 def tokens() -> np.ndarray:
     return np.random.default_rng(1).integers(0, 160, (2, LENGTH))
+
+
+def load(directory: pathlib.Path) -> Llama:
+    config = model_config.read(directory)
+    return checkpoint.load(directory, config, mesh=star_jax.make_mesh(), dtype="float32")
 
 
 def difference(actual: np.ndarray, expected: np.ndarray) -> float:
@@ -30,9 +39,7 @@ def test_logits_equal_those_of_transformers(
 ) -> None:
     fields = llamas.VARIANTS[variant]
     oracle = llamas.build(fields)
-    directory = llamas.write(tmp_path, oracle, fields, spelling=spelling)
-    config = model_config.read(directory)
-    model = checkpoint.load(directory, config, mesh=star_jax.make_mesh(), dtype="float32")
+    model = load(llamas.write(tmp_path, oracle, fields, spelling=spelling))
     assert (
         difference(llamas.our_logits(model, tokens()), llamas.their_logits(oracle, tokens()))
         < TOLERANCE
@@ -49,3 +56,50 @@ def test_the_oracle_would_notice_a_wrong_frequency() -> None:
         assert difference(other, base) > 100 * TOLERANCE, change
         first = slice(0, 32)
         assert difference(other[:, first], base[:, first]) > 100 * TOLERANCE, change
+
+
+def greedy(
+    oracle: transformers.LlamaForCausalLM, tokens: list[int]
+) -> tuple[list[int], list[bool]]:
+    """What transformers answers, and which choices are so clear that rounding decides none."""
+    tokens, clear = list(tokens), []
+    for _ in range(NEW):
+        last = llamas.their_logits(oracle, np.asarray([tokens]))[0, -1]
+        second, first = np.sort(last)[-2:]
+        clear.append(bool(first - second > 10 * TOLERANCE * max(1.0, np.abs(last).max())))
+        tokens.append(int(last.argmax()))
+    return tokens[-NEW:], clear
+
+
+@pytest.mark.parametrize("variant", llamas.VARIANTS)
+def test_greedy_tokens_equal_those_of_transformers(variant: str, tmp_path: pathlib.Path) -> None:
+    fields = llamas.VARIANTS[variant]
+    oracle = llamas.build(fields)
+    row = tokens()[0, : LENGTH - NEW].tolist()
+    expected, clear = greedy(oracle, row)
+    assert sum(clear) > NEW // 2  # or nothing is compared
+    model = load(llamas.write(tmp_path, oracle, fields))
+    # If every choice is the same given those before it, so is the whole.
+    ours = llamas.our_logits(model, np.asarray([row + expected] * 2))[0, len(row) - 1 : -1]
+    for token, choice, is_clear in zip(ours.argmax(-1), expected, clear, strict=True):
+        assert token == choice or not is_clear
+
+
+@pytest.mark.parametrize("context", [1, 8])
+def test_the_engine_answers_as_transformers_does(context: int, tmp_path: pathlib.Path) -> None:
+    fields = llamas.VARIANTS["llama-3.1"]
+    oracle = llamas.build(fields, seed=SEED)
+    engine = star_jax.Engine.from_pretrained(
+        str(llamas.write(tmp_path, oracle, fields)),
+        mesh=star_jax.make_mesh(context=context),
+        dtype="float32",
+        attention=star_jax.Dense(),
+    )
+    row = tokens()[0, : LENGTH - NEW].tolist()
+    encoded = engine.prefill(row[:-10])
+    expected = llamas.their_logits(oracle, np.asarray([row]))[0, -10:]
+    assert difference(np.asarray(engine.score(encoded, row[-10:])), expected) < TOLERANCE
+    answer = engine.generate(encoded, row[-10:], max_new_tokens=NEW, ignore_eos=True)
+    chosen, clear = greedy(oracle, row)
+    assert all(clear)
+    assert answer.tokens == chosen
