@@ -50,7 +50,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "llama-3.1": {**_LLAMA31, "attention_bias": False, "mlp_bias": False},
     "llama-3.2": {**_LLAMA31, "head_dim": 16, "tie_word_embeddings": True},
     "llama-3.3": {**_LLAMA31, "head_dim": 16, "eos_token_id": [2, 3]},
-    "head-dim": {**_LLAMA3, "head_dim": 24},
+    # An epsilon that is felt: 1e-5 in one of the norms could be wrong unseen.
+    "head-dim": {**_LLAMA3, "head_dim": 24, "rms_norm_eps": 0.05},
     "attention-bias": {**_LLAMA3, "attention_bias": True},
     "mlp-bias": {**_LLAMA31, "mlp_bias": True},
 }
