@@ -102,4 +102,5 @@ def test_the_engine_answers_as_transformers_does(context: int, tmp_path: pathlib
     answer = engine.generate(encoded, row[-10:], max_new_tokens=NEW, ignore_eos=True)
     chosen, clear = greedy(oracle, row)
     assert all(clear)
+    assert isinstance(answer, star_jax.Answer)
     assert answer.tokens == chosen
