@@ -115,7 +115,7 @@ class Row:
         return f"star_b{self.attention.block_size}_a{self.attention.anchor}"
 
 
-def resolve(config: EvalConfig) -> EvalConfig:
+def resolve(config: object) -> EvalConfig:
     """Checks a configuration; returns it with relative paths made ones that exist.
 
     Raises:

@@ -14,13 +14,14 @@ class Progress:
     """Shows the share of work done, what is at hand, and the time that is left.
 
     total: work that is to be done now, in any unit that is proportional to time.
+    stream: where to; stderr if None.
     """
 
-    def __init__(self, total: float, *, stream: TextIO = sys.stderr):
+    def __init__(self, total: float, *, stream: TextIO | None = None):
         self._total = total
         self._done = 0.0
-        self._stream = stream
-        self._is_terminal = stream.isatty()
+        self._stream = sys.stderr if stream is None else stream
+        self._is_terminal = self._stream.isatty()
         self._shown = time.monotonic()
         self._start = self._running()
 

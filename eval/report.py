@@ -146,9 +146,7 @@ def _differences(answered: Sequence[Answered], dense: Sequence[Answered] | None)
     ]
 
 
-def _needles(
-    answered: Sequence[Answered], dense: Sequence[Answered] | None
-) -> dict[str, float | None]:
+def _needles(answered: Sequence[Answered], dense: Sequence[Answered] | None) -> dict[str, Any]:
     """The scores on needles inside one block, and on those that a block edge cuts."""
     whole = [i for i, one in enumerate(answered) if one.is_cut is False]
     cut = [one for one in answered if one.is_cut]
@@ -246,7 +244,7 @@ def _markdown(columns: Sequence[tuple[str, Sequence[str]]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in zip(*padded, strict=True))
 
 
-def _or_dash(value: float | None, form: str) -> str:
+def _or_dash(value: float | int | None, form: str) -> str:
     return "-" if value is None else form.format(value)
 
 

@@ -82,7 +82,11 @@ def run(config: EvalConfig) -> str:
     ):
         records.check_manifest(manifest, settings, num_samples=num_samples)
         jobs = _jobs(config, cells, has_manifest=os.path.exists(manifest))
-        if any(job.left() for job in jobs):
+        if not any(job.left() for job in jobs):
+            print(
+                f"{config.output_dir} has all the answers; there is nothing to do", file=sys.stderr
+            )
+        else:
             for cell in cells:
                 cell.draw(0)  # a length that holds no question is told now
             _print_plan(jobs, mesh)

@@ -46,15 +46,16 @@ def cells(config: EvalConfig, tokenizer: Tokenizer) -> list[Cell]:
 
 
 def settings(data: DataConfig) -> dict[str, Any]:
-    """What of `data` the results depend on, as flat fields of a manifest."""
-    common = {"data.suite": data.suite, "data.lengths": config_lib.lengths(data)}
+    """What of `data` the results depend on, as flat fields; the order of lists does not count."""
+    lengths = sorted(length or 0 for length in config_lib.lengths(data))
+    common = {"data.suite": data.suite, "data.lengths": lengths}
     if data.suite == "jsonl":
         hashes = {path: fingerprint.of_file(path) for path, _, _ in _files(data)}
         return common | {
             "data.path": {f"{task}@{length}": hashes[path] for path, task, length in _files(data)}
         }
     return common | {
-        "data.tasks": config_lib.tasks(data),
+        "data.tasks": sorted(config_lib.tasks(data)),
         "data.seed": data.seed,
         "data.template": data.template,
         "data.keys": fingerprint.of_file(data.keys) if data.keys else "",

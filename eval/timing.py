@@ -1,5 +1,6 @@
 """Seconds, with compilation apart."""
 
+import math
 import time
 
 import jax
@@ -34,7 +35,7 @@ def compiled() -> float:
     if not _listening:
         jax.monitoring.register_event_time_span_listener(_record)
         _listening = True
-    return sum(end - start for start, end in _spans)
+    return math.fsum(end - start for start, end in _spans)
 
 
 def _record(event: str, start_time: float, end_time: float, **labels: str | int) -> None:

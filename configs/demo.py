@@ -1,0 +1,33 @@
+"""The model that ships, on RULER's needle tasks, on eight simulated devices.
+
+    python -m star_jax.eval --config=configs/demo.py
+
+Shows what Star Attention keeps of dense attention's scores at four and eight blocks, with the
+anchor and without it.
+"""
+
+from star_jax.eval.config import (
+    AttentionConfig,
+    DataConfig,
+    EvalConfig,
+    GenerationConfig,
+    MeshConfig,
+    ModelConfig,
+)
+
+
+def get_config() -> EvalConfig:
+    return EvalConfig(
+        model=ModelConfig(path="checkpoints/needle", dtype="float32"),
+        attention=AttentionConfig(kind="dense,star", block_size="L/4,L/8", anchor_size="b,0"),
+        mesh=MeshConfig(data=2, context=4, cpu_devices=8),
+        data=DataConfig(
+            suite="ruler",
+            tasks="niah_single_1,niah_multikey_2",
+            lengths="512,1024,2048",
+            num_samples=20,
+            keys="checkpoints/needle/keys.txt",
+        ),
+        generation=GenerationConfig(max_new_tokens=16),
+        output_dir="results/demo",
+    )

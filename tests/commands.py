@@ -1,0 +1,153 @@
+"""Runs the project's commands as processes of their own, without importing everything anew.
+
+Run as a script, this is a server: it imports what the commands import, and then forks a child
+for each command that it is sent, which runs it as `python -m` would. The test's end is `run`.
+"""
+
+import atexit
+import contextlib
+import csv
+import functools
+import json
+import os
+import pathlib
+import runpy
+import select
+import signal
+import subprocess
+import sys
+import traceback
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
+
+
+class Result:
+    def __init__(self, code: int, stdout: str, stderr: str):
+        self.code, self.stdout, self.stderr = code, stdout, stderr
+
+    @property
+    def error(self) -> str:
+        """The one line that a failed command says."""
+        assert self.code > 0, (self.code, self.stdout, self.stderr)
+        assert "Traceback" not in self.stderr, self.stderr
+        lines = [line for line in self.stderr.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, self.stderr
+        assert self.stderr.splitlines()[-1] == lines[0], self.stderr
+        return lines[0]
+
+
+@functools.cache
+def _server() -> subprocess.Popen[str]:
+    server = subprocess.Popen(
+        [sys.executable, __file__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}"},
+    )
+    atexit.register(server.communicate)  # closes its stdin, and so ends it
+    return server
+
+
+def run(
+    folder: pathlib.Path,
+    module: str,
+    *argv: str,
+    fake: bool = False,
+    env: Mapping[str, str] | None = None,
+    kill_after: float | None = None,
+) -> Result:
+    """Runs `python -m module argv...` in a folder; with `fake`, on the fake engine."""
+    server = _server()
+    assert server.stdin
+    assert server.stdout
+    request = {"module": module, "argv": argv, "fake": fake, "env": dict(env or {})}
+    print(json.dumps(request | {"folder": str(folder)}), file=server.stdin, flush=True)
+    pid = int(server.stdout.readline())
+    if kill_after is not None:
+        select.select([server.stdout], [], [], kill_after)  # or until it has ended
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    code = int(server.stdout.readline())
+    texts = [(folder / name).read_text() for name in ("stdout", "stderr")]
+    return Result(code, *texts)
+
+
+def results(folder: pathlib.Path) -> dict[str, object]:
+    """Everything in an output folder, timing fields aside."""
+    return {
+        str(path.relative_to(folder)): _without_times(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def _without_times(path: pathlib.Path) -> object:
+    text = path.read_text()
+    if path.suffix == ".jsonl":
+        assert text.endswith("\n")
+        return [_drop_times(json.loads(line)) for line in text.splitlines()]
+    if path.name == "summary.csv":
+        return [_drop_times(row) for row in csv.DictReader(text.splitlines())]
+    if path.name == "summary.md":  # the last three columns
+        return [line.rsplit("|", 4)[0] for line in text.splitlines()]
+    return text
+
+
+def _drop_times(fields: dict[str, object]) -> dict[str, object]:
+    times = {name for name in fields if name.startswith("time_")}
+    assert times == {"time_prefill", "time_decode", "time_compile"}
+    return {name: value for name, value in fields.items() if name not in times}
+
+
+def _child(request: dict[str, Any]) -> None:
+    os.chdir(request["folder"])
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.environ.update(request["env"])
+    if request["fake"]:
+        import fake_engine
+
+        from star_jax import engine
+        from star_jax.eval import runner
+
+        engine.Engine = runner.Engine = fake_engine.FakeEngine  # type: ignore[misc]
+    sys.argv = [request["module"], *request["argv"]]
+    code = 0
+    try:
+        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+    except SystemExit as e:
+        code = e.code if isinstance(e.code, int) else int(e.code is not None)
+        if isinstance(e.code, str):
+            print(e.code, file=sys.stderr)
+    except BaseException:
+        code = 1
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # taking down all that has been imported would take seconds
+
+
+def main() -> None:
+    import fake_engine  # noqa: F401
+    import ml_collections.config_flags  # type: ignore[import-untyped]  # noqa: F401
+    from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast  # noqa: F401
+
+    from star_jax.eval import runner  # noqa: F401
+
+    warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called")  # no backend is up yet
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            _child(json.loads(line))
+        print(pid, flush=True)
+        status = os.waitpid(pid, 0)[1]
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""An engine without a model, for tests of everything around it.
+
+It reads the needle out of the context's text, and misses it where a block edge comes close, so
+that scores differ between rows. Its answers depend on nothing but the question, and it takes
+`FAKE_ENGINE_SECONDS` for a batch.
+"""
+
+import json
+import os
+import pathlib
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from test_tokenizer import save as save_tokenizer
+
+from star_jax.dense import Dense
+from star_jax.engine import Engine
+from star_jax.generate import Answer
+from star_jax.star import Star
+from star_jax.tokenizer import Tokenizer
+
+CONFIG = {
+    "model_type": "llama",
+    "vocab_size": 272,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 65536,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+
+
+def save_checkpoint(directory: pathlib.Path) -> None:
+    """A checkpoint without weights: configuration and tokenizer."""
+    save_tokenizer(directory, adds="<s> $A")
+    (directory / "config.json").write_text(json.dumps(CONFIG))
+
+
+class FakeContext:
+    def __init__(self, rows: list[list[int]]):
+        self.rows = rows
+
+    def block_until_ready(self) -> "FakeContext":
+        return self
+
+
+class FakeEngine(Engine):
+    loaded = 0  # how often, by this process
+
+    def __init__(self, tokenizer: Tokenizer, attention: Star | Dense):
+        self.tokenizer, self.attention = tokenizer, attention
+
+    @classmethod
+    def from_pretrained(cls, path: str, **options: Any) -> "FakeEngine":
+        cls.loaded += 1
+        tokenizer = Tokenizer.from_pretrained(path)
+        assert tokenizer is not None
+        assert set(options) <= {"mesh", "attention", "dtype", "implementation"}
+        return cls(tokenizer, options["attention"])
+
+    def with_attention(self, attention: Star | Dense) -> "FakeEngine":
+        assert self.tokenizer is not None
+        return FakeEngine(self.tokenizer, attention)
+
+    def prefill(self, context_ids: Any) -> Any:
+        assert all(ids[0] == 0 for ids in context_ids)
+        return FakeContext(context_ids)
+
+    def generate(
+        self,
+        context: Any,
+        query_ids: Any,
+        *,
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+        ignore_eos: bool = False,
+    ) -> list[Answer]:
+        time.sleep(float(os.environ.get("FAKE_ENGINE_SECONDS", "0")))
+        return [
+            self._answer(*row, max_new_tokens) for row in zip(context.rows, query_ids, strict=True)
+        ]
+
+    def _answer(self, context: list[int], query: list[int], max_new_tokens: int) -> Answer:
+        assert self.tokenizer is not None
+        text, question = self.tokenizer.decode(context), self.tokenizer.decode(query)
+        key = re.search(r"number for (.*?) mentioned", question)
+        found = re.search(rf"numbers for {re.escape(key[1])} is: (\d+)\.", text) if key else None
+        if found and isinstance(self.attention, Star):
+            start = text.rindex("One of the", 0, found.start())
+            at = len(self.tokenizer.encode_context(text[:start]))
+            if at % self.attention.block_size < 20:
+                found = None
+        tokens = self.tokenizer.encode_query(f" {found[1]}." if found else " no idea")
+        tokens = tokens[:max_new_tokens]
+        reason = "length" if len(tokens) == max_new_tokens else "eos"
+        return Answer(tokens, self.tokenizer.decode(tokens), reason)

@@ -1,0 +1,214 @@
+"""The configuration: comma lists, sizes, and one-line refusals."""
+
+import os
+import pathlib
+from typing import Any
+
+import pytest
+
+from star_jax import Dense, Star
+from star_jax.eval import config
+
+
+def make(**changes: Any) -> config.EvalConfig:
+    """A configuration, with fields set as the command line sets them: without __init__."""
+    result = config.EvalConfig(
+        model=config.ModelConfig(path="somewhere"),
+        attention=config.AttentionConfig(),
+        mesh=config.MeshConfig(),
+        data=config.DataConfig(lengths="512,1024"),
+        generation=config.GenerationConfig(),
+        output_dir="out",
+    )
+    for name, value in changes.items():
+        *path, field = name.split("__")
+        target: Any = result
+        for part in path:
+            target = getattr(target, part)
+        assert hasattr(target, field)
+        setattr(target, field, value)
+    return result
+
+
+def names(length: int | None = 512, **attention: str) -> list[str]:
+    return [row.name for row in config.rows(config.AttentionConfig(**attention), length)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "block", "anchor", "expected"),
+    [
+        ("dense", "L/4", "b", ["dense"]),
+        ("dense", "nonsense", "-3", ["dense"]),  # dense has neither
+        ("star", "128", "b", ["star_b128_a128"]),
+        ("star,dense", "128", "0", ["star_b128_a0", "dense"]),
+        ("dense, star", " L/4 , L/8", "b,0", [
+            "dense", "star_b128_a128", "star_b128_a0", "star_b64_a64", "star_b64_a0"
+        ]),
+        ("star", "L/4,L/8,100", "b,b/4,16", [
+            "star_b128_a128", "star_b128_a32", "star_b128_a16",
+            "star_b64_a64", "star_b64_a16",  # b/4 is 16 as well
+            "star_b100_a100", "star_b100_a25", "star_b100_a16",
+        ]),
+        ("star", "L", "L/16", ["star_b512_a32"]),
+        ("star", "L/3", "b/3", ["star_b170_a56"]),  # rounded down
+        ("star", "128,L/4", "b", ["star_b128_a128"]),
+        ("dense,dense", "", "", ["dense"]),
+        ("star", "4096", "b", ["star_b4096_a4096"]),  # longer than the context: one block
+    ],
+)  # fmt: skip
+def test_each_combination_is_a_row(kind: str, block: str, anchor: str, expected: list[str]) -> None:
+    assert names(kind=kind, block_size=block, anchor_size=anchor) == expected
+
+
+def test_a_part_of_the_length_follows_the_length() -> None:
+    assert names(2048, kind="star", block_size="L/4", anchor_size="b/2") == ["star_b512_a256"]
+    assert names(None, kind="star", block_size="64", anchor_size="b/2") == ["star_b64_a32"]
+
+
+def test_rows_are_the_librarys_kinds_of_attention() -> None:
+    rows = config.rows(config.AttentionConfig(block_size="64", anchor_size="8"), None)
+    assert [row.attention for row in rows] == [Dense(), Star(block_size=64, anchor_size=8)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model__path": ""}, "model.path"),
+        ({"model__dtype": "int8"}, "model.dtype: 'int8' is unknown; there is bfloat16"),
+        ({"output_dir": ""}, "output_dir"),
+        (
+            {"attention__kind": "sparse"},
+            "attention.kind: 'sparse' is unknown; there is dense, star",
+        ),
+        ({"attention__kind": "dense,Star"}, "'Star' is unknown"),
+        ({"attention__kind": "dense,,star"}, "attention.kind='dense,,star' has an empty item"),
+        ({"attention__kind": ""}, "attention.kind"),
+        ({"attention__block_size": "0"}, "block_size='0' is 0 tokens"),
+        ({"attention__block_size": "-128"}, "block_size='-128' is -128 tokens"),
+        ({"attention__block_size": "L/1024"}, "block_size='L/1024' is 0 tokens at length 512"),
+        ({"attention__block_size": ""}, "attention.block_size='' has an empty item"),
+        ({"attention__block_size": "128,"}, "has an empty item"),
+        ({"attention__block_size": "L/0"}, "'L/0' is not a size"),
+        ({"attention__block_size": "b/2"}, "'b/2' is not a size"),
+        ({"attention__block_size": "1.5"}, "'1.5' is not a size"),
+        ({"attention__block_size": "16K"}, "'16K' is not a size: give tokens, like 1024, or L/4"),
+        ({"attention__anchor_size": "-1"}, "anchor_size='-1' is -1: it must be at least 0"),
+        (
+            {"attention__block_size": "128", "attention__anchor_size": "129"},
+            "attention.anchor_size='129' is 129 tokens, above the 128 tokens of",
+        ),
+        ({"attention__anchor_size": "200,b"}, "'200' is 200 tokens, above the 128"),
+        ({"attention__anchor_size": "L"}, "'L' is 512 tokens, above the 128"),
+        ({"attention__implementation": "magic"}, "'magic' is unknown"),
+        ({"mesh__data": 0}, "mesh.data=0"),
+        ({"mesh__context": -1}, "mesh.context=-1"),
+        ({"mesh__cpu_devices": -8}, "mesh.cpu_devices=-8"),
+        ({"data__suite": "glue"}, "data.suite: 'glue' is unknown; there is jsonl, ruler"),
+        ({"data__suite": "jsonl"}, "data.path is empty"),
+        ({"data__suite": "jsonl", "data__path": "{task}.jsonl"}, "needs data.tasks"),
+        ({"data__tasks": "niah_single_9"}, "data.tasks: 'niah_single_9' is unknown; there is niah"),
+        ({"data__tasks": "niah_single_1,x"}, "'x' is unknown"),
+        ({"data__lengths": ""}, "data.lengths is empty"),
+        ({"data__lengths": "512,"}, "empty item"),
+        ({"data__lengths": "512,1K"}, "'1K' is not a number of tokens"),
+        ({"data__lengths": "0"}, "'0' is not a number of tokens above 0"),
+        ({"data__num_samples": 0}, "data.num_samples=0"),
+        ({"data__num_samples": -2}, "data.num_samples=-2"),
+        ({"data__template": "vicuna"}, "data.template: 'vicuna' is unknown"),
+        ({"generation__max_new_tokens": -1}, "generation.max_new_tokens=-1"),
+        ({"generation__stop": "a,,b"}, "empty stop word"),
+    ],
+)
+def test_what_is_wrong_is_named(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        config.resolve(make(**changes))
+    assert says in str(error.value)
+
+
+def test_ring_is_not_there_yet() -> None:
+    with pytest.raises(NotImplementedError, match="ring"):
+        config.resolve(make(attention__kind="dense,ring"))
+
+
+def test_a_block_size_is_checked_at_every_length() -> None:
+    config.resolve(make(attention__block_size="L/4", attention__anchor_size="200,0",
+                        data__lengths="1024"))  # fmt: skip
+    with pytest.raises(ValueError, match="at length 512"):
+        config.resolve(make(attention__block_size="L/4", attention__anchor_size="200,0",
+                            data__lengths="1024,512"))  # fmt: skip
+
+
+def test_a_part_of_the_length_needs_a_length() -> None:
+    jsonl = {"data__suite": "jsonl", "data__path": "x.jsonl", "data__lengths": ""}
+    with pytest.raises(ValueError, match=r"block_size='L/4' needs data.lengths"):
+        config.resolve(make(**jsonl))
+    config.resolve(make(**jsonl, attention__block_size="64"))
+    config.resolve(make(**jsonl, attention__kind="dense"))
+
+
+def test_a_config_file_may_give_tuples() -> None:
+    given = make(data__lengths=(512, 1024), data__tasks=("niah_single_1",))
+    given.generation.stop = ("a,b", "c")  # type: ignore[assignment]
+    given.attention.block_size = 64  # type: ignore[assignment]
+    given = config.resolve(given)
+    assert config.lengths(given.data) == (512, 1024)
+    assert config.tasks(given.data) == ("niah_single_1",)
+    assert config.stop_words(given.generation.stop) == ("a,b", "c")
+
+
+def test_defaults() -> None:
+    given = config.resolve(make())
+    assert config.tasks(given.data) == ("niah_single_1", "niah_multikey_2")
+    assert config.num_samples(given.data, None) == 500
+    assert config.num_samples(given.data, 7) == 7
+    assert config.stop_words("") == ()
+    assert config.stop_words(" a,<|eot_id|>") == (" a", "<|eot_id|>")
+
+
+def test_more_samples_than_there_are_is_all() -> None:
+    data = config.DataConfig(num_samples=10)
+    assert config.num_samples(data, 7) == 7
+    assert config.num_samples(data, None) == 10
+
+
+def test_what_a_config_file_returns_is_checked() -> None:
+    with pytest.raises(ValueError, match="must return star_jax's EvalConfig"):
+        config.resolve({"model": 1})
+
+
+def test_paths_are_looked_for_here_and_in_the_repository(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = config.existing("configs/demo.py")
+    assert os.path.isabs(found)
+    assert os.path.isfile(found)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "demo.py").touch()
+    assert config.existing("configs/demo.py") == "configs/demo.py"
+    assert config.existing("no/such/thing") == "no/such/thing"
+    assert config.existing("") == ""
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("--config.atention.kind=dense", "--config.atention.kind; did you mean attention.kind"),
+        ("--config.attention.blocksize=3", "did you mean attention.block_size"),
+        ("-config.seed=3", "did you mean data.seed"),
+        ("--config.data=3", "--config.data;"),
+        ("--noconfig.generation.ignore", "did you mean generation.ignore_eos"),
+        ("--config.zzz", "unknown override --config.zzz"),
+    ],
+)
+def test_an_unknown_override_is_named(argument: str, says: str) -> None:
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        config.check_overrides(["eval", "--config=x.py", argument])
+    assert says in str(error.value)
+
+
+def test_known_overrides_pass() -> None:
+    config.check_overrides([
+        "eval", "--config=x.py", "--config.data.seed=3", "--config.output_dir", "out",
+        "--noconfig.generation.ignore_eos", "--verbosity=1", "--", "--config.nothing=1",
+    ])  # fmt: skip

@@ -1,0 +1,67 @@
+"""A run that is killed at any moment and started again leaves what one never killed leaves."""
+
+import pathlib
+import random
+import time
+
+import commands
+import fake_engine
+
+CONFIG = """
+from star_jax.eval import config
+
+def get_config():
+    return config.EvalConfig(
+        model=config.ModelConfig(path="checkpoint"),
+        attention=config.AttentionConfig(kind="dense,star", block_size="L/4", anchor_size="b,0"),
+        mesh=config.MeshConfig(data=2, cpu_devices=2),
+        data=config.DataConfig(lengths="600,900", num_samples=7),
+        generation=config.GenerationConfig(max_new_tokens=16),
+        output_dir="never",
+    )
+"""
+SLOW = {"FAKE_ENGINE_SECONDS": "0.03"}  # 48 batches
+
+
+def evaluate(folder: pathlib.Path, output: str, kill_after: float | None = None) -> commands.Result:
+    return commands.run(
+        folder,
+        "star_jax.eval",
+        "--config=config.py",
+        f"--config.output_dir={output}",
+        fake=True,
+        env=SLOW,
+        kill_after=kill_after,
+    )
+
+
+def kill_and_compare(folder: pathlib.Path, *, kills: int, seed: int) -> None:
+    """`kills` times: kill a run at a random moment of what is left, and let it go on."""
+    fake_engine.save_checkpoint(folder / "checkpoint")
+    (folder / "config.py").write_text(CONFIG)
+    assert evaluate(folder, "never").code == 0
+    expected = commands.results(folder / "never")
+    assert len(expected) == 2 * 2 * 3 + 3  # cells and rows; manifest and summaries
+    start = time.monotonic()
+    assert evaluate(folder, "again").code == 0
+    seconds = time.monotonic() - start
+    assert commands.results(folder / "again") == expected
+
+    rng = random.Random(seed)
+    killed, round_ = 0, 0
+    while killed < kills:
+        output = f"killed{round_}"
+        while killed < kills:
+            result = evaluate(folder, output, kill_after=rng.uniform(0, seconds))
+            if result.code == 0:
+                break  # it was done before its moment came
+            assert result.code == -9
+            killed += 1
+        if result.code != 0:
+            assert evaluate(folder, output).code == 0
+        assert commands.results(folder / output) == expected
+        round_ += 1
+
+
+def test_killed_three_times(tmp_path: pathlib.Path) -> None:
+    kill_and_compare(tmp_path, kills=3, seed=0)
