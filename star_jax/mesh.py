@@ -83,9 +83,16 @@ def weight_specs(config: LlamaConfig) -> Llama:
     return Llama(config, lambda name, shape, axes: specs(axes))
 
 
-def compiler_options(mesh: Mesh) -> dict[str, bool] | None:
-    """Options of every program. XLA hides the anchor's broadcast only with this scheduler."""
-    return {"xla_gpu_enable_latency_hiding_scheduler": True} if is_gpu(mesh) else None
+def compiler_options(mesh: Mesh) -> dict[str, bool | int] | None:
+    """XLA's options for every program."""
+    if not is_gpu(mesh):
+        return None
+    return {
+        # Only this scheduler hides the anchor's broadcast behind the projection of the queries.
+        "xla_gpu_enable_latency_hiding_scheduler": True,
+        # Merging the dots of one query with context and tail would copy the context's keys.
+        "xla_gpu_dot_merger_threshold_mb": 0,
+    }
 
 
 def putter(mesh: Mesh) -> Callable[..., jax.Array]:

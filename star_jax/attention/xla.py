@@ -93,8 +93,10 @@ def _tiled(q: Queries, segments: list[Segment], *, scale: float) -> Partial:
     q = q.reshape(batch, count, tile, kv_heads, heads // kv_heads, width)
     q = q.transpose(1, 0, 3, 4, 2, 5)  # [tiles, B, K, G, tile, H]
 
+    # A plain constant would let the scheduler allocate the zeros of all layers ahead of time.
+    zero = 0 * q[..., :1].astype(jnp.float32)
     carry = Softmax(
-        acc=jnp.zeros(q.shape, jnp.float32),
+        acc=jnp.broadcast_to(zero, q.shape),
         top=jnp.full(q.shape[:-1], -jnp.inf),
         total=jnp.zeros(q.shape[:-1]),
     )

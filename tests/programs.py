@@ -1,0 +1,92 @@
+"""The programs of Llama-3.1-8B on eight compile-only GPUs: lowered, to be compiled or counted."""
+
+import dataclasses
+
+import aot
+import published
+from jax.sharding import Mesh
+
+from star_jax import dense, generate, query, star
+from star_jax import mesh as mesh_lib
+from star_jax.cache import KV, Cache
+from star_jax.models import config as model_config
+from star_jax.models.llama import Llama
+
+DEVICES = 8
+DTYPE = "bfloat16"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+    """A model of real width and a few layers, its block, and how many waves its cache holds."""
+
+    layers: int
+    block: int = 16384
+    waves: int = 1
+    query: int = 64
+    new: int = 128
+
+    @property
+    def config(self) -> model_config.LlamaConfig:
+        whole = model_config.from_dict(published.CONFIGS["Llama-3.1-8B"])
+        return dataclasses.replace(whole, num_layers=self.layers)
+
+
+class Programs:
+    """Each property is a traced program, as the engine would run it."""
+
+    def __init__(self, shapes: Shapes, kind: str = "h200"):
+        self.shapes, self.config = shapes, shapes.config
+        self.mesh: Mesh = aot.gpu_mesh(kind, context=DEVICES)
+        self.model = Llama(
+            self.config,
+            lambda name, shape, axes: self._array(shape, mesh_lib.specs(axes), DTYPE),
+        )
+        self._star = star.programs(self.config, self.mesh, shapes.block, "xla")
+        self._query = query.programs(self.config, self.mesh, "xla", generate.STRIDE)
+
+    def first_wave(self):
+        return self._star[0].trace(self.model, *self._wave())
+
+    def later_wave(self):
+        anchor = self._kv(self.shapes.block, mesh_lib.TAIL)
+        return self._star[1].trace(self.model, *self._wave(), anchor)
+
+    def dense(self):
+        tokens = self._array((1, DEVICES * self.shapes.block), mesh_lib.BLOCKS)
+        return dense.program(self.config, self.mesh, "xla").trace(self.model, tokens)
+
+    def ask(self):
+        tokens = self._array((1, self.shapes.query), mesh_lib.QUERY)
+        return self._query.ask.trace(self.model, self._cache(), tokens, self._row(), self._row())
+
+    def decode(self):
+        tail = query.Tail(self._kv(self.shapes.query, mesh_lib.TAIL), self._row(), self._row())
+        state = query.Decoding(
+            generated=self._kv(self.shapes.new, mesh_lib.TAIL),
+            token=self._row(),
+            step=self._array((), mesh_lib.WHOLE),
+            done=self._array((1,), mesh_lib.ROWS, "bool"),
+        )
+        eos, count = self._array((3,), mesh_lib.WHOLE), self._array((), mesh_lib.WHOLE)
+        return self._query.decode.trace(self.model, self._cache(), tail, state, eos, count)
+
+    def _array(self, shape, spec, dtype="int32"):
+        return aot.abstract(shape, dtype, self.mesh, spec)
+
+    def _row(self):
+        return self._array((1,), mesh_lib.ROWS)
+
+    def _wave(self):
+        tokens = self._array((1, DEVICES * self.shapes.block), mesh_lib.BLOCKS)
+        return tokens, self._array((1, DEVICES), mesh_lib.BLOCKS)
+
+    def _kv(self, length, spec):
+        shape = (1, length, self.config.num_kv_heads, self.config.head_dim)
+        layer = self._array(shape, spec, DTYPE)
+        return KV((layer,) * self.config.num_layers, (layer,) * self.config.num_layers)
+
+    def _cache(self):
+        length = DEVICES * self.shapes.block * self.shapes.waves
+        kv = self._kv(length, mesh_lib.CACHE)
+        return Cache(kv, self._array((1, DEVICES), mesh_lib.BLOCKS))

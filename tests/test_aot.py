@@ -1,0 +1,110 @@
+"""Claims about work, collectives and copies, on the programs that eight GPUs would run.
+
+Llama-3.1-8B's widths, blocks of 16K tokens. Two layers stand for 32: everything asserted
+is per layer; `tests/large` compiles all of them.
+"""
+
+import functools
+
+import aot
+import flops
+import jax
+import pytest
+from programs import DEVICES, Programs, Shapes
+
+LAYERS = 2
+SHAPES = Shapes(layers=LAYERS)
+
+
+@functools.cache
+def compiled(name: str, shapes: Shapes = SHAPES, kind: str = "h200"):
+    return getattr(Programs(shapes, kind), name)().lower().compile()
+
+
+def program(name: str, shapes: Shapes = SHAPES, kind: str = "h200") -> aot.Program:
+    return aot.Program(compiled(name, shapes, kind))
+
+
+def layer_elements(config) -> int:
+    """Weights of one layer."""
+    D, N, K = config.hidden_size, config.num_heads, config.num_kv_heads
+    return D * (2 * N + 2 * K) * config.head_dim + 3 * D * config.intermediate_size
+
+
+@pytest.mark.parametrize("wave", ["first_wave", "later_wave"])
+def test_work_of_a_block_is_that_of_a_shared_anchor(wave, capsys):
+    """At most 1.05 (lin b + 6 d b^2) per block and layer; the literal algorithm needs more."""
+    b, config = SHAPES.block, SHAPES.config
+    d = config.num_heads * config.head_dim
+    lin = 2 * layer_elements(config)  # per token
+    ours, literal = lin * b + 6 * d * b**2, 2 * lin * b + 8 * d * b**2
+    work = flops.matmul_flops(getattr(Programs(SHAPES), wave)()) / LAYERS
+    with capsys.disabled():
+        print(
+            f"\n{wave}: {work:.4g} FLOPs per block and layer = {work / ours:.4f} of lin b + 6 d b^2;"
+            f" the literal algorithm: {literal:.4g} = {literal / work:.2f} times as much"
+        )
+    assert ours < work <= 1.05 * ours
+    assert work < literal
+
+
+@pytest.mark.parametrize("kind", ["h200", "a100"])
+def test_only_the_first_wave_communicates_and_once_per_layer(kind):
+    assert program("first_wave", kind=kind).collectives() == {"collective-broadcast": LAYERS}
+    assert program("later_wave", kind=kind).collectives() == {}
+
+
+def test_the_broadcast_is_sent_while_queries_are_projected():
+    """On the scheduled HLO a matmul lies between the start of the broadcast and its end.
+
+    Not for the last layer: only its keys and values are computed, and there is no query.
+    """
+    instructions = program("first_wave").instructions()
+    starts = [i for i in instructions if "collective-broadcast" in i.text and "-start" in i.opcode]
+    assert len(starts) == LAYERS
+    for start in starts[:-1]:
+        names = [i.name for i in instructions if i.computation == start.computation]
+        done = next(i for i in instructions if "-done" in i.opcode and start.name in i.operands)
+        between = names[names.index(start.name) + 1 : names.index(done.name)]
+        hidden_behind = [i for i in instructions if i.name in between and "dot" in i.text]
+        assert hidden_behind, f"nothing hides {start.name}"
+
+
+@pytest.mark.parametrize("kind", ["h200", "a100"])
+def test_collectives_of_phase_2(kind):
+    """Two per layer for a query (pmax, psum), one for a decode step, whatever else there is."""
+    assert program("ask", kind=kind).collectives() == {"all-reduce": 2 * LAYERS}
+    decode = program("decode", kind=kind)
+    assert decode.collectives() == {"all-gather": LAYERS}
+    loops = [body for body in decode.while_bodies() if decode.collectives(body)]
+    assert len(loops) == 1  # all of them inside the loop over tokens
+
+
+@pytest.mark.parametrize("kind", ["h200", "a100"])
+@pytest.mark.parametrize("waves", [1, 4])
+def test_decoding_copies_no_weight_and_no_cache_layer(kind, waves):
+    """Nothing as large as the smallest weight matrix is written; scores are the largest array."""
+    shapes = Shapes(layers=LAYERS, waves=waves)
+    config = shapes.config
+    smallest = config.hidden_size * config.num_kv_heads * config.head_dim
+    decode = program("decode", shapes, kind)
+    assert decode.moves(smallest) == []
+    scores = config.num_heads * (shapes.block * waves + shapes.query + shapes.new)
+    assert max(i.elements for i in decode.writes(1)) <= scores < smallest
+    temporary = compiled("decode", shapes, kind).memory_analysis().temp_size_in_bytes
+    assert temporary < 2 * layer_elements(config) / 10
+
+
+def test_memory_of_a_wave_depends_on_the_block_alone():
+    """No program of phase 1 has an argument that grows with the context."""
+    for name in ("first_wave", "later_wave"):
+        shapes = {tuple(a.shape) for a in jax.tree.leaves(getattr(Programs(SHAPES), name)().in_avals)}
+        longest = max(max(s, default=0) for s in shapes if s[-1:] != (SHAPES.config.hidden_size,))
+        assert longest <= DEVICES * SHAPES.block
+    two, three = (
+        compiled("later_wave", Shapes(layers=n)).memory_analysis().temp_size_in_bytes
+        for n in (2, 3)
+    )
+    assert three - two < 0.1 * two  # activations of one layer at a time
+    half = compiled("later_wave", Shapes(layers=2, block=8192)).memory_analysis()
+    assert two < 2.2 * half.temp_size_in_bytes
