@@ -2,10 +2,10 @@
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -23,7 +23,7 @@ from star_jax.tokenizer import Tokenizer
 DTYPES = ("bfloat16", "float16", "float32")
 
 Attention = Star | Dense
-Ids = Sequence[int] | Sequence[Sequence[int]]
+Ids = Iterable[Any]  # token ids, or several such rows: lists, or arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Engine:
         self.attention = attention
         self.implementation = resolve(implementation, mesh)
         self.tokenizer = tokenizer
+        self.eos_token_ids = model.config.eos_token_ids
 
     @classmethod
     def from_pretrained(
@@ -172,7 +173,7 @@ class Engine:
         if stop and self.tokenizer is None:
             raise ValueError(f"{stop=} needs a tokenizer, and the checkpoint has none")
         queries, tokens, lengths, starts = self._queries(context, query_ids)
-        eos = () if ignore_eos else self.config.eos_token_ids
+        eos = () if ignore_eos else self.eos_token_ids
         limits = generate.Limits(max_new_tokens, tuple(stop), eos)
         decode = None if self.tokenizer is None else self.tokenizer.decode
         rows = [generate.Row(limits, decode) for _ in queries]
@@ -242,6 +243,6 @@ def _rows(ids: Ids, what: str) -> tuple[list[list[int]], bool]:
     rows = list(ids)
     if not rows:
         raise ValueError(f"{what} is empty: it needs at least one token")
-    if isinstance(rows[0], Sequence | np.ndarray | jnp.ndarray) and np.ndim(rows[0]) == 1:
+    if np.ndim(rows[0]) == 1:
         return [[int(t) for t in row] for row in rows], True
     return [[int(t) for t in rows]], False

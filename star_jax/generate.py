@@ -56,7 +56,7 @@ class Row:
         before = len(self.tokens)
         for token in tokens:
             if self.stop_reason is not None:
-                return
+                break
             if token in self.limits.eos:
                 self.stop_reason = "eos"
             else:

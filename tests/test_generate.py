@@ -1,0 +1,143 @@
+"""Where answers end, and what text they have."""
+
+import jax
+import pytest
+import tiny
+from jax.sharding import NamedSharding, PartitionSpec
+
+import star_jax
+from star_jax import Engine, Star
+from star_jax.generate import STRIDE, Answer, Limits, Row
+from star_jax.tokenizer import Tokenizer
+
+
+class Letters(Tokenizer):
+    """A tokenizer whose token i is `<i>`; token 0 is special."""
+
+    def __init__(self):
+        pass
+
+    def decode(self, ids, *, skip_special_tokens=False):
+        return "".join(f"<{i}>" for i in ids if i or not skip_special_tokens)
+
+
+def engine(**options):
+    mesh = star_jax.make_mesh(context=2)
+    weights = jax.device_put(tiny.model(), NamedSharding(mesh, PartitionSpec()))
+    options = {"tokenizer": Letters(), **options}
+    return Engine(weights, mesh=mesh, attention=Star(block_size=32), **options)
+
+
+@pytest.fixture(scope="module")
+def asked():
+    """An engine, a context, a query, and the first 70 greedy tokens."""
+    e = engine()
+    context, query = e.prefill(tiny.ids(100)), tiny.ids(5, seed=1)
+    answer = e.generate(context, query, max_new_tokens=70)
+    assert len(answer.tokens) == 70 > 2 * STRIDE
+    assert answer.text == Letters().decode(answer.tokens, skip_special_tokens=True)
+    assert answer.stop_reason == "length"
+    return e, context, query, answer.tokens
+
+
+def with_eos(e, *ids):
+    other = e.with_attention(e.attention)
+    other.eos_token_ids = ids
+    return other
+
+
+@pytest.mark.parametrize("count", [1, 2, STRIDE, STRIDE + 1, STRIDE + 2])
+def test_at_most_max_new_tokens(asked, count):
+    e, context, query, tokens = asked
+    assert e.generate(context, query, max_new_tokens=count).tokens == tokens[:count]
+
+
+@pytest.mark.parametrize("at", [0, 1, 40])
+def test_eos_ends_the_answer_and_is_left_out(asked, at):
+    e, context, query, tokens = asked
+    first = tokens.index(tokens[at])
+    e = with_eos(e, 127 if 127 not in tokens else 126, tokens[at])
+    answer = e.generate(context, query, max_new_tokens=70)
+    assert (answer.tokens, answer.stop_reason) == (tokens[:first], "eos")
+    assert e.generate(context, query, max_new_tokens=70, ignore_eos=True).tokens == tokens
+
+
+@pytest.mark.parametrize("at", [0, 3, 50])
+def test_a_stop_word_ends_the_answer(asked, at):
+    """The tokens end with the one that completed it; the text leaves it out."""
+    e, context, query, tokens = asked
+    word = f"{tokens[at]}>"
+    end = next(i for i in range(70) if word in Letters().decode(tokens[: i + 1]))
+    answer = e.generate(context, query, max_new_tokens=70, stop=["nowhere", word])
+    assert (answer.tokens, answer.stop_reason) == (tokens[: end + 1], "stop")
+    whole = Letters().decode(tokens)
+    assert answer.text == whole[: whole.index(word)]
+
+
+def test_a_stop_word_across_tokens(asked):
+    e, context, query, tokens = asked
+    word = f"<{tokens[4]}><{tokens[5]}"
+    answer = e.generate(context, query, max_new_tokens=70, stop=[word])
+    whole = Letters().decode(tokens)
+    assert answer.text == whole[: whole.index(word)]
+    assert word in Letters().decode(answer.tokens)
+    assert word not in Letters().decode(answer.tokens[:-1])
+
+
+def test_rows_of_a_batch_end_apart(asked):
+    e, _, query, _ = asked
+    contexts = [tiny.ids(100), tiny.ids(60)]
+    e = with_eos(e, *range(0, 128, 16))
+    single = [e.generate(e.prefill(c), query, max_new_tokens=70) for c in contexts]
+    assert e.generate(e.prefill(contexts), query, max_new_tokens=70) == single
+    assert len({len(a.tokens) for a in single}) == 2  # otherwise this test says little
+
+
+def test_a_row_that_is_cut_in_a_stride():
+    row = Row(Limits(10, ("b",), (9,)), lambda ids, **_: "".join(" ab"[i] for i in ids))
+    row.extend([1, 1])
+    row.extend([2, 9, 1])
+    assert row.answer() == Answer([1, 1, 2], "aa", "stop")
+
+
+def test_bad_input_is_named(asked):
+    e, context, query, _ = asked
+    batch = e.prefill([tiny.ids(40), tiny.ids(50)])
+    for message, call in {
+        "max_new_tokens=0": lambda: e.generate(context, query, max_new_tokens=0),
+        "list of strings": lambda: e.generate(context, query, max_new_tokens=1, stop="x"),
+        "empty string": lambda: e.generate(context, query, max_new_tokens=1, stop=[""]),
+        "query is empty": lambda: e.generate(context, [], max_new_tokens=1),
+        "query 1 is empty": lambda: e.score(batch, [[1], []]),
+        "3 queries for 2 contexts": lambda: e.score(batch, [[1], [2], [3]]),
+        "needs a batch": lambda: e.score(context, [[1]]),
+        "context is empty": lambda: e.prefill([]),
+        "context 1 is empty": lambda: e.prefill([[1], []]),
+        "vocabulary has 128": lambda: e.prefill([1, 128]),
+        "from -1": lambda: e.score(context, [-1]),
+        "is text": lambda: e.prefill("hello"),
+        "needs a tokenizer": lambda: engine(tokenizer=None).generate(
+            context, query, max_new_tokens=1, stop=["x"]
+        ),
+        "block_size=0": lambda: Star(block_size=0),
+        "anchor_size=-1": lambda: Star(block_size=2, anchor_size=-1),
+        "anchor_size=3 is above block_size=2": lambda: Star(block_size=2, anchor_size=3),
+        "16 devices": lambda: star_jax.make_mesh(context=16),
+        "at least 1": lambda: star_jax.make_mesh(context=0),
+        "dtype='int8'": lambda: Engine.from_pretrained(
+            ".", mesh=e.mesh, attention=Star(block_size=1), dtype="int8"
+        ),
+        "implementation='fast'": lambda: engine(implementation="fast"),
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            call()
+    with pytest.raises(NotImplementedError, match="tensor=2"):
+        Engine(e.model, mesh=star_jax.make_mesh(tensor=2), attention=e.attention)
+
+
+def test_warnings_name_the_numbers():
+    e = engine()
+    with pytest.warns(UserWarning, match=r"star_jax: 1 block\(s\) of 32 tokens for 2 devices"):
+        e.prefill(tiny.ids(20))
+    with pytest.warns(UserWarning, match=r"5000 tokens is beyond the model's 4096 positions"):
+        e.prefill(tiny.ids(5000))
