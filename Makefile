@@ -13,9 +13,6 @@ RUN := $(VENV)/bin/python
 
 # Everything here runs on CPU devices, whatever the shell or the machine would choose.
 export JAX_PLATFORMS := cpu
-# The compile-only plugin, once `make test` has installed it, says on every start that there is
-# no GPU.
-export TF_CPP_MIN_LOG_LEVEL := 1
 unexport PYTHONHOME PYTHONPATH PYTHONWARNINGS PYTEST_ADDOPTS XLA_FLAGS
 
 .DEFAULT_GOAL := help

@@ -9,8 +9,6 @@ DEVICES = 8
 # collective, which few cores may need.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_cpu_collective_call_terminate_timeout_seconds=1200"
-# The plugin says on every start that there is no GPU.
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "1"
 # No test may reach for a model hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
