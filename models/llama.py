@@ -116,9 +116,7 @@ class Llama(nnx.Module):
         self.layers = nnx.List([Layer(config, i, make) for i in range(config.num_layers)])
         self.norm = nnx.Param(make("model.norm.weight", (D,), ("embed",)))
         tied = config.tie_word_embeddings
-        self.head = (
-            None if tied else nnx.Param(make("lm_head.weight", (V, D), ("vocab", "embed")))
-        )
+        self.head = None if tied else nnx.Param(make("lm_head.weight", (V, D), ("vocab", "embed")))
 
     def run(
         self, tokens: Tokens, positions: Positions, attend: Attend[State], state: State

@@ -6,6 +6,7 @@ memory a key lies.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -40,7 +41,7 @@ def allocate(like: KV, copies: int, *, mesh: Mesh) -> KV:
 
 
 @functools.cache
-def _allocate(mesh: Mesh, copies: int):
+def _allocate(mesh: Mesh, copies: int) -> Callable[[KV], KV]:
     def zeros(x: Array) -> Array:
         B, S, K, H = x.shape
         return jnp.zeros((B, S * copies, K, H), x.dtype)
@@ -58,7 +59,7 @@ def write(cache: KV, wave: KV, index: int, *, mesh: Mesh) -> KV:
 
 
 @functools.cache
-def _write(mesh: Mesh):
+def _write(mesh: Mesh) -> Callable[[KV, KV, np.int32], KV]:
     def write_wave(cache: KV, wave: KV, index: Array) -> KV:
         def one(old: Array, new: Array) -> Array:
             return jax.lax.dynamic_update_slice_in_dim(old, new, index * new.shape[1], axis=1)

@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
+from jax.stages import Wrapped
 
 from star_jax import mesh as mesh_lib
 from star_jax.array_typing import Array, Keys, Queries, Tokens, Values
 from star_jax.attention import partial_attention
 from star_jax.cache import KV, Cache, bucket, pad
 from star_jax.mesh import CONTEXT
+from star_jax.models.config import LlamaConfig
 from star_jax.models.llama import Llama
 
 
@@ -44,7 +46,7 @@ def part_length(length: int, devices: int) -> int:
 
 
 @functools.cache
-def program(config, mesh: Mesh, implementation: str):
+def program(config: LlamaConfig, mesh: Mesh, implementation: str) -> Wrapped:
     """dense(model, tokens [B, C*T]) -> KV [B, C*T, K, H], compiled per length."""
 
     def dense(model: Llama, tokens: Tokens) -> KV:

@@ -1,8 +1,9 @@
 """The façade: load a model, encode contexts once, ask them often."""
 
 import dataclasses
+import functools
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -125,11 +126,10 @@ class Engine:
         self._check_ids(rows, "context")
         self._warn(rows)
         padded = rows + [[]] * (-len(rows) % self.mesh.shape[mesh_lib.DATA])
-        common = {"mesh": self.mesh, "implementation": self.implementation}
+        encode: Callable[..., Cache] = dense.encode
         if isinstance(self.attention, Star):
-            cache = star.encode(self.model, padded, star=self.attention, **common)
-        else:
-            cache = dense.encode(self.model, padded, **common)
+            encode = functools.partial(star.encode, star=self.attention)
+        cache = encode(self.model, padded, mesh=self.mesh, implementation=self.implementation)
         return Context(rows, is_batch, cache)
 
     def score(self, context: Context, query_ids: Ids) -> jax.Array | list[jax.Array]:
@@ -140,9 +140,7 @@ class Engine:
         queries, tokens, _, starts = self._queries(context, query_ids)
         programs = query.programs(self.config, self.mesh, self.implementation, generate.STRIDE)
         put = mesh_lib.putter(self.mesh)
-        logits = programs.score(
-            self.model, context.cache, put(tokens, mesh_lib.QUERY), put(starts)
-        )
+        logits = programs.score(self.model, context.cache, put(tokens, mesh_lib.QUERY), put(starts))
         results = [logits[i, : len(ids)] for i, ids in enumerate(queries)]
         return results if context.is_batch else results[0]
 
@@ -191,7 +189,9 @@ class Engine:
         answers = [row.answer() for row in rows]
         return answers if context.is_batch else answers[0]
 
-    def _queries(self, context: Context, query_ids: Ids):
+    def _queries(
+        self, context: Context, query_ids: Ids
+    ) -> tuple[list[list[int]], np.ndarray, np.ndarray, np.ndarray]:
         """The queries; and for the padded batch their tokens, lengths and start positions."""
         queries, one_each = _rows(query_ids, "query")
         if one_each and not context.is_batch:
@@ -202,7 +202,7 @@ class Engine:
             raise ValueError(f"{len(queries)} queries for {len(context.tokens)} contexts")
         self._check_ids(queries, "query")
         batch = context.cache.valid.shape[0]
-        empty = [[]] * (batch - len(queries))
+        empty: list[list[int]] = [[]] * (batch - len(queries))
         tokens = pad(queries + empty, bucket(max(map(len, queries))))
         lengths = np.asarray([len(ids) for ids in queries + empty], np.int32)
         starts = np.asarray([len(ids) for ids in context.tokens + empty], np.int32)
@@ -227,8 +227,8 @@ class Engine:
             blocks = -(-longest // self.attention.block_size)
             if blocks < devices:
                 _warn(
-                    f"{blocks} block(s) of {self.attention.block_size} tokens for {devices} devices "
-                    f"on the context axis: {devices - blocks} idle; use smaller blocks"
+                    f"{blocks} block(s) of {self.attention.block_size} tokens for {devices} "
+                    f"devices on the context axis: {devices - blocks} idle; use smaller blocks"
                 )
 
 

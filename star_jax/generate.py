@@ -105,9 +105,7 @@ def generate(
     """
     programs = query.programs(model.config, mesh, implementation, STRIDE)
     put = mesh_lib.putter(mesh)
-    tail, token = programs.ask(
-        model, cache, put(tokens, mesh_lib.QUERY), put(lengths), put(starts)
-    )
+    tail, token = programs.ask(model, cache, put(tokens, mesh_lib.QUERY), put(lengths), put(starts))
     _extend(rows, np.asarray(token)[:, None])
     done = np.ones(len(tokens), bool)
     done[: len(rows)] = _ended(rows)

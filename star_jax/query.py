@@ -11,19 +11,22 @@ shard from all but the last query token; here no context key is hidden.
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
+from jax.stages import Wrapped
 
 from star_jax import mesh as mesh_lib
-from star_jax.array_typing import Array, Keys, PerRow, Queries, Tokens, Values
+from star_jax.array_typing import Array, Hidden, Keys, Logits, PerRow, Queries, Tokens, Values
 from star_jax.attention import Partial, merge, merge_over_axis, partial_attention
 from star_jax.attention.partial import Method
 from star_jax.cache import KV, Cache
 from star_jax.mesh import CONTEXT, DATA
+from star_jax.models.config import LlamaConfig
 from star_jax.models.llama import Llama
 
 # Up to this many bytes from all devices together, one gather is faster than two reductions.
@@ -50,7 +53,9 @@ class Decoding(NamedTuple):
 def merge_method(q: Queries, devices: int) -> Method:
     """How partials for these queries (on one device) merge over `context`."""
     batch, queries, heads, width = q.shape
-    return "gather" if devices * batch * queries * heads * (width + 1) * 4 <= GATHER_BYTES else "psum"
+    return (
+        "gather" if devices * batch * queries * heads * (width + 1) * 4 <= GATHER_BYTES else "psum"
+    )
 
 
 def attend_context(
@@ -80,9 +85,7 @@ class Asking:
     def start(self, layer: int, k: Keys, v: Values, state: KV) -> KV:
         return KV((*state.k, k), (*state.v, v))
 
-    def __call__(
-        self, layer: int, q: Queries, k: Keys, v: Values, state: KV
-    ) -> tuple[Queries, KV]:
+    def __call__(self, layer: int, q: Queries, k: Keys, v: Values, state: KV) -> tuple[Queries, KV]:
         kv, valid = self.cache.kv, self.cache.valid[:, 0]
         context = attend_context(
             q, kv.k[layer], kv.v[layer], valid, implementation=self.implementation
@@ -110,9 +113,7 @@ class Step:
 
         return KV(put(state.k, k), put(state.v, v))
 
-    def __call__(
-        self, layer: int, q: Queries, k: Keys, v: Values, state: KV
-    ) -> tuple[Queries, KV]:
+    def __call__(self, layer: int, q: Queries, k: Keys, v: Values, state: KV) -> tuple[Queries, KV]:
         kv, valid = self.cache.kv, self.cache.valid[:, 0]
         context = attend_context(
             q, kv.k[layer], kv.v[layer], valid, implementation=self.implementation
@@ -132,6 +133,10 @@ class Step:
         return merge(context, tail).out, state
 
 
+# Of the loop over tokens: how many so far, they [B, stride], the state, whether any row goes on.
+Loop = tuple[Array, Array, Decoding, Array]
+
+
 class Programs(NamedTuple):
     """The programs of phase 2, compiled per (capacity, query bucket, generation bucket).
 
@@ -140,31 +145,35 @@ class Programs(NamedTuple):
     decode(model, cache, tail, Decoding, eos [E], count []) -> (tokens [B, stride], Decoding)
     """
 
-    score: jax.stages.Wrapped
-    ask: jax.stages.Wrapped
-    decode: jax.stages.Wrapped
+    score: Wrapped
+    ask: Wrapped
+    decode: Wrapped
 
 
 @functools.cache
-def programs(config, mesh: Mesh, implementation: str, stride: int) -> Programs:
+def programs(config: LlamaConfig, mesh: Mesh, implementation: str, stride: int) -> Programs:
     """See `Programs`. `decode` generates at most `stride` tokens a call."""
 
-    def run_query(model: Llama, cache: Cache, tokens: Tokens, start: PerRow):
+    def run_query(model: Llama, cache: Cache, tokens: Tokens, start: PerRow) -> tuple[Hidden, KV]:
         positions = start[:, None] + jnp.arange(tokens.shape[1])
         return model.run(tokens, positions, Asking(cache, implementation), KV((), ()))
 
-    def score(model: Llama, cache: Cache, tokens: Tokens, start: PerRow):
+    def score(model: Llama, cache: Cache, tokens: Tokens, start: PerRow) -> Logits:
         hidden, _ = run_query(model, cache, tokens, start)
         return model.logits(hidden)
 
-    def ask(model: Llama, cache: Cache, tokens: Tokens, length: PerRow, start: PerRow):
+    def ask(
+        model: Llama, cache: Cache, tokens: Tokens, length: PerRow, start: PerRow
+    ) -> tuple[Tail, PerRow]:
         hidden, kv = run_query(model, cache, tokens, start)
         last = jnp.maximum(length - 1, 0)[:, None, None]
         hidden = jnp.take_along_axis(hidden, last, axis=1)  # [B, T, D] -> [B, 1, D]
         return Tail(kv, length, start + length), greedy(model.logits(hidden))
 
-    def decode(model: Llama, cache: Cache, tail: Tail, state: Decoding, eos: Array, count: Array):
-        def body(carry):
+    def decode(
+        model: Llama, cache: Cache, tail: Tail, state: Decoding, eos: Array, count: Array
+    ) -> tuple[Tokens, Decoding]:
+        def body(carry: Loop) -> Loop:
             i, tokens, state, _ = carry
             attend = Step(cache, tail, state.step, implementation)
             positions = (tail.start + state.step)[:, None]
@@ -175,7 +184,7 @@ def programs(config, mesh: Mesh, implementation: str, stride: int) -> Programs:
             state = Decoding(kv, token, state.step + 1, done)
             return i + 1, tokens, state, _any_left(done)
 
-        def cond(carry):
+        def cond(carry: Loop) -> Array:
             i, _, _, left = carry
             return left & (i < count)
 
@@ -190,10 +199,8 @@ def programs(config, mesh: Mesh, implementation: str, stride: int) -> Programs:
     tails = Tail(tail, rows, rows)  # type: ignore[arg-type]
     state = Decoding(tail, rows, P(), rows)  # type: ignore[arg-type]
 
-    def jit(f, in_specs, out_specs, **options):
-        local = jax.shard_map(
-            f, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
-        )
+    def jit(f: Callable[..., Any], in_specs: Any, out_specs: Any, **options: Any) -> Wrapped:
+        local = jax.shard_map(f, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
         return jax.jit(local, compiler_options=mesh_lib.compiler_options(mesh), **options)
 
     return Programs(

@@ -18,13 +18,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
+from jax.stages import Wrapped
 
 from star_jax import mesh as mesh_lib
 from star_jax.array_typing import Array, Int, Keys, Queries, Tokens, Values
 from star_jax.attention import partial_attention
 from star_jax.cache import KV, Cache, allocate, bucket, pad, write
 from star_jax.mesh import CONTEXT
-from star_jax.models.llama import Llama
+from star_jax.models.config import LlamaConfig
+from star_jax.models.llama import Attend, Llama
+
+State = tuple[KV, KV]  # of the layers so far: what is kept, and the anchor
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +89,9 @@ def encode(
 
 
 @functools.cache
-def programs(config, mesh: Mesh, anchor: int, implementation: str):
+def programs(
+    config: LlamaConfig, mesh: Mesh, anchor: int, implementation: str
+) -> tuple[Wrapped, Wrapped]:
     """The two programs of phase 1, compiled per block size: the first wave and a later one.
 
     first_wave(model, tokens [B, C*b], starts [B, C]) -> (KV [B, C*b, K, H], anchor KV [B, A, K, H])
@@ -109,15 +115,14 @@ def programs(config, mesh: Mesh, anchor: int, implementation: str):
     return jit(first), jit(later)
 
 
-def _run(model: Llama, tokens, starts, attend) -> tuple[KV, KV]:
+def _run(
+    model: Llama, tokens: Tokens, starts: Int[Array, "B 1"], attend: Attend[State]
+) -> tuple[KV, KV]:
     # The hidden state is dropped: of the last layer only K and V are computed.
     positions = starts + jnp.arange(tokens.shape[1])
     nothing = KV((), ())
     _, (kept, anchors) = model.run(tokens, positions, attend, (nothing, nothing))
     return kept, anchors
-
-
-State = tuple[KV, KV]  # of the layers so far: what is kept, and the anchor
 
 
 def _append(kv: KV, k: Keys, v: Values) -> KV:

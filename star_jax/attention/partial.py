@@ -30,8 +30,10 @@ def merge(*parts: Partial) -> Partial:
     """Merges partials over disjoint sets of keys. Safe for any gap between their LSEs."""
     top = _finite(jnp.stack([part.lse for part in parts]).max(axis=0))
     weights = [jnp.exp(part.lse - top) for part in parts]  # each in 0..1
-    numerator = sum(w[..., None] * part.out for w, part in zip(weights, parts, strict=True))
-    return _normalise(numerator, sum(weights), top)
+    numerator = jnp.zeros_like(parts[0].out)
+    for weight, part in zip(weights, parts, strict=True):
+        numerator += weight[..., None] * part.out
+    return _normalise(numerator, sum(weights, start=jnp.zeros_like(top)), top)
 
 
 def merge_over_axis(part: Partial, axis: str, *, method: Method) -> Partial:

@@ -3,7 +3,16 @@
 import jax
 import jax.numpy as jnp
 
-from star_jax.array_typing import Array, Bool, Keys, PerRow, PrefixKeys, PrefixValues, Queries, Values
+from star_jax.array_typing import (
+    Array,
+    Bool,
+    Keys,
+    PerRow,
+    PrefixKeys,
+    PrefixValues,
+    Queries,
+    Values,
+)
 from star_jax.attention.partial import Partial
 
 

@@ -13,7 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from star_jax.array_typing import Array, Bool, Keys, PerRow, PrefixKeys, PrefixValues, Queries, Values
+from star_jax.array_typing import (
+    Array,
+    Bool,
+    Keys,
+    PerRow,
+    PrefixKeys,
+    PrefixValues,
+    Queries,
+    Values,
+)
 from star_jax.attention.partial import Partial, merge
 
 # Up to this many queries (a decode step) or bytes of scores, one tile holds everything:
@@ -147,7 +156,8 @@ def _pairs(
     s: Segment, count: int, q_tile: int, k_tile: int
 ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """(query tile, key tile) pairs that need no mask, and those that need one."""
-    plain, masked = [], []
+    plain: list[tuple[int, int]] = []
+    masked: list[tuple[int, int]] = []
     keys = s.k.shape[1]
     depends_on_data = s.length is not None or s.offset is not None
     for i in range(count):
