@@ -23,4 +23,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, check=config.check_overrides)
+    cli.run(main, check=config.check_arguments)

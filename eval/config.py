@@ -180,14 +180,20 @@ def _check_data(data: DataConfig) -> None:
         raise ValueError("data.lengths is empty: give the lengths to generate, like 4096,8192")
 
 
-def check_overrides(argv: Sequence[str]) -> None:
-    """Refuses `--config.x.y=...` where there is no such field, before flags are parsed."""
+def check_arguments(argv: Sequence[str]) -> None:
+    """Refuses, before flags are parsed, a `--config` that is no file, and unknown overrides.
+
+    absl and ml_collections refuse them too, but do not say as clearly what is wrong.
+    """
     known = [
         f"{section.name}.{field.name}" if dataclasses.is_dataclass(section.type) else section.name
         for section in dataclasses.fields(EvalConfig)
         for field in _fields_or_itself(section)
     ]
     for argument in itertools.takewhile(lambda a: a != "--", argv[1:]):
+        file = re.fullmatch(r"--?config=([^:]+)(?::.*)?", argument)
+        if file and not os.path.isfile(file[1]):
+            raise FileNotFoundError(f"--config={file[1]}: there is no such file")
         match = re.match(r"--?(?:no)?config\.([^=]*)", argument)
         if match and match[1] not in known:
             close = difflib.get_close_matches(match[1], known, n=3, cutoff=0.4) or known

@@ -3,7 +3,6 @@
 import shutil
 import sys
 import time
-from typing import TextIO
 
 from star_jax.eval import timing
 
@@ -11,21 +10,18 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Shows the share of work done, what is at hand, and the time that is left.
+    """Shows on stderr the share of work done, what is at hand, and the time that is left.
 
     total: work that is to be done now, in any unit that is proportional to time.
-    stream: where to; stderr if None.
     """
 
-    def __init__(self, total: float, *, stream: TextIO | None = None):
+    def __init__(self, total: float | int):
         self._total = total
         self._done = 0.0
-        self._stream = sys.stderr if stream is None else stream
-        self._is_terminal = self._stream.isatty()
         self._shown = time.monotonic()
         self._start = self._running()
 
-    def advance(self, work: float, text: str) -> None:
+    def advance(self, work: float | int, text: str) -> None:
         """Adds work that has been done; `text` says what, and the score so far."""
         self._done += work
         is_last = self._done >= self._total * (1 - 1e-9)
@@ -33,20 +29,20 @@ class Progress:
         per_work = (self._running() - self._start) / self._done
         left = per_work * (self._total - self._done)
         line = f"{self._done / self._total:4.0%} {text}  ETA {duration(left)}"
-        if self._is_terminal:
+        if sys.stderr.isatty():
             width = shutil.get_terminal_size().columns - 1
             end = "\n" if is_last else ""
-            print(f"\r{line[:width]:<{width}}", end=end, file=self._stream, flush=True)
+            print(f"\r{line[:width]:<{width}}", end=end, file=sys.stderr, flush=True)
         elif is_last or now - self._shown >= _SECONDS_BETWEEN_LINES:
             self._shown = now
-            print(line, file=self._stream, flush=True)
+            print(line, file=sys.stderr, flush=True)
 
     def _running(self) -> float:
         """Seconds without compiling, which comes early and says nothing about what is left."""
         return time.monotonic() - timing.compiled()
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | int) -> str:
     """Like 41s, 3m07s, 2h05m."""
     whole = round(seconds)
     if whole < 60:

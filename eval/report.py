@@ -183,12 +183,13 @@ def _notes(
         notes.append(f"{unscored} of {len(answered)} questions have no reference answer")
     if star is None or blocks is None:
         return notes
+    count = f"{blocks} block{'s' * (blocks > 1)}"
     if blocks == 1 or (blocks == 2 and star.anchor == star.block_size):
-        notes.append(f"{blocks} block{'s' * (blocks > 1)}: this is dense attention, exactly")
+        notes.append(f"{count}: this is dense attention, exactly")
     elif blocks == 2:
         notes.append("2 blocks: only the second is encoded otherwise than by dense attention")
     if blocks < devices:
-        notes.append(f"{blocks} blocks for {devices} devices: {devices - blocks} idle in phase 1")
+        notes.append(f"{count} for {devices} devices: {devices - blocks} idle in phase 1")
     return notes
 
 

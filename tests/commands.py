@@ -16,6 +16,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import traceback
 import warnings
 from collections.abc import Mapping
@@ -41,13 +42,20 @@ class Result:
 
 @functools.cache
 def _server() -> subprocess.Popen[str]:
+    cache = tempfile.TemporaryDirectory()
+    environment = {
+        "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}",
+        "JAX_COMPILATION_CACHE_DIR": cache.name,  # what one compiles serves all
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     server = subprocess.Popen(
         [sys.executable, __file__],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}"},
+        env=os.environ | environment,
     )
+    atexit.register(cache.cleanup)
     atexit.register(server.communicate)  # closes its stdin, and so ends it
     return server
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import llamas
 from test_tokenizer import save as save_tokenizer
 
 from star_jax.dense import Dense
@@ -26,22 +27,26 @@ CONFIG = {
     "vocab_size": 272,
     "hidden_size": 32,
     "intermediate_size": 48,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 1,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 8,
-    "max_position_embeddings": 65536,
+    "max_position_embeddings": 4096,
     "rms_norm_eps": 1e-5,
     "rope_theta": 10000.0,
+    "rope_scaling": None,
+    "tie_word_embeddings": False,
     "bos_token_id": 0,
     "eos_token_id": 1,
 }
 
 
-def save_checkpoint(directory: pathlib.Path) -> None:
-    """A checkpoint without weights: configuration and tokenizer."""
+def save_checkpoint(directory: pathlib.Path, *, weights: bool = False) -> None:
+    """A checkpoint of a small model: configuration and tokenizer; random weights if asked for."""
     save_tokenizer(directory, adds="<s> $A")
     (directory / "config.json").write_text(json.dumps(CONFIG))
+    if weights:
+        llamas.write(directory, llamas.build(CONFIG), CONFIG)
 
 
 class FakeContext:

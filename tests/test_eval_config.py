@@ -203,12 +203,18 @@ def test_paths_are_looked_for_here_and_in_the_repository(
 )
 def test_an_unknown_override_is_named(argument: str, says: str) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011
-        config.check_overrides(["eval", "--config=x.py", argument])
+        config.check_arguments(["eval", argument])
     assert says in str(error.value)
 
 
+def test_a_config_that_is_not_there_is_named(tmp_path: pathlib.Path) -> None:
+    for path in (tmp_path / "no.py", tmp_path):
+        with pytest.raises(FileNotFoundError, match=f"--config={path}: there is no such file"):
+            config.check_arguments(["eval", f"--config={path}:4096"])
+
+
 def test_known_overrides_pass() -> None:
-    config.check_overrides([
-        "eval", "--config=x.py", "--config.data.seed=3", "--config.output_dir", "out",
+    config.check_arguments([
+        "eval", f"--config={__file__}", "--config.data.seed=3", "--config.output_dir", "out",
         "--noconfig.generation.ignore_eos", "--verbosity=1", "--", "--config.nothing=1",
     ])  # fmt: skip

@@ -385,7 +385,7 @@ def test_questions_without_answers_are_answered_and_not_scored(here: pathlib.Pat
 def test_the_profiler_runs_once_after_the_programs_are_compiled(
     here: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events = []
+    events: list[int | str] = []
     prefill = FakeEngine.prefill
 
     def note(self: FakeEngine, context_ids: Any) -> Any:

@@ -1,0 +1,164 @@
+"""The report: intervals, the difference to dense, needles cut and whole, and what is noted."""
+
+import csv
+import json
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from star_jax import Dense, Star
+from star_jax.eval import report
+from star_jax.eval.config import Row
+
+DENSE = Row(Dense())
+STAR = Row(Star(block_size=64, anchor_size=16))
+
+
+def entry(
+    folder: pathlib.Path,
+    row: Row,
+    scores: Sequence[float | None],
+    *,
+    cuts: Sequence[bool | None] | None = None,
+    tokens: int = 1000,
+    times: Sequence[float] | None = None,
+    task: str = "task",
+    length: int | None = 512,
+) -> report.Entry:
+    path = folder / f"{row.name}-{task}-{length}.jsonl"
+    lines: list[dict[str, Any]] = [
+        {
+            "index": i,
+            "score": None if score is None else float(score),
+            "needle_cut": cuts[i] if cuts else None,
+            "n_context_tokens": tokens - i,
+            "time_prefill": float(times[i]) if times else 1.0,
+            "time_decode": 0.5,
+            "time_compile": 2.0 if i == 0 else 0.0,
+        }
+        for i, score in enumerate(scores)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return report.Entry(task, length, row, str(path))
+
+
+def test_wilson() -> None:
+    # Against values of the closed form, worked by hand elsewhere: 8 of 10, 0 of 10, 10 of 10.
+    assert report.wilson(0.8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert report.wilson(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert report.wilson(1.0, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
+    # The interval is where |p - mean| is 1.96 standard errors of p.
+    for bound in report.wilson(0.3, 40):
+        assert abs(bound - 0.3) == pytest.approx(
+            1.96 * math.sqrt(bound * (1 - bound) / 40), rel=1e-4
+        )
+
+
+def test_scores_and_paired_differences(tmp_path: pathlib.Path) -> None:
+    entries = [
+        entry(tmp_path, DENSE, [1, 1, 1, 0]),
+        entry(tmp_path, STAR, [1, 0, 1, 0.5], times=[1, 2, 4, 9]),
+    ]
+    dense, star = report.summarise(entries, devices=4)
+    assert (dense["n"], dense["score"], dense["kind"], dense["row"]) == (4, 75.0, "dense", "dense")
+    assert dense["block_size"] is dense["diff"] is dense["blocks"] is dense["n_whole"] is None
+    assert star["score"] == 62.5
+    assert (star["row"], star["block_size"], star["anchor_size"]) == ("star_b64_a16", 64, 16)
+    # Differences 0, -1, 0, 0.5: mean -0.125, standard deviation 0.6292.
+    assert star["diff"] == -12.5
+    assert star["diff_low"] == pytest.approx(100 * (-0.125 - 1.96 * 0.62915 / 2), abs=0.01)
+    assert star["diff_high"] == pytest.approx(100 * (-0.125 + 1.96 * 0.62915 / 2), abs=0.01)
+    assert (star["time_prefill"], star["time_decode"], star["time_compile"]) == (3.0, 0.5, 2.0)
+    assert star["blocks"] == 16
+    assert star["notes"] == ""
+
+
+def test_differences_are_within_a_task_and_a_length(tmp_path: pathlib.Path) -> None:
+    entries = [
+        entry(tmp_path, STAR, [1, 1], task="a"),
+        entry(tmp_path, DENSE, [0, 1], task="a"),  # after its star: the order does not matter
+        entry(tmp_path, DENSE, [1, 1], task="b"),
+        entry(tmp_path, STAR, [1, 1], task="b"),
+        entry(tmp_path, DENSE, [0, 0], task="a", length=1024),
+        entry(tmp_path, STAR, [1, 1], task="c"),
+    ]
+    found = report.summarise(entries, devices=1)
+    assert [one["diff"] for one in found] == [50.0, None, None, 0.0, None, None]
+
+
+def test_needles_cut_and_whole(tmp_path: pathlib.Path) -> None:
+    entries = [
+        entry(tmp_path, DENSE, [1, 1, 0, 1, 1]),
+        entry(tmp_path, STAR, [1, 0, 1, 0, 1], cuts=[False, True, False, True, False]),
+    ]
+    dense, star = report.summarise(entries, devices=1)
+    assert dense["n_whole"] is None
+    assert (star["n_whole"], star["score_whole"]) == (3, 100.0)
+    assert star["diff_whole"] == pytest.approx(33.33)
+    assert (star["n_cut"], star["score_cut"]) == (2, 0.0)
+    table = report.render([dense, star])
+    assert "100.0 (3)" in table
+    assert "0.0 (2)" in table
+    assert "+33.3" in table
+
+
+def test_one_sample_has_no_interval_of_its_difference(tmp_path: pathlib.Path) -> None:
+    entries = [entry(tmp_path, DENSE, [1]), entry(tmp_path, STAR, [0])]
+    star = report.summarise(entries, devices=1)[1]
+    assert (star["diff"], star["diff_low"], star["diff_high"]) == (-100.0, None, None)
+    assert "| -100.0 |" in " ".join(report.render([star]).split())
+
+
+@pytest.mark.parametrize(
+    ("tokens", "anchor", "devices", "notes"),
+    [
+        (64, 16, 1, "1 block: this is dense attention, exactly"),
+        (128, 64, 1, "2 blocks: this is dense attention, exactly"),
+        (128, 16, 2, "2 blocks: only the second is encoded otherwise than by dense attention"),
+        (129, 64, 3, ""),
+        (129, 64, 4, "3 blocks for 4 devices: 1 idle in phase 1"),
+        (60, 0, 4, "1 block: this is dense attention, exactly; "
+                   "1 block for 4 devices: 3 idle in phase 1"),
+    ],
+)  # fmt: skip
+def test_notes(tmp_path: pathlib.Path, tokens: int, anchor: int, devices: int, notes: str) -> None:
+    row = Row(Star(block_size=64, anchor_size=anchor))
+    (one,) = report.summarise([entry(tmp_path, row, [1, 1], tokens=tokens)], devices=devices)
+    assert one["notes"] == notes
+    assert (f"- {row.name}, task @ 512: {notes}" in report.render([one])) == bool(notes)
+
+
+def test_unscored_questions_are_counted_and_not_averaged(tmp_path: pathlib.Path) -> None:
+    (some,) = report.summarise([entry(tmp_path, DENSE, [1, None, None, 0])], devices=1)
+    assert (some["n"], some["score"]) == (4, 50.0)
+    assert some["notes"] == "2 of 4 questions have no reference answer"
+    assert (some["score_low"], some["score_high"]) == tuple(
+        round(100 * bound, 2) for bound in report.wilson(0.5, 2)
+    )
+    (none,) = report.summarise([entry(tmp_path, DENSE, [None])], devices=1)
+    assert none["score"] is none["score_low"] is None
+    assert "| - |" in " ".join(report.render([none]).split())
+
+
+def test_the_files_hold_what_is_printed(tmp_path: pathlib.Path) -> None:
+    entries = [
+        entry(tmp_path, DENSE, [1, 0], length=length) for length in (512, 1024, None)
+    ]  # fmt: skip
+    table = report.write(str(tmp_path), entries, devices=1)
+    assert (tmp_path / "summary.md").read_text() == f"# Results\n\n{table}\n"
+    with open(tmp_path / "summary.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["length"] for row in rows] == ["512", "1024", ""]
+    assert {row["score"] for row in rows} == {"50.0"}
+    assert {row["score_low"] for row in rows} == {"9.45"}
+    assert {row["diff"] for row in rows} == {""}
+    # It is a Markdown table: as many cells in each line as in the head.
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 3
+    assert len({line.count("|") for line in lines}) == 1
+    assert len({len(line) for line in lines}) == 1
+    assert set(lines[1]) <= set("|-: ")
+    assert "vs dense" not in lines[0]  # there is nothing to compare

@@ -1,0 +1,143 @@
+"""`python -m star_jax.infer`: the reference's flags and lines, resumed, refused, killed."""
+
+import pathlib
+from typing import Any
+
+import commands
+import pytest
+from command_folder import INFER, QUESTIONS, files, fill, infer, without_times, write_lines
+
+from star_jax.eval import records
+
+
+@pytest.fixture(name="here")
+def _here(tmp_path: pathlib.Path) -> pathlib.Path:
+    return fill(tmp_path)
+
+
+BAD_INFER = [
+    ({"model_path": None}, "--model_path"),
+    ({"model_path": "missing"}, "missing"),
+    ({"attn_type": "spiral"}, "--attn_type=spiral"),
+    ({"attn_type": "ring"}, "--attn_type=ring"),
+    ({"block_size": None}, "block_size=-1"),
+    ({"block_size": 0}, "block_size=0"),
+    ({"anchor_block_size": 17}, "anchor_size=17 is above block_size=16"),
+    ({"anchor_block_size": -2}, "anchor_size=-2"),
+    ({"tokens_to_generate": 0}, "--tokens_to_generate=0"),
+    ({"tokens_to_generate": "many"}, "--tokens_to_generate=many"),
+    ({"num_samples": 0}, "--num_samples=0"),
+    ({"stop_words": "a,,b"}, "empty stop word"),
+    ({"dtype": "int4"}, "--dtype=int4"),
+    ({"context": 3, "cpu_devices": 2}, "3 devices"),
+    ({"data": 0}, "data=0"),
+    ({"cpu_devices": -1}, "cpu_devices=-1"),
+    ({"input_path": "missing.jsonl"}, "missing.jsonl"),
+    ({"input_path": "checkpoint"}, "checkpoint"),
+    ({"output_path": "in.jsonl"}, "in.jsonl"),
+    ({"output_path": "checkpoint"}, "checkpoint"),
+    ({"output_path": "in.jsonl/out.jsonl"}, "in.jsonl"),
+    ({"use_cache": "false"}, "use_cache"),
+    ({"blocksize": 3}, "blocksize"),
+]
+
+
+@pytest.mark.parametrize(("flags", "says"), BAD_INFER)
+def test_infer_refuses_in_one_line(here: pathlib.Path, flags: dict[str, Any], says: str) -> None:
+    before = files(here)
+    assert says in infer(here, **flags).error
+    assert files(here) == before
+
+
+def test_infer_refuses_other_settings_and_other_files(here: pathlib.Path) -> None:
+    assert infer(here, fake=True).code == 0
+    before = files(here)
+    for flags, says in (
+        ({"tokens_to_generate": 5}, "tokens_to_generate was 4 and is 5"),
+        ({"block_size": 8}, "block_size was 16 and is 8"),
+        ({"anchor_block_size": 8}, "anchor_block_size was 16 and is 8"),
+        ({"attn_type": "dense"}, "attn_type"),
+        ({"num_samples": 2}, "num_samples was 3 and is 2"),
+        ({"dtype": "float32"}, "dtype"),
+        ({"stop_words": "x"}, "stop_words"),
+    ):
+        assert says in infer(here, fake=True, **flags).error
+    assert infer(here, fake=True, anchor_block_size=16).code == 0  # the same as -1
+    assert files(here) == before
+    (here / "out.jsonl.manifest.json").unlink()
+    assert "no out.jsonl.manifest.json" in infer(here, fake=True).error
+
+
+def test_infer_can_be_given_more_samples(here: pathlib.Path) -> None:
+    assert infer(here, fake=True, num_samples=1).code == 0
+    assert infer(here, "--use_cache", fake=True, output_path="./out.jsonl").code == 0
+    assert infer(here, fake=True, output_path="new/deep/at_once.jsonl").code == 0
+    both = [
+        [without_times(one) for one in records.read(str(here / name))]
+        for name in ("out.jsonl", "new/deep/at_once.jsonl")
+    ]
+    assert both[0] == both[1]
+    assert len(both[0]) == 3
+
+
+def test_infer_writes_the_references_lines(here: pathlib.Path) -> None:
+    assert infer(here, fake=True).code == 0
+    found = records.read(str(here / "out.jsonl"))
+    assert [one["index"] for one in found] == [5, 3, 9]
+    assert [one["outputs"] for one in found] == [[], ["b"], ["x", "y"]]
+    assert [one["score"] for one in found] == [None, 0.0, 0.0]
+    reference = "index pred input_context input_query outputs others truncation length".split()
+    for one, question in zip(found, QUESTIONS, strict=True):
+        assert list(one)[: len(reference)] == reference
+        assert one["input_context"] == question["input_context"]
+        assert (one["others"], one["truncation"], one["length"]) == ({}, -1, -1)
+        assert one["n_generated"] == 4
+        assert one["stop_reason"] == "length"
+        assert {"time_prefill", "time_decode", "time_compile"} <= set(one)
+
+
+def test_infer_keeps_what_the_input_says(here: pathlib.Path) -> None:
+    plain = {"input_context": "the sky", "input_query": "is it?"}
+    extra = {"others": {"id": 7}, "truncation": 5, "length": 12, "unknown": 1}
+    write_lines(here / "plain.jsonl", plain, {**plain, **extra})
+    assert infer(here, fake=True, input_path="plain.jsonl").code == 0
+    first, second = records.read(str(here / "out.jsonl"))
+    assert first["index"] == second["index"] == -1  # as the reference has it
+    assert {name: second[name] for name in ("others", "truncation", "length")} == {
+        "others": {"id": 7},
+        "truncation": 5,
+        "length": 12,
+    }
+    assert "unknown" not in second
+
+
+def test_infer_survives_being_killed(here: pathlib.Path) -> None:
+    context = "One of the special magic numbers for it is: 7. "
+    query = "number for it mentioned"
+    write_lines(
+        here / "many.jsonl",
+        *({"input_context": context * (i + 1), "input_query": query} for i in range(40)),
+    )
+    flags = {**INFER, "input_path": "many.jsonl", "data": 2, "cpu_devices": 2}
+
+    def go(output: str, kill_after: float | None = None) -> int:
+        argv = [f"--{name}={value}" for name, value in {**flags, "output_path": output}.items()]
+        return commands.run(
+            here,
+            "star_jax.infer",
+            *argv,
+            fake=True,
+            env={"FAKE_ENGINE_SECONDS": "0.05"},
+            kill_after=kill_after,
+        ).code
+
+    assert go("never.jsonl") == 0
+    codes = [go("killed.jsonl", kill_after=seconds) for seconds in (0.3, 0.9, 0.6)]
+    assert codes.count(-9) >= 1
+    assert go("killed.jsonl") == 0
+    never, killed = (
+        [without_times(one) for one in records.read(str(here / name))]
+        for name in ("never.jsonl", "killed.jsonl")
+    )
+    assert len(never) == 40
+    assert killed == never
