@@ -122,7 +122,8 @@ def _child(request: dict[str, Any]) -> None:
         from star_jax import engine
         from star_jax.eval import runner
 
-        engine.Engine = runner.Engine = fake_engine.FakeEngine  # type: ignore[misc]
+        for module in (engine, runner):
+            setattr(module, "Engine", fake_engine.FakeEngine)  # noqa: B010
     sys.argv = [request["module"], *request["argv"]]
     code = 0
     try:

@@ -105,5 +105,5 @@ class FakeEngine(Engine):
                 found = None
         tokens = self.tokenizer.encode_query(f" {found[1]}." if found else " no idea")
         tokens = tokens[:max_new_tokens]
-        reason = "length" if len(tokens) == max_new_tokens else "eos"
-        return Answer(tokens, self.tokenizer.decode(tokens), reason)
+        text = self.tokenizer.decode(tokens)
+        return Answer(tokens, text, "length" if len(tokens) == max_new_tokens else "eos")
