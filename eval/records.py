@@ -162,6 +162,8 @@ def locked(path: str, *, make: bool = False) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
             raise ValueError(f"{path}: another run is writing to it; wait for it, or end it") from e
+        except OSError:
+            pass  # some cluster file systems have no locks; better unguarded than useless there
         yield
     finally:
         if made and not os.fstat(file).st_size:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -97,15 +98,18 @@ def run(config: EvalConfig) -> str:
                 dtype=config.model.dtype,
                 implementation=implementation,
             )
-            _answer_all(
-                config,
-                engine,
-                tokenizer,
-                jobs,
-                before_writing=lambda: records.write_manifest(
-                    manifest, settings, num_samples=num_samples
-                ),
-            )
+            with warnings.catch_warnings():
+                # The report notes idle devices, row by row.
+                warnings.filterwarnings("ignore", message=r"star_jax: .* idle\b")
+                _answer_all(
+                    config,
+                    engine,
+                    tokenizer,
+                    jobs,
+                    before_writing=lambda: records.write_manifest(
+                        manifest, settings, num_samples=num_samples
+                    ),
+                )
         return report.write(config.output_dir, _entries(jobs), devices=config.mesh.context)
 
 
@@ -266,12 +270,18 @@ def _entries(jobs: Sequence[Job]) -> list[report.Entry]:
     ]
 
 
-def _print_plan(jobs: Sequence[Job], mesh: Mesh) -> None:
+def describe_mesh(mesh: Mesh) -> str:
+    """The mesh in a line, with the devices that it leaves out."""
     axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
     unused = len(jax.devices()) - mesh.size
+    return f"mesh: {axes}, on {mesh.devices.flat[0].device_kind}" + (
+        f"; {unused} more devices are not used" if unused else ""
+    )
+
+
+def _print_plan(jobs: Sequence[Job], mesh: Mesh) -> None:
     print(
-        f"mesh: {axes}, on {mesh.devices.flat[0].device_kind}"
-        + (f"; {unused} more devices are not used" if unused else ""),
+        describe_mesh(mesh),
         *(
             f"{job.cell.task} @ {job.cell.length or 'all'}: {len(job.cell.indices)} questions, "
             f"{job.left()} answers to give: {', '.join(part.row.name for part in job.parts)}"

@@ -10,6 +10,7 @@ was stopped goes on from where it was when the same command is given again.
 """
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from star_jax.eval.ask import ask, record
 from star_jax.eval.config import stop_words
 from star_jax.eval.metrics import string_match_all
 from star_jax.eval.progress import Progress
+from star_jax.eval.runner import describe_mesh
 from star_jax.models import config as model_config
 from star_jax.star import Star
 from star_jax.tokenizer import Tokenizer
@@ -77,7 +79,9 @@ def main(argv: Sequence[str]) -> None:
             )
         done = len(records.recover(output, [_index(line) for line in lines], _DATA.value))
         if done == len(lines):
+            print(f"{output} has all the answers; there is nothing to do", file=sys.stderr)
             return
+        print(describe_mesh(mesh), file=sys.stderr)
         engine = Engine.from_pretrained(
             directory, mesh=mesh, attention=attention, dtype=_DTYPE.value
         )

@@ -2,12 +2,15 @@
 
 import os
 import pathlib
+import runpy
 from typing import Any
 
 import pytest
 
 from star_jax import Dense, Star
 from star_jax.eval import config
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
 
 
 def make(**changes: Any) -> config.EvalConfig:
@@ -169,6 +172,21 @@ def test_more_samples_than_there_are_is_all() -> None:
     data = config.DataConfig(num_samples=10)
     assert config.num_samples(data, 7) == 7
     assert config.num_samples(data, None) == 10
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "configs").glob("*.py")), ids=lambda p: p.stem
+)
+def test_the_config_files_are_sound(path: pathlib.Path) -> None:
+    names = runpy.run_path(str(path))
+    given = config.resolve(names["get_config"]())
+    for length in config.lengths(given.data):
+        assert length
+        dense, star, *_ = config.rows(given.attention, length)
+        assert dense.attention == Dense()
+        assert star.attention == Star(block_size=length // 4, anchor_size=length // 4)
+    assert given.output_dir == f"results/{path.stem}"
+    assert f"python -m star_jax.eval --config=configs/{path.name}" in names["__doc__"]
 
 
 def test_what_a_config_file_returns_is_checked() -> None:

@@ -1,5 +1,7 @@
 """Record files: whatever a killed run leaves, what is whole is kept and the rest is cut off."""
 
+import errno
+import fcntl
 import json
 import os
 import pathlib
@@ -182,6 +184,17 @@ def test_two_runs_in_one_place_are_refused(tmp_path: pathlib.Path) -> None:
         ):
             pass
         other.kill()
+    with records.locked(str(tmp_path)):
+        pass
+
+
+def test_a_file_system_without_locks_is_used_without(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(file: int, how: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", fail)
     with records.locked(str(tmp_path)):
         pass
 

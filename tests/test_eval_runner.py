@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import warnings
 from typing import Any
 
 import fake_engine
@@ -421,3 +422,18 @@ def test_progress_shows_the_scores(here: pathlib.Path, capsys: pytest.CaptureFix
     )
     assert lines[-1].startswith("100% niah_single_1 @ 600 5/5  dense 100.0, star_b150_a150 ")
     assert lines[-1].endswith("ETA 0s")
+
+
+def test_idle_devices_are_noted_and_not_warned_about(
+    here: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Warnings are errors here, so the runner must hold back the engine's."""
+    prefill = FakeEngine.prefill
+
+    def warn(self: FakeEngine, context_ids: Any) -> Any:
+        warnings.warn("star_jax: 1 block(s) of 900 tokens: 1 idle; use smaller ones", stacklevel=2)
+        return prefill(self, context_ids)
+
+    monkeypatch.setattr(FakeEngine, "prefill", warn)
+    table = run(attention__block_size="L", mesh__context=2, data__num_samples=2)
+    assert "1 block for 2 devices: 1 idle in phase 1" in table
