@@ -26,8 +26,9 @@ help:
 demo: $(VENV)/.demo
 	$(RUN) -m star_jax.eval --config=configs/demo.py
 
+# Two processes, a file each: compiling is most of the work, and a file's tests share programs.
 test: lint
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 test-large: $(VENV)/.test
 	$(RUN) -m pytest tests/large

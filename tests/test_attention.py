@@ -88,7 +88,7 @@ def check(actual, expected, tolerance):
     assert np.abs(gap[~empty]).max(initial=0) <= max(tolerance / 10, 1e-5)
 
 
-RUNS = [(case, "float32", None) for case in CASES]
+RUNS: list[tuple[Case, str, int | None]] = [(case, "float32", None) for case in CASES]
 RUNS += [(case, "float32", 0) for case in CASES]
 RUNS += [(case, "bfloat16", 0) for case in CASES if case.name not in ("mha", "tiny prefix")]
 RUNS += [(case, "float16", 0) for case in CASES if case.name in ("prefix", "decode with tail")]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 import transformers
 
@@ -16,7 +17,6 @@ from star_jax.eval import metrics, ruler
 from star_jax.eval.sample import Sample
 from star_jax.models import config as model_config
 from star_jax.tokenizer import Tokenizer
-import tiny
 
 CHECKPOINT = pathlib.Path(__file__).parents[1] / "checkpoints" / "needle"
 KEYS = (CHECKPOINT / "keys.txt").read_text().split()

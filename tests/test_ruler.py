@@ -72,7 +72,11 @@ def test_fits_the_length(task: str, length: int) -> None:
 
 def test_fits_any_number_of_tokens_per_line() -> None:
     for per_line in (1, 7, 400):
-        lines, tokens = ruler._most_lines(lambda n, k=per_line: 5 + k * n, 4096)
+
+        def count(lines: int, each: int = per_line) -> int:
+            return 5 + each * lines
+
+        lines, tokens = ruler._most_lines(count, 4096)
         assert (lines, tokens) == ((4096 - 5) // per_line, 5 + per_line * lines)
 
 
