@@ -149,6 +149,8 @@ def _check_mesh(mesh: MeshConfig) -> None:
     for name in ("data", "context", "tensor"):
         if getattr(mesh, name) < 1:
             raise ValueError(f"mesh.{name}={getattr(mesh, name)} must be at least 1")
+    if mesh.tensor != 1:
+        raise NotImplementedError(f"mesh.tensor={mesh.tensor}: only 1 is supported yet")
     if mesh.cpu_devices < 0:
         raise ValueError(f"mesh.cpu_devices={mesh.cpu_devices} must be at least 0")
 

@@ -4,6 +4,18 @@ import glob
 import hashlib
 import os
 
+# By name: a run may well write JSON files of its own beside the checkpoint.
+_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.safetensors",
+    "*.safetensors.index.json",
+)
 _PIECES = 16
 _PIECE = 2**20  # bytes
 
@@ -21,7 +33,7 @@ def of_checkpoint(directory: str) -> str:
     would take longer than many a run, and training changes weights everywhere.
     """
     digest = hashlib.sha256()
-    for pattern in ("*.json", "tokenizer.model", "*.safetensors"):
+    for pattern in _FILES:
         for path in sorted(glob.glob(os.path.join(glob.escape(directory), pattern))):
             digest.update(os.path.basename(path).encode() + b"\0")
             digest.update(_sample(path) if path.endswith(".safetensors") else _whole(path))

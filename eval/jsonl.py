@@ -52,13 +52,13 @@ def read(path: str) -> list[Line]:
 
 def has_index(line: Line) -> bool:
     """Whether the file gives the line an index."""
-    return line.fields.get("index", -1) != -1
+    return line.fields.get("index") not in (None, -1)
 
 
 def _parse(text: bytes, position: int) -> Line:
     try:
         fields = json.loads(text)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise ValueError(f"not JSON ({e})") from e
     if not isinstance(fields, dict):
         raise ValueError(f"not a JSON object but a {type(fields).__name__}")
@@ -68,7 +68,7 @@ def _parse(text: bytes, position: int) -> Line:
         _check_text(name, fields[name])
         if not fields[name].strip():
             raise ValueError(f"{name!r} is empty")
-    index = fields.get("index", -1)
+    index = -1 if fields.get("index") is None else fields["index"]
     if not isinstance(index, int) or isinstance(index, bool):
         raise ValueError(f"{index=} is not an integer")
     length = fields.get("length")
@@ -85,14 +85,21 @@ def _parse(text: bytes, position: int) -> Line:
 
 def _outputs(fields: dict[str, Any]) -> tuple[str, ...]:
     """The reference answers; none is allowed: the answer is then not scored."""
-    outputs = fields.get("outputs")
+    name = "output" if fields.get("outputs") is None else "outputs"
+    outputs = fields.get(name)
     if outputs is None:
-        output = fields.get("output")
-        outputs = [] if output is None else [output]
+        return ()
+    if name == "output" and not isinstance(outputs, list):
+        outputs = [outputs]
     if not isinstance(outputs, list):
         raise ValueError(f"'outputs' is not a list but a {type(outputs).__name__}")
+    outputs = [
+        str(o) if isinstance(o, int | float) and not isinstance(o, bool) else o for o in outputs
+    ]
     for output in outputs:
-        _check_text("outputs", output)
+        _check_text(name, output)
+        if not output.strip():
+            raise ValueError(f"{name!r} has an empty answer, which any prediction would match")
     return tuple(outputs)
 
 

@@ -66,6 +66,8 @@ def settings(data: DataConfig) -> dict[str, Any]:
 def _ruler(config: EvalConfig, tokenizer: Tokenizer) -> Iterator[Cell]:
     data = config.data
     keys = _keys(data.keys) if data.keys else None
+    start = ruler.TEMPLATES[data.template][0] + "a"  # a BOS that the tokenizer adds counts too
+    bos = len(tokenizer.encode_context(start)) - len(tokenizer.encode_query(start))
     for length in config_lib.lengths(data):
         for name in config_lib.tasks(data):
             task = ruler.TASKS[name]
@@ -76,7 +78,7 @@ def _ruler(config: EvalConfig, tokenizer: Tokenizer) -> Iterator[Cell]:
                 length=length,
                 seed=data.seed,
                 count_tokens=lambda text: len(tokenizer.encode_query(text)),
-                max_new_tokens=max_new_tokens,
+                max_new_tokens=max_new_tokens + bos,
                 template=data.template,
                 keys=keys,
             )

@@ -15,7 +15,6 @@ from typing import Any
 READ = frozenset(
     {
         "attention_bias",
-        "bos_token_id",
         "eos_token_id",
         "head_dim",
         "hidden_act",
@@ -43,8 +42,8 @@ HARMLESS = frozenset(
         "_attn_implementation_autoset",
         "_name_or_path",
         "architectures",
+        "bos_token_id",  # the tokenizer adds it, or does not
         "attention_dropout",  # training only
-        "auto_map",
         "do_sample",  # defaults of a generate() that is not used, as are the next three
         "max_length",
         "temperature",
@@ -72,6 +71,7 @@ HARMLESS = frozenset(
 
 # Harmless at one value, a different model at any other.
 _ONLY: dict[str, tuple[Any, ...]] = {
+    "auto_map": (None,),  # code of its own
     "partial_rotary_factor": (1.0, None),
     "sliding_window": (None,),
     "use_sliding_window": (False, None),
@@ -84,6 +84,17 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "qk_norm": (None, False),
     "use_qk_norm": (None, False),
 }
+
+_POSITIVE = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+)
 
 _ACTIVATIONS = ("silu", "swish")
 
@@ -120,7 +131,6 @@ class LlamaConfig:
     tie_word_embeddings: bool
     attention_bias: bool
     mlp_bias: bool
-    bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
 
 
@@ -139,7 +149,7 @@ def read(directory: str | os.PathLike[str]) -> LlamaConfig:
     generation = os.path.join(directory, "generation_config.json")
     if os.path.isfile(generation):
         eos = _read_json(generation).get("eos_token_id")
-        if eos is not None:
+        if eos not in (None, []):
             config = dataclasses.replace(config, eos_token_ids=_as_ids(eos))
     return config
 
@@ -169,6 +179,9 @@ def from_dict(fields: dict[str, Any]) -> LlamaConfig:
         raise NotImplementedError(
             f"config.json: hidden_act={hf.hidden_act!r} is not supported, only {_ACTIVATIONS}"
         )
+    for name in _POSITIVE:
+        if not getattr(hf, name) > 0:
+            raise ValueError(f"config.json: {name}={getattr(hf, name)} must be above 0")
     if hf.num_attention_heads % hf.num_key_value_heads:
         raise ValueError(
             f"config.json: num_attention_heads={hf.num_attention_heads} is not a multiple of "
@@ -188,7 +201,6 @@ def from_dict(fields: dict[str, Any]) -> LlamaConfig:
         tie_word_embeddings=hf.tie_word_embeddings,
         attention_bias=hf.attention_bias,
         mlp_bias=hf.mlp_bias,
-        bos_token_id=hf.bos_token_id,
         eos_token_ids=_as_ids(hf.eos_token_id),
     )
 
@@ -222,8 +234,14 @@ def _rope(fields: dict[str, Any], parameters: dict[str, Any]) -> Rope:
         raise ValueError(f"config.json: {rope_type=} without {missing}")
     if extra := sorted(given - set(needed)):
         raise NotImplementedError(f"config.json: {rope_type=} with {extra} is not supported")
-    values = {name: parameters[name] if name in needed else None for name in _LLAMA3}
-    return Rope(rope_type=rope_type, theta=float(parameters["rope_theta"]), **values)
+    numbers: dict[str, Any] = {n: parameters.get(n) for n in ("rope_theta", *needed)}
+    for name, value in numbers.items():
+        if not isinstance(value, int | float) or value <= 0:
+            raise ValueError(f"config.json: {name}={value!r} must be a number above 0")
+    if rope_type == "llama3" and not numbers["low_freq_factor"] < numbers["high_freq_factor"]:
+        raise ValueError("config.json: low_freq_factor must be below high_freq_factor")
+    values = {name: numbers.get(name) for name in _LLAMA3}
+    return Rope(rope_type=rope_type, theta=float(numbers["rope_theta"]), **values)
 
 
 def _refuse_two_values(name: str, one: Any, other: Any) -> None:
@@ -231,10 +249,11 @@ def _refuse_two_values(name: str, one: Any, other: Any) -> None:
         raise ValueError(f"config.json: two values for {name}, {one!r} and {other!r}; keep one")
 
 
-def _as_ids(eos: int | list[int] | None) -> tuple[int, ...]:
-    if eos is None:
-        return ()
-    return (eos,) if isinstance(eos, int) else tuple(eos)
+def _as_ids(eos: Any) -> tuple[int, ...]:
+    ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    if any(isinstance(i, bool) or not isinstance(i, int) for i in ids):
+        raise ValueError(f"eos_token_id={eos!r} must be an id or a list of ids")
+    return tuple(ids)
 
 
 def _read_json(path: str) -> dict[str, Any]:

@@ -17,7 +17,16 @@ from star_jax import tensor_files
 from star_jax.models.config import LlamaConfig
 from star_jax.models.llama import Llama
 
-_HUB_FILES = ["config.json", "generation_config.json", "model*.safetensors*", "tokenizer*"]
+_HUB_FILES = [
+    "config.json",
+    "generation_config.json",
+    "model*.safetensors*",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 # Buffers that old files carry; they follow from the configuration.
@@ -25,12 +34,13 @@ _IGNORED = re.compile(r".*\.rotary_emb\.inv_freq")
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
-def resolve(path: str) -> str:
+def resolve(path: str | os.PathLike[str]) -> str:
     """The local directory of a checkpoint: `path` itself, or a hub id's snapshot, fetched.
 
     Raises:
       FileNotFoundError: it is neither.
     """
+    path = os.fspath(path)
     directory = os.path.expanduser(path)
     if os.path.isdir(directory):
         return directory

@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -24,7 +25,7 @@ from star_jax.tokenizer import Tokenizer
 DTYPES = ("bfloat16", "float16", "float32")
 
 Attention = Star | Dense
-Ids = Iterable[Any]  # token ids, or several such rows: lists, or arrays
+Ids = Any  # Sequence[int] or Sequence[Sequence[int]], or an array: of token ids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Context:
     tokens: list[list[int]]  # one list per row, without the rows that pad the batch
     is_batch: bool
     cache: Cache
+    mesh: Mesh
 
     def block_until_ready(self) -> "Context":
         """Waits until phase 1 has run."""
@@ -53,21 +55,18 @@ class Engine:
         implementation: str | None = None,
         tokenizer: Tokenizer | None = None,
     ):
-        if not isinstance(attention, Star | Dense):
-            raise ValueError(f"{attention=} must be Star(...) or Dense()")
-        if (tensor := mesh.shape[mesh_lib.TENSOR]) != 1:
-            raise NotImplementedError(f"a mesh with {tensor=}: only tensor=1 is supported yet")
+        implementation = _check(mesh, attention, implementation)
         self.model = model
         self.mesh = mesh
         self.attention = attention
-        self.implementation = resolve(implementation, mesh)
+        self.implementation = implementation
         self.tokenizer = tokenizer
         self.eos_token_ids = model.config.eos_token_ids
 
     @classmethod
     def from_pretrained(
         cls,
-        path: str,
+        path: str | os.PathLike[str],
         *,
         mesh: Mesh,
         attention: Attention,
@@ -89,6 +88,7 @@ class Engine:
         """
         if dtype not in DTYPES:
             raise ValueError(f"{dtype=} must be one of {DTYPES}")
+        _check(mesh, attention, implementation)  # before anything is fetched or loaded
         directory = checkpoint.resolve(path)
         config = model_config.read(directory)
         return cls(
@@ -101,6 +101,7 @@ class Engine:
 
     @property
     def config(self) -> model_config.LlamaConfig:
+        """The model's configuration."""
         return self.model.config
 
     def with_attention(self, attention: Attention) -> "Engine":
@@ -124,13 +125,13 @@ class Engine:
         """
         rows, is_batch = _rows(context_ids, "context")
         self._check_ids(rows, "context")
-        self._warn(rows)
+        self._warn_of(rows)
         padded = rows + [[]] * (-len(rows) % self.mesh.shape[mesh_lib.DATA])
         encode: Callable[..., Cache] = dense.encode
         if isinstance(self.attention, Star):
             encode = functools.partial(star.encode, star=self.attention)
         cache = encode(self.model, padded, mesh=self.mesh, implementation=self.implementation)
-        return Context(rows, is_batch, cache)
+        return Context(rows, is_batch, cache, self.mesh)
 
     def score(self, context: Context, query_ids: Ids) -> jax.Array | list[jax.Array]:
         """Phase 2, teacher-forced: the logits after each query token, float32 [Lq, V].
@@ -149,8 +150,8 @@ class Engine:
         context: Context,
         query_ids: Ids,
         *,
-        max_new_tokens: int,
-        stop: Sequence[str] = (),
+        max_new_tokens: int | np.integer,
+        stop: Sequence[str] | None = None,
         ignore_eos: bool = False,
     ) -> Answer | list[Answer]:
         """Phase 2: greedy answers. For a batch, returns a list, one per context.
@@ -162,17 +163,18 @@ class Engine:
           stop: strings that end an answer; they need a tokenizer.
           ignore_eos: go on after EOS.
         """
-        if max_new_tokens < 1:
-            raise ValueError(f"{max_new_tokens=} must be at least 1")
+        if not isinstance(max_new_tokens, int | np.integer) or max_new_tokens < 1:
+            raise ValueError(f"{max_new_tokens=} must be an integer, at least 1")
+        stop = () if stop is None else stop
         if isinstance(stop, str):
             raise ValueError(f"{stop=} must be a list of strings")
         if not all(stop):
             raise ValueError(f"{stop=} has an empty string, which would end every answer")
         if stop and self.tokenizer is None:
             raise ValueError(f"{stop=} needs a tokenizer, and the checkpoint has none")
-        queries, tokens, lengths, starts = self._queries(context, query_ids)
+        queries, tokens, lengths, starts = self._queries(context, query_ids, max_new_tokens)
         eos = () if ignore_eos else self.eos_token_ids
-        limits = generate.Limits(max_new_tokens, tuple(stop), eos)
+        limits = generate.Limits(int(max_new_tokens), tuple(stop), eos)
         decode = None if self.tokenizer is None else self.tokenizer.decode
         rows = [generate.Row(limits, decode) for _ in queries]
         generate.generate(
@@ -190,9 +192,11 @@ class Engine:
         return answers if context.is_batch else answers[0]
 
     def _queries(
-        self, context: Context, query_ids: Ids
+        self, context: Context, query_ids: Ids, max_new_tokens: int | np.integer = 0
     ) -> tuple[list[list[int]], np.ndarray, np.ndarray, np.ndarray]:
         """The queries; and for the padded batch their tokens, lengths and start positions."""
+        if context.mesh != self.mesh:
+            raise ValueError("the context was encoded on another mesh than this engine's")
         queries, one_each = _rows(query_ids, "query")
         if one_each and not context.is_batch:
             raise ValueError("a list of queries needs a batch of contexts")
@@ -201,6 +205,13 @@ class Engine:
         if len(queries) != len(context.tokens):
             raise ValueError(f"{len(queries)} queries for {len(context.tokens)} contexts")
         self._check_ids(queries, "query")
+        pairs = zip(context.tokens, queries, strict=True)
+        length, most = max(len(c) + len(q) for c, q in pairs), self.config.max_position_embeddings
+        if length + max_new_tokens > most:
+            _warn(
+                f"context, query and answer may take {length + max_new_tokens} positions, "
+                f"beyond the model's {most}"
+            )
         batch = context.cache.valid.shape[0]
         empty: list[list[int]] = [[]] * (batch - len(queries))
         tokens = pad(queries + empty, bucket(max(map(len, queries))))
@@ -218,7 +229,7 @@ class Engine:
                     f"and the vocabulary has {self.config.vocab_size}"
                 )
 
-    def _warn(self, rows: list[list[int]]) -> None:
+    def _warn_of(self, rows: list[list[int]]) -> None:
         longest, most = max(map(len, rows)), self.config.max_position_embeddings
         if longest > most:
             _warn(f"a context of {longest} tokens is beyond the model's {most} positions")
@@ -236,13 +247,35 @@ def _warn(message: str) -> None:
     warnings.warn(f"star_jax: {message}", UserWarning, stacklevel=4)
 
 
-def _rows(ids: Ids, what: str) -> tuple[list[list[int]], bool]:
+def _check(mesh: Mesh, attention: Attention, implementation: str | None) -> str:
+    """Refuses what cannot run; returns the implementation's name."""
+    if mesh.axis_names != mesh_lib.AXES:
+        raise ValueError(f"a mesh with {mesh.axis_names=}: make it with star_jax.make_mesh")
+    if not isinstance(attention, Star | Dense):
+        raise ValueError(f"{attention=} must be Star(...) or Dense()")
+    if (tensor := mesh.shape[mesh_lib.TENSOR]) != 1:
+        raise NotImplementedError(f"a mesh with {tensor=}: only tensor=1 is supported yet")
+    return resolve(implementation, mesh)
+
+
+def _rows(ids: Any, what: str) -> tuple[list[list[int]], bool]:
     """Token ids as a list of rows, and whether they came as one."""
     if isinstance(ids, str):
         raise ValueError(f"{what} is text; it takes token ids (see engine.tokenizer)")
-    rows = list(ids)
-    if not rows:
+    if getattr(ids, "ndim", 1) in (1, 2) and len(ids) == 0:
         raise ValueError(f"{what} is empty: it needs at least one token")
-    if np.ndim(rows[0]) == 1:
-        return [[int(t) for t in row] for row in rows], True
-    return [[int(t) for t in rows]], False
+    if np.ndim(ids[0]) == 0 and not isinstance(ids[0], str):
+        return [_row(ids, what)], False
+    return [_row(row, f"{what} {i}") for i, row in enumerate(ids)], True
+
+
+def _row(ids: Any, what: str) -> list[int]:
+    try:
+        row = np.asarray(ids)
+    except ValueError:  # of uneven lists
+        row = np.zeros((0, 0))
+    if row.ndim == 1 and not len(row):
+        return []
+    if row.ndim != 1 or not np.issubdtype(row.dtype, np.integer):
+        raise ValueError(f"{what} must be a list of token ids, or a list of such lists")
+    return row.tolist()

@@ -66,7 +66,9 @@ class Row:
         self._stop_at_word(before)
 
     def _stop_at_word(self, before: int) -> None:
-        if self.decode is None or not self._has_stop(self.decode(self.tokens)):
+        if self.decode is None or not self.limits.stop:
+            return
+        if not self._has_stop(self.decode(self.tokens)):
             return
         for count in range(before + 1, len(self.tokens) + 1):
             if self._has_stop(self.decode(self.tokens[:count])):
@@ -77,12 +79,12 @@ class Row:
         return any(word in text for word in self.limits.stop)
 
     def answer(self) -> Answer:
+        """The answer so far."""
         text = None
         if self.decode is not None:
-            # Stop words may be special tokens, so they are looked for with those in the text.
-            text = self.decode(self.tokens)
-            cuts = [text.find(word) for word in self.limits.stop if word in text]
-            text = text[: min(cuts)] if cuts else self.decode(self.tokens, skip_special_tokens=True)
+            # A stop word that is a special token is not in this text; its token is the last.
+            text = self.decode(self.tokens, skip_special_tokens=True)
+            text = text[: min((text.find(w) for w in self.limits.stop if w in text), default=None)]
         return Answer(self.tokens, text, self.stop_reason or "length")
 
 

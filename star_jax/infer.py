@@ -113,6 +113,8 @@ def _check_flags() -> None:
         raise ValueError(f"--tokens_to_generate={_TOKENS.value} must be at least 1")
     if _SAMPLES.value < 1 and _SAMPLES.value != -1:
         raise ValueError(f"--num_samples={_SAMPLES.value} must be at least 1, or -1: all")
+    if _TENSOR.value != 1:
+        raise NotImplementedError(f"--tensor={_TENSOR.value}: only 1 is supported yet")
     if not _CACHE.value:
         raise ValueError("--nouse_cache: a run always resumes; to start again, move the output")
 

@@ -44,12 +44,18 @@ def make_mesh(
     shape = (data, context, tensor)
     if min(shape) < 1:
         raise ValueError(f"mesh axes must be at least 1: {data=}, {context=}, {tensor=}")
-    devices = jax.devices() if devices is None else devices
+    if devices is None:
+        try:
+            devices = jax.devices()
+        except (AssertionError, RuntimeError) as e:  # JAX asserts that a platform has devices
+            platforms = getattr(jax.config, "jax_platforms", None)
+            raise ValueError(f"JAX finds no devices ({platforms=}): {e}") from e
     size = data * context * tensor
     if size > len(devices):
         raise ValueError(
             f"{data=} x {context=} x {tensor=} asks for {size} devices, and there are "
-            f"{len(devices)} ({devices[0].platform}); on a CPU, mesh.cpu_devices simulates more"
+            f"{len(devices)} ({devices[0].platform}); on a CPU, more can be simulated: "
+            "mesh.cpu_devices of the evaluation, or star_jax.simulate_cpu_devices()"
         )
     grid = np.asarray(devices[:size]).reshape(shape)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))

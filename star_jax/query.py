@@ -29,7 +29,8 @@ from star_jax.mesh import CONTEXT, DATA
 from star_jax.models.config import LlamaConfig
 from star_jax.models.llama import Llama
 
-# Up to this many bytes from all devices together, one gather is faster than two reductions.
+# A decode step, and whatever needs no more than this many bytes from all devices together,
+# is bound by latency: one gather is then faster than two reductions.
 GATHER_BYTES = 2**20
 
 
@@ -53,9 +54,8 @@ class Decoding(NamedTuple):
 def merge_method(q: Queries, devices: int) -> Method:
     """How partials for these queries (on one device) merge over `context`."""
     batch, queries, heads, width = q.shape
-    return (
-        "gather" if devices * batch * queries * heads * (width + 1) * 4 <= GATHER_BYTES else "psum"
-    )
+    message = devices * batch * queries * heads * (width + 1) * 4
+    return "gather" if queries == 1 or message <= GATHER_BYTES else "psum"
 
 
 def attend_context(

@@ -42,6 +42,10 @@ class Star:
     anchor_size: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("block_size", "anchor_size"):
+            size = getattr(self, name)
+            if not isinstance(size, int | np.integer | None) or isinstance(size, bool):
+                raise ValueError(f"{name}={size!r} must be an integer: tokens")
         if self.block_size <= 0:
             raise ValueError(f"block_size={self.block_size} must be at least 1 (it is in tokens)")
         if self.anchor < 0:

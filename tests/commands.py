@@ -44,6 +44,7 @@ class Result:
 def _server() -> subprocess.Popen[str]:
     cache = tempfile.TemporaryDirectory()
     environment = {
+        "PYTHONDONTWRITEBYTECODE": "1",  # tests compare all files that a command leaves
         "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}",
         "JAX_COMPILATION_CACHE_DIR": cache.name,  # what one compiles serves all
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

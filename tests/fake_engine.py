@@ -64,7 +64,7 @@ class FakeEngine(Engine):
         self.tokenizer, self.attention = tokenizer, attention
 
     @classmethod
-    def from_pretrained(cls, path: str, **options: Any) -> "FakeEngine":
+    def from_pretrained(cls, path: Any, **options: Any) -> "FakeEngine":
         cls.loaded += 1
         tokenizer = Tokenizer.from_pretrained(path)
         assert tokenizer is not None
@@ -84,8 +84,8 @@ class FakeEngine(Engine):
         context: Any,
         query_ids: Any,
         *,
-        max_new_tokens: int,
-        stop: Sequence[str] = (),
+        max_new_tokens: Any,
+        stop: Sequence[str] | None = None,
         ignore_eos: bool = False,
     ) -> list[Answer]:
         time.sleep(float(os.environ.get("FAKE_ENGINE_SECONDS", "0")))

@@ -100,7 +100,6 @@ def test_values_of_llama_31_8b() -> None:
         tie_word_embeddings=False,
         attention_bias=False,
         mlp_bias=False,
-        bos_token_id=128000,
         eos_token_ids=(128001, 128008, 128009),
     )
 
@@ -120,7 +119,6 @@ def outputs(fields: dict[str, Any]) -> np.ndarray:
 # tensors, what the engine sees, or a refusal.
 READ: dict[str, tuple[Any, str]] = {
     "attention_bias": (True, "tensors"),
-    "bos_token_id": (5, "bos_token_id"),
     "eos_token_id": ([2, 5], "eos_token_ids"),
     "head_dim": (24, "tensors"),
     "hidden_act": ("gelu", "refused"),
@@ -179,7 +177,7 @@ HARMLESS: dict[str, Any] = {
     "_name_or_path": "somewhere/else",
     "architectures": ["LlamaForSequenceClassification"],
     "attention_dropout": 0.5,
-    "auto_map": {"AutoModel": "x.Y"},
+    "bos_token_id": 5,
     "do_sample": True,
     "dtype": "float16",
     "id2label": {"0": "a"},
@@ -303,3 +301,29 @@ def test_files_that_are_no_config_are_refused(tmp_path: pathlib.Path) -> None:
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(ValueError, match=r"config\.json: not"):
             model_config.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_hidden_layers": 0}, "num_hidden_layers=0 must be above 0"),
+        ({"hidden_size": -64}, "hidden_size=-64"),
+        ({"num_key_value_heads": 0}, "num_key_value_heads=0"),
+        ({"rope_theta": 0.0}, "rope_theta=0.0"),
+        ({"rope_scaling": {**llamas.LLAMA3_ROPE, "low_freq_factor": 4.0}}, "low_freq_factor must"),
+        ({"eos_token_id": 2.0}, "eos_token_id"),
+        ({"eos_token_id": [2, "3"]}, "eos_token_id"),
+        ({"eos_token_id": True}, "eos_token_id"),
+    ],
+)
+def test_impossible_values_are_refused(change: dict[str, Any], message: str) -> None:
+    fields = {**FIELDS, **change}
+    if "rope_scaling" in change:
+        del fields["rope_theta"]
+    with pytest.raises(ValueError, match=message):
+        model_config.from_dict(fields)
+
+
+def test_code_of_its_own_is_refused() -> None:
+    with pytest.raises(NotImplementedError, match="auto_map"):
+        model_config.from_dict({**FIELDS, "auto_map": {"AutoModel": "x.Y"}})

@@ -45,6 +45,16 @@ def test_reads_the_references_format(tmp_path: pathlib.Path) -> None:
     assert lines[0].fields["others"] == {"x": 1}
 
 
+def test_numbers_and_lists_of_answers_are_taken(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "in.jsonl"
+    base = {"index": None, "input_context": "c", "input_query": "q"}
+    lines = [{**base, "outputs": [8253906]}, {**base, "output": ["a", "b"]}, {**base, "output": 7}]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    found = [line.sample for line in jsonl.read(str(path))]
+    assert [sample.outputs for sample in found] == [("8253906",), ("a", "b"), ("7",)]
+    assert [sample.index for sample in found] == [0, 1, 2]
+
+
 def test_outputs_count_more_than_output(tmp_path: pathlib.Path) -> None:
     (line,) = jsonl.read(write(tmp_path, {**GOOD, "output": "z"}))
     assert line.sample.outputs == ("a", "b")
@@ -78,7 +88,10 @@ def test_without_an_index_the_position_counts(tmp_path: pathlib.Path, none: dict
         ({**GOOD, "index": 1}, "index=1 is also that of line 1"),
         (without("index"), "either all lines have an index or none"),
         ({**GOOD, "outputs": "a"}, "'outputs' is not a list but a str"),
-        ({**GOOD, "outputs": [1]}, "'outputs' is not a string but a int"),
+        ({**GOOD, "outputs": [None]}, "'outputs' is not a string but a NoneType"),
+        ({**GOOD, "outputs": ["a", " "]}, "'outputs' has an empty answer"),
+        ({"input_context": "c", "input_query": "q", "output": ""}, "'output' has an empty answer"),
+        ({"input_context": "c", "input_query": "q", "output": [[]]}, "'output' is not a string"),
     ],
 )
 def test_errors_name_file_and_line(

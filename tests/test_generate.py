@@ -1,6 +1,10 @@
 """Where answers end, and what text they have."""
 
+from typing import Any
+
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 import tiny
 from jax.sharding import NamedSharding, PartitionSpec
@@ -103,6 +107,7 @@ def test_a_row_that_is_cut_in_a_stride():
 def test_bad_input_is_named(asked):
     e, context, query, _ = asked
     batch = e.prefill([tiny.ids(40), tiny.ids(50)])
+    other = Engine(e.model, mesh=star_jax.make_mesh(context=4), attention=e.attention)
     for message, call in {
         "max_new_tokens=0": lambda: e.generate(context, query, max_new_tokens=0),
         "list of strings": lambda: e.generate(context, query, max_new_tokens=1, stop="x"),
@@ -116,6 +121,11 @@ def test_bad_input_is_named(asked):
         "vocabulary has 128": lambda: e.prefill([1, 128]),
         "from -1": lambda: e.score(context, [-1]),
         "is text": lambda: e.prefill("hello"),
+        "context 0 must be a list": lambda: e.prefill(["hello"]),
+        "context must be a list": lambda: e.prefill([1.7, 2.2]),
+        "context 1 must be a list": lambda: e.prefill([[1, 2], 3]),
+        "query must be a list": lambda: e.score(context, [1, [2]]),
+        "another mesh": lambda: other.score(context, query),
         "needs a tokenizer": lambda: engine(tokenizer=None).generate(
             context, query, max_new_tokens=1, stop=["x"]
         ),
@@ -135,9 +145,34 @@ def test_bad_input_is_named(asked):
         Engine(e.model, mesh=star_jax.make_mesh(tensor=2), attention=e.attention)
 
 
+def test_wrong_types_are_refused(asked):
+    """By name; or, where annotations are checked as in these tests, by the checker."""
+    e, context, query, _ = asked
+    wrong: Any = 2.5
+    for call in (
+        lambda: e.generate(context, query, max_new_tokens=wrong),
+        lambda: Star(block_size=wrong),
+        lambda: Star(block_size=8, anchor_size=wrong),
+    ):
+        with pytest.raises((ValueError, TypeError), match=r"2\.5"):
+            call()
+
+
+def test_ids_may_be_arrays(asked):
+    e, context, query, tokens = asked
+    for kind in (np.asarray, jnp.asarray, tuple):
+        again = e.prefill(kind(context.tokens[0]))
+        assert again.tokens == context.tokens and not again.is_batch
+        answer = e.generate(again, kind(query), max_new_tokens=np.int64(3), stop=None)
+        assert answer.tokens == tokens[:3]
+    assert e.prefill(np.zeros((2, 40), np.int64)).is_batch
+
+
 def test_warnings_name_the_numbers():
     e = engine()
     with pytest.warns(UserWarning, match=r"star_jax: 1 block\(s\) of 32 tokens for 2 devices"):
         e.prefill(tiny.ids(20))
     with pytest.warns(UserWarning, match=r"5000 tokens is beyond the model's 4096 positions"):
         e.prefill(tiny.ids(5000))
+    with pytest.warns(UserWarning, match=r"may take 4110 positions, beyond the model's 4096"):
+        e.generate(e.prefill(tiny.ids(4090)), tiny.ids(5), max_new_tokens=15)
