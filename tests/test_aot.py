@@ -9,8 +9,11 @@ import functools
 import aot
 import flops
 import jax
+import jax.numpy as jnp
 import pytest
 from programs import DEVICES, Programs, Shapes
+
+from star_jax import query
 
 LAYERS = 2
 SHAPES = Shapes(layers=LAYERS)
@@ -79,6 +82,15 @@ def test_collectives_of_phase_2(kind):
     assert decode.collectives() == {"all-gather": LAYERS}
     loops = [body for body in decode.while_bodies() if decode.collectives(body)]
     assert len(loops) == 1  # all of them inside the loop over tokens
+
+
+def test_a_decode_step_gathers_at_any_batch():
+    """One collective whatever its size; of queries, only messages that are all latency."""
+    heads = (SHAPES.config.num_heads, SHAPES.config.head_dim)
+    for batch in (1, 8, 64):
+        assert query.merge_method(jnp.zeros((batch, 1, *heads)), DEVICES) == "gather"
+        assert query.merge_method(jnp.zeros((batch, 64, *heads)), DEVICES) == "psum"
+    assert query.merge_method(jnp.zeros((1, 16, 4, 32)), DEVICES) == "gather"
 
 
 @pytest.mark.parametrize("kind", ["h200", "a100"])

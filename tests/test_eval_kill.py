@@ -23,27 +23,30 @@ def get_config():
 SLOW = {"FAKE_ENGINE_SECONDS": "0.03"}  # 48 batches
 
 
-def evaluate(folder: pathlib.Path, output: str, kill_after: float | None = None) -> commands.Result:
+def evaluate(
+    folder: pathlib.Path, output: str, kill_after: float | None = None, *, fake: bool
+) -> commands.Result:
     return commands.run(
         folder,
         "star_jax.eval",
         "--config=config.py",
         f"--config.output_dir={output}",
-        fake=True,
+        fake=fake,
         env=SLOW,
         kill_after=kill_after,
     )
 
 
-def kill_and_compare(folder: pathlib.Path, *, kills: int, seed: int) -> None:
+def kill_and_compare(folder: pathlib.Path, *, kills: int, seed: int, fake: bool) -> None:
     """`kills` times: kill a run at a random moment of what is left, and let it go on."""
-    fake_engine.save_checkpoint(folder / "checkpoint")
+    if fake:
+        fake_engine.save_checkpoint(folder / "checkpoint")
     (folder / "config.py").write_text(CONFIG)
-    assert evaluate(folder, "never").code == 0
+    assert evaluate(folder, "never", fake=fake).code == 0
     expected = commands.results(folder / "never")
     assert len(expected) == 2 * 2 * 3 + 3  # cells and rows; manifest and summaries
     start = time.monotonic()
-    assert evaluate(folder, "again").code == 0
+    assert evaluate(folder, "again", fake=fake).code == 0
     seconds = time.monotonic() - start
     assert commands.results(folder / "again") == expected
 
@@ -52,16 +55,16 @@ def kill_and_compare(folder: pathlib.Path, *, kills: int, seed: int) -> None:
     while killed < kills:
         output = f"killed{round_}"
         while killed < kills:
-            result = evaluate(folder, output, kill_after=rng.uniform(0, seconds))
+            result = evaluate(folder, output, kill_after=rng.uniform(0, seconds), fake=fake)
             if result.code == 0:
                 break  # it was done before its moment came
             assert result.code == -9
             killed += 1
         if result.code != 0:
-            assert evaluate(folder, output).code == 0
+            assert evaluate(folder, output, fake=fake).code == 0
         assert commands.results(folder / output) == expected
         round_ += 1
 
 
 def test_killed_three_times(tmp_path: pathlib.Path) -> None:
-    kill_and_compare(tmp_path, kills=3, seed=0)
+    kill_and_compare(tmp_path, kills=3, seed=0, fake=True)
