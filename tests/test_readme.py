@@ -23,3 +23,8 @@ def test_the_example_answers():
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == code.rsplit("# ", 1)[1].strip()
+
+
+def test_no_placeholder_is_left():
+    for path in (ROOT / "README.md", ROOT / "checkpoints" / "needle" / "README.md"):
+        assert not re.findall(r"@[A-Z]+@|RECORDED|TODO|<!-- demo", path.read_text())
