@@ -71,23 +71,14 @@ def greedy(
     return tokens[-NEW:], clear
 
 
-@pytest.mark.parametrize("variant", llamas.VARIANTS)
-def test_greedy_tokens_equal_those_of_transformers(variant: str, tmp_path: pathlib.Path) -> None:
+ENGINES = [(variant, 8) for variant in llamas.VARIANTS] + [("llama-3.1", 1)]
+
+
+@pytest.mark.parametrize(("variant", "context"), ENGINES)
+def test_the_engine_answers_as_transformers_does(
+    variant: str, context: int, tmp_path: pathlib.Path
+) -> None:
     fields = llamas.VARIANTS[variant]
-    oracle = llamas.build(fields)
-    row = tokens()[0, : LENGTH - NEW].tolist()
-    expected, clear = greedy(oracle, row)
-    assert sum(clear) > NEW // 2  # or nothing is compared
-    model = load(llamas.write(tmp_path, oracle, fields))
-    # If every choice is the same given those before it, so is the whole.
-    ours = llamas.our_logits(model, np.asarray([row + expected] * 2))[0, len(row) - 1 : -1]
-    for token, choice, is_clear in zip(ours.argmax(-1), expected, clear, strict=True):
-        assert token == choice or not is_clear
-
-
-@pytest.mark.parametrize("context", [1, 8])
-def test_the_engine_answers_as_transformers_does(context: int, tmp_path: pathlib.Path) -> None:
-    fields = llamas.VARIANTS["llama-3.1"]
     oracle = llamas.build(fields, seed=SEED)
     engine = star_jax.Engine.from_pretrained(
         str(llamas.write(tmp_path, oracle, fields)),
@@ -101,6 +92,7 @@ def test_the_engine_answers_as_transformers_does(context: int, tmp_path: pathlib
     assert difference(np.asarray(engine.score(encoded, row[-10:])), expected) < TOLERANCE
     answer = engine.generate(encoded, row[-10:], max_new_tokens=NEW, ignore_eos=True)
     chosen, clear = greedy(oracle, row)
-    assert all(clear)
+    sure = [*clear, False].index(False)  # up to the first choice that rounding may decide
+    assert sure > NEW // 2  # or little is compared
     assert isinstance(answer, star_jax.Answer)
-    assert answer.tokens == chosen
+    assert answer.tokens[:sure] == chosen[:sure]
