@@ -93,6 +93,7 @@ def test_the_engine_answers_as_transformers_does(
     answer = engine.generate(encoded, row[-10:], max_new_tokens=NEW, ignore_eos=True)
     chosen, clear = greedy(oracle, row)
     sure = [*clear, False].index(False)  # up to the first choice that rounding may decide
+    assert sure == NEW or variant != "llama-3.1"  # of seed SEED
     assert sure > NEW // 2  # or little is compared
     assert isinstance(answer, star_jax.Answer)
     assert answer.tokens[:sure] == chosen[:sure]
