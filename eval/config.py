@@ -17,9 +17,12 @@ from star_jax import engine
 from star_jax.attention import IMPLEMENTATIONS
 from star_jax.dense import Dense
 from star_jax.eval import ruler
+from star_jax.ring import Ring
 from star_jax.star import Star
+from star_jax.ulysses import Ulysses
 
-KINDS = ("dense", "star")
+EXACT: dict[str, Dense | Ring | Ulysses] = {"dense": Dense(), "ring": Ring(), "ulysses": Ulysses()}
+KINDS = (*EXACT, "star")
 SUITES = ("jsonl", "ruler")
 
 
@@ -35,6 +38,7 @@ class ModelConfig:
 class AttentionConfig:
     """How contexts are encoded. Comma lists; each combination is a row of the result.
 
+    kind: `star`, or exact attention: `dense`, `ring`, `ulysses`.
     block_size: in tokens, or a part of the length: `1024`, `L/4`.
     anchor_size: in tokens, or a part of the length or of the block: `0` (none), `L/8`, `b/4`, `b`.
     implementation: of attention; empty picks the best for the devices.
@@ -66,6 +70,8 @@ class DataConfig:
     lengths: a comma list, in tokens: how long RULER's questions are made. For jsonl what `L`
       stands for in sizes, and `{length}` in `path`; the file is run once for each.
     num_samples: per task and length, from the first; -1: the whole file, 500 for RULER.
+    batch_size: how many questions are asked at once; 0: the size of the mesh's `data` axis.
+      Answers do not depend on it.
     seed, template, keys: RULER's. `keys` is a file of key words, one per line; empty: the
       benchmark's own.
     """
@@ -75,6 +81,7 @@ class DataConfig:
     tasks: str = ""
     lengths: str = ""
     num_samples: int = -1
+    batch_size: int = 0
     seed: int = 0
     template: str = "base"
     keys: str = ""
@@ -106,12 +113,16 @@ class EvalConfig:
 class Row:
     """One way to encode contexts: a row of the result."""
 
-    attention: Star | Dense
+    attention: engine.Attention
+
+    @property
+    def kind(self) -> str:
+        return type(self.attention).__name__.lower()
 
     @property
     def name(self) -> str:
-        if isinstance(self.attention, Dense):
-            return "dense"
+        if not isinstance(self.attention, Star):
+            return self.kind
         return f"star_b{self.attention.block_size}_a{self.attention.anchor}"
 
 
@@ -149,16 +160,12 @@ def _check_mesh(mesh: MeshConfig) -> None:
     for name in ("data", "context", "tensor"):
         if getattr(mesh, name) < 1:
             raise ValueError(f"mesh.{name}={getattr(mesh, name)} must be at least 1")
-    if mesh.tensor != 1:
-        raise NotImplementedError(f"mesh.tensor={mesh.tensor}: only 1 is supported yet")
     if mesh.cpu_devices < 0:
         raise ValueError(f"mesh.cpu_devices={mesh.cpu_devices} must be at least 0")
 
 
 def _check_attention(attention: AttentionConfig) -> None:
     for kind in items("attention.kind", attention.kind):
-        if kind == "ring":
-            raise NotImplementedError(f"attention.kind={kind!r} is not there yet: use {KINDS}")
         _one_of("attention.kind", kind, KINDS)
     if attention.implementation:
         _one_of("attention.implementation", attention.implementation, sorted(IMPLEMENTATIONS))
@@ -168,6 +175,8 @@ def _check_data(data: DataConfig) -> None:
     _one_of("data.suite", data.suite, SUITES)
     if data.num_samples < 1 and data.num_samples != -1:
         raise ValueError(f"data.num_samples={data.num_samples} must be at least 1, or -1: all")
+    if data.batch_size < 0:
+        raise ValueError(f"data.batch_size={data.batch_size} must be at least 1, or 0: mesh.data")
     if data.suite == "jsonl":
         if not data.path:
             raise ValueError("data.path is empty: data.suite='jsonl' reads a file")
@@ -208,8 +217,8 @@ def rows(attention: AttentionConfig, length: int | None) -> tuple[Row, ...]:
     """The rows at a length; `L` in sizes stands for it. Rows that come out the same are one."""
     found: dict[Row, None] = {}
     for kind in items("attention.kind", attention.kind):
-        if kind == "dense":
-            found[Row(Dense())] = None
+        if kind in EXACT:
+            found[Row(EXACT[kind])] = None
             continue
         for block in items("attention.block_size", attention.block_size):
             for anchor in items("attention.anchor_size", attention.anchor_size):
@@ -273,6 +282,11 @@ def tasks(data: DataConfig) -> tuple[str, ...]:
     if data.tasks:
         return items("data.tasks", data.tasks)
     return tuple(ruler.TASKS) if data.suite == "ruler" else ()
+
+
+def batch_size(config: EvalConfig) -> int:
+    """How many questions are asked at once."""
+    return config.data.batch_size or config.mesh.data
 
 
 def num_samples(data: DataConfig, there_are: int | None) -> int:

@@ -22,8 +22,8 @@ _FIELDS = (
 )
 _HEAD = """\
 Scores and differences are in points of 100, with 95% intervals (Wilson's; the difference to
-dense is paired by question). Whole and cut: needles inside one block, and needles that a block
-edge cuts. Seconds are per question (median), compilation apart (total).
+exact attention is paired by question). Whole and cut: needles inside one block, and needles
+that a block edge cuts. Seconds are per question (median), compilation apart (total).
 """
 
 
@@ -63,14 +63,14 @@ def write(directory: str, entries: Sequence[Entry], *, devices: int) -> str:
 def summarise(entries: Sequence[Entry], *, devices: int) -> list[dict[str, Any]]:
     """One dictionary per entry, with `_FIELDS` as keys; None where a field does not apply."""
     summary = []
-    dense: dict[tuple[str, int | None], list[Answered]] = {}
+    exact: dict[tuple[str, int | None], list[Answered]] = {}
     answers = [_read(entry.path) for entry in entries]
     for entry, answered in zip(entries, answers, strict=True):
-        if entry.row.name == "dense":
-            dense[entry.task, entry.length] = answered
+        if entry.row.kind != "star":  # the first one; they differ by rounding alone
+            exact.setdefault((entry.task, entry.length), answered)
     for entry, answered in zip(entries, answers, strict=True):
         star = entry.row.attention if isinstance(entry.row.attention, Star) else None
-        beside = dense.get((entry.task, entry.length)) if star else None
+        beside = exact.get((entry.task, entry.length)) if star else None
         blocks = None
         if star:
             blocks = -(-max(one.n_context_tokens for one in answered) // star.block_size)
@@ -79,7 +79,7 @@ def summarise(entries: Sequence[Entry], *, devices: int) -> list[dict[str, Any]]
                 "task": entry.task,
                 "length": entry.length,
                 "row": entry.row.name,
-                "kind": "star" if star else "dense",
+                "kind": entry.row.kind,
                 "block_size": star.block_size if star else None,
                 "anchor_size": star.anchor if star else None,
                 "n": len(answered),
@@ -124,10 +124,10 @@ def _score(answered: Iterable[Answered]) -> dict[str, float | None]:
 
 
 def _difference(
-    answered: Sequence[Answered], dense: Sequence[Answered] | None
+    answered: Sequence[Answered], exact: Sequence[Answered] | None
 ) -> dict[str, float | None]:
     """The mean difference over the same questions, and its normal interval."""
-    differences = _differences(answered, dense)
+    differences = _differences(answered, exact)
     if not differences:
         return dict.fromkeys(("diff", "diff_low", "diff_high"))
     mean = statistics.fmean(differences)
@@ -138,22 +138,22 @@ def _difference(
     return {"diff": _points(mean), "diff_low": low, "diff_high": high}
 
 
-def _differences(answered: Sequence[Answered], dense: Sequence[Answered] | None) -> list[float]:
+def _differences(answered: Sequence[Answered], exact: Sequence[Answered] | None) -> list[float]:
     return [
         one.score - other.score
-        for one, other in zip(answered, dense or answered[:0], strict=dense is not None)
+        for one, other in zip(answered, exact or answered[:0], strict=exact is not None)
         if one.score is not None and other.score is not None
     ]
 
 
-def _needles(answered: Sequence[Answered], dense: Sequence[Answered] | None) -> dict[str, Any]:
+def _needles(answered: Sequence[Answered], exact: Sequence[Answered] | None) -> dict[str, Any]:
     """The scores on needles inside one block, and on those that a block edge cuts."""
     whole = [i for i, one in enumerate(answered) if one.is_cut is False]
     cut = [one for one in answered if one.is_cut]
     if not whole and not cut:
         return dict.fromkeys(("n_whole", "score_whole", "diff_whole", "n_cut", "score_cut"))
     of_whole = [answered[i] for i in whole]
-    beside = None if dense is None else [dense[i] for i in whole]
+    beside = None if exact is None else [exact[i] for i in whole]
     return {
         "n_whole": len(whole),
         "score_whole": _score(of_whole)["score"],
@@ -185,9 +185,9 @@ def _notes(
         return notes
     count = f"{blocks} block{'s' * (blocks > 1)}"
     if blocks == 1 or (blocks == 2 and star.anchor == star.block_size):
-        notes.append(f"{count}: this is dense attention, exactly")
+        notes.append(f"{count}: this is exact attention")
     elif blocks == 2:
-        notes.append("2 blocks: only the second is encoded otherwise than by dense attention")
+        notes.append(f"{count}: exact attention would be as fast")
     if blocks < devices:
         notes.append(f"{count} for {devices} devices: {devices - blocks} idle in phase 1")
     return notes
@@ -199,7 +199,7 @@ def _points(share: float) -> float:
 
 def render(summary: Sequence[Mapping[str, Any]]) -> str:
     """The table as text that is also Markdown, and under it the notes."""
-    has_dense = any(one["diff"] is not None for one in summary)
+    has_exact = any(one["diff"] is not None for one in summary)
     has_needles = any(one["n_whole"] is not None for one in summary)
     columns = [
         ("task", [one["task"] for one in summary]),
@@ -209,16 +209,16 @@ def render(summary: Sequence[Mapping[str, Any]]) -> str:
         ("score", [_or_dash(one["score"], "{:.1f}") for one in summary]),
         ("95%", [_interval(one, "score", "{:.1f}") for one in summary]),
     ]
-    if has_dense:
+    if has_exact:
         columns += [
-            ("vs dense", [_or_dash(one["diff"], "{:+.1f}") for one in summary]),
+            ("vs exact", [_or_dash(one["diff"], "{:+.1f}") for one in summary]),
             ("95%", [_interval(one, "diff", "{:+.1f}") for one in summary]),
         ]
     if has_needles:
         columns.append(("whole (n)", [_with_count(one, "whole") for one in summary]))
-        if has_dense:
+        if has_exact:
             columns.append(
-                ("vs dense", [_or_dash(one["diff_whole"], "{:+.1f}") for one in summary])
+                ("vs exact", [_or_dash(one["diff_whole"], "{:+.1f}") for one in summary])
             )
         columns.append(("cut (n)", [_with_count(one, "cut") for one in summary]))
     for name in ("prefill", "decode", "compile"):

@@ -11,7 +11,9 @@ import jax
 from jax.sharding import Mesh
 
 from star_jax import attention, checkpoint
+from star_jax import engine as engine_lib
 from star_jax import mesh as mesh_lib
+from star_jax.dense import Dense
 from star_jax.engine import Engine
 from star_jax.eval import config as config_lib
 from star_jax.eval import fingerprint, records, report, suites
@@ -68,7 +70,10 @@ def run(config: EvalConfig) -> str:
     )
     implementation = attention.resolve(config.attention.implementation or None, mesh)
     directory = checkpoint.resolve(config.model.path)
-    model_config.read(directory)
+    model = model_config.read(directory)
+    kinds = config_lib.items("attention.kind", config.attention.kind)
+    for kind in kinds:
+        engine_lib.check(mesh, config_lib.EXACT.get(kind, Dense()), implementation, config=model)
     tokenizer = Tokenizer.from_pretrained(directory)
     if tokenizer is None:
         raise ValueError(f"{config.model.path} has no tokenizer files, and questions are text")
@@ -99,8 +104,9 @@ def run(config: EvalConfig) -> str:
                 implementation=implementation,
             )
             with warnings.catch_warnings():
-                # The report notes idle devices, row by row.
+                # The report notes them, row by row.
                 warnings.filterwarnings("ignore", message=r"star_jax: .* idle\b")
+                warnings.filterwarnings("ignore", message=r"star_jax: .* would be as fast\b")
                 _answer_all(
                     config,
                     engine,
@@ -154,7 +160,7 @@ def _jobs(config: EvalConfig, cells: Sequence[Cell], *, has_manifest: bool) -> l
                     f"{path} is there, and no manifest.json that says how it was made: "
                     "use another output_dir"
                 )
-            found = records.recover(path, cell.indices, config.mesh.data)
+            found = records.recover(path, cell.indices, config_lib.batch_size(config))
             parts.append(Part(row, path, [one["score"] for one in found]))
         jobs.append(Job(cell, parts))
     return jobs
@@ -173,7 +179,7 @@ def _answer_all(
     is_first = True
     for job in jobs:
         engines = {part.row: engine.with_attention(part.row.attention) for part in job.parts}
-        for batch in records.batches(len(job.cell.indices), config.mesh.data):
+        for batch in records.batches(len(job.cell.indices), config_lib.batch_size(config)):
             left = [part for part in job.parts if len(part.scores) < batch.stop]
             if not left:
                 continue

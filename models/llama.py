@@ -73,8 +73,8 @@ class Attention(nnx.Module):
         v = _linear("btd,khd->btkh", x, self.v_weight, self.v_bias)
         return k, v
 
-    def project_out(self, out: Queries) -> Hidden:
-        return _linear("btnh,dnh->btd", out, self.o_weight, self.o_bias)
+    def project_out(self, out: Queries, axis: str | None) -> Hidden:
+        return _linear("btnh,dnh->btd", out, self.o_weight, self.o_bias, sum_over=axis)
 
 
 class MLP(nnx.Module):
@@ -88,10 +88,11 @@ class MLP(nnx.Module):
         self.up_bias = bias(f"{prefix}.up_proj.bias", (F,), ("mlp",))
         self.down_bias = bias(f"{prefix}.down_proj.bias", (D,), ("embed",))
 
-    def __call__(self, x: Hidden) -> Hidden:
+    def __call__(self, x: Hidden, axis: str | None) -> Hidden:
         gate = _linear("btd,fd->btf", x, self.gate_weight, self.gate_bias)
         up = _linear("btd,fd->btf", x, self.up_weight, self.up_bias)
-        return _linear("btf,df->btd", jax.nn.silu(gate) * up, self.down_weight, self.down_bias)
+        y = jax.nn.silu(gate) * up
+        return _linear("btf,df->btd", y, self.down_weight, self.down_bias, sum_over=axis)
 
 
 class Layer(nnx.Module):
@@ -107,7 +108,11 @@ class Layer(nnx.Module):
 
 
 class Llama(nnx.Module):
-    """A Llama decoder. The instance is a pytree of its weights: pass it through `jax.jit`."""
+    """A Llama decoder. The instance is a pytree of its weights: pass it through `jax.jit`.
+
+    Inside `shard_map`, `axis` names the mesh axis over which heads, feed-forward units and (if
+    it divides) the vocabulary are sharded. Two sums over it per layer, one for the embedding.
+    """
 
     def __init__(self, config: LlamaConfig, make: Make):
         D, V = config.hidden_size, config.vocab_size
@@ -119,30 +124,55 @@ class Llama(nnx.Module):
         self.head = None if tied else nnx.Param(make("lm_head.weight", (V, D), ("vocab", "embed")))
 
     def run(
-        self, tokens: Tokens, positions: Positions, attend: Attend[State], state: State
+        self,
+        tokens: Tokens,
+        positions: Positions,
+        attend: Attend[State],
+        state: State,
+        *,
+        axis: str | None = None,
     ) -> tuple[Hidden, State]:
         """Runs all layers; returns what the LM head reads, and the state that `attend` threaded."""
         inv_freq = rope.frequencies(self.config.rope, self.config.head_dim)
         angle = rope.angles(positions, inv_freq)
-        x = self.embedding[...][tokens]  # [B, T, D]
+        x = self._embed(tokens, axis)
         for i, layer in enumerate(self.layers):
-            x, state = _layer(layer, i, x, angle, attend, state)
+            x, state = _layer(layer, i, x, angle, attend, state, axis)
         return rms_norm(x, self.norm[...], eps=self.config.rms_norm_eps), state
 
-    def logits(self, hidden: Hidden) -> Logits:
-        """Next-token logits in float32."""
-        weight = self.embedding if self.head is None else self.head
-        return jnp.einsum(
+    def logits(self, hidden: Hidden, *, axis: str | None = None) -> Logits:
+        """Next-token logits in float32, of the whole vocabulary on every device."""
+        weight = (self.embedding if self.head is None else self.head)[...]
+        logits = jnp.einsum(
             "btd,vd->btv",
             hidden,
-            weight[...],
+            weight,
             precision=precision(hidden.dtype),
             preferred_element_type=jnp.float32,
         )
+        if axis is None or weight.shape[0] == self.config.vocab_size:
+            return logits
+        # [B, T, V / ranks] -> [B, T, V]
+        return jax.lax.all_gather(logits, axis, axis=2, tiled=True)
+
+    def _embed(self, tokens: Tokens, axis: str | None) -> Hidden:
+        weight = self.embedding[...]
+        if axis is None or weight.shape[0] == self.config.vocab_size:
+            return weight[tokens]
+        local = tokens - jax.lax.axis_index(axis) * weight.shape[0]
+        here = (local >= 0) & (local < weight.shape[0])
+        x = jnp.where(here[..., None], weight[jnp.where(here, local, 0)], 0)
+        return jax.lax.psum(x, axis)  # [B, T, D]; exact: all but one add zeros
 
 
 def _layer(
-    layer: Layer, index: int, x: Hidden, angle: Array, attend: Attend[State], state: State
+    layer: Layer,
+    index: int,
+    x: Hidden,
+    angle: Array,
+    attend: Attend[State],
+    state: State,
+    axis: str | None,
 ) -> tuple[Hidden, State]:
     with jax.named_scope(f"layer_{index}"):
         y = rms_norm(x, layer.attention_norm[...], eps=layer.eps)
@@ -151,8 +181,8 @@ def _layer(
         state = attend.start(index, k, v, state)  # before the queries: see Attend
         q = rope.apply(layer.attention.project_q(y), angle)
         out, state = attend(index, q, k, v, state)
-        x = x + layer.attention.project_out(out.astype(x.dtype))
-        x = x + layer.mlp(rms_norm(x, layer.mlp_norm[...], eps=layer.eps))
+        x = x + layer.attention.project_out(out.astype(x.dtype), axis)
+        x = x + layer.mlp(rms_norm(x, layer.mlp_norm[...], eps=layer.eps), axis)
     return x, state
 
 
@@ -172,6 +202,15 @@ def _bias_if(present: bool, make: Make) -> Callable[..., nnx.Param | None]:
     return lambda *args: nnx.Param(make(*args)) if present else None
 
 
-def _linear(spec: str, x: Array, weight: nnx.Param, bias: nnx.Param | None) -> Array:
+def _linear(
+    spec: str,
+    x: Array,
+    weight: nnx.Param,
+    bias: nnx.Param | None,
+    *,
+    sum_over: str | None = None,
+) -> Array:
     y = jnp.einsum(spec, x, weight[...], precision=precision(x.dtype))
+    if sum_over is not None and jax.lax.axis_size(sum_over) > 1:
+        y = jax.lax.psum(y, sum_over)  # [B, T, D]; each device had its heads or units
     return y if bias is None else y + bias[...]

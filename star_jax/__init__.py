@@ -4,14 +4,18 @@ from star_jax.dense import Dense
 from star_jax.engine import Context, Engine
 from star_jax.generate import Answer
 from star_jax.mesh import make_mesh, simulate_cpu_devices
+from star_jax.ring import Ring
 from star_jax.star import Star
+from star_jax.ulysses import Ulysses
 
 __all__ = [
     "Answer",
     "Context",
     "Dense",
     "Engine",
+    "Ring",
     "Star",
+    "Ulysses",
     "make_mesh",
     "simulate_cpu_devices",
 ]

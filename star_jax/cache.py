@@ -5,6 +5,7 @@ was dealt out: positions are in the keys (RoPE), and attention does not care whe
 memory a key lies.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -33,6 +34,34 @@ class Cache(NamedTuple):
 
     kv: KV  # S sharded over `context`: layout `mesh.CACHE`
     valid: Array  # [B, C], valid keys on each device, layout `mesh.BLOCKS`
+
+
+@dataclasses.dataclass(frozen=True)
+class Deal:
+    """How a context is dealt out to the devices of `context`.
+
+    Device c holds, one after another, tokens starts[c][i] ... starts[c][i] + size - 1. The
+    starts of a device grow: whatever the length of a context, or of a part of it from its
+    first token on, its keys are a prefix of every shard.
+    """
+
+    starts: tuple[tuple[int, ...], ...]
+    size: int
+
+    @property
+    def length(self) -> int:
+        """Of the longest context that fits, in tokens."""
+        return sum(map(len, self.starts)) * self.size
+
+    def positions(self) -> np.ndarray:
+        """The position of every token, in the order of the shards: [length]."""
+        return (np.asarray(self.starts)[..., None] + np.arange(self.size)).reshape(-1)
+
+    def valid(self, lengths: list[int]) -> np.ndarray:
+        """How many keys of every shard are of contexts of these lengths: int32 [B, C]."""
+        begin = np.asarray(self.starts)  # [C, parts]
+        inside = np.asarray(lengths)[:, None, None] - begin
+        return np.clip(inside, 0, self.size).sum(axis=-1, dtype=np.int32)
 
 
 def allocate(like: KV, copies: int, *, mesh: Mesh) -> KV:

@@ -74,25 +74,33 @@ def load(
         raise ValueError(f"checkpoint {os.fspath(directory)}: {'; '.join(_grouped(problems))}")
 
     def make(name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> jax.Array:
-        sharding = NamedSharding(mesh, mesh_lib.specs(axes))
-        array = _place(tensors[name].map().reshape(shape), sharding, jnp.dtype(dtype))
+        sharding, repeat = mesh_lib.placement(shape, axes, mesh)
+        array = _place(
+            tensors[name].map().reshape(shape), sharding, jnp.dtype(dtype), repeat=repeat
+        )
         # Or the host would hold what waits to be sent, in the end the whole checkpoint.
         return jax.block_until_ready(array)
 
     return Llama(config, make)
 
 
-def _place(source: np.ndarray, sharding: NamedSharding, dtype: np.dtype) -> jax.Array:
+def _place(
+    source: np.ndarray, sharding: NamedSharding, dtype: np.dtype, *, repeat: int
+) -> jax.Array:
+    """Puts a weight on the devices; of key/value heads, its first axis, each `repeat` times."""
+    shape = (source.shape[0] * repeat, *source.shape[1:])
     slices: dict[tuple[tuple[int | None, int | None], ...], np.ndarray] = {}
 
     def read(index: tuple[slice, ...] | None) -> np.ndarray:
         index = () if index is None else index
+        if repeat > 1:  # then every device has one head
+            index = (slice(index[0].start // repeat, index[0].start // repeat + 1), *index[1:])
         key = tuple((s.start, s.stop) for s in index)
         if key not in slices:  # devices that hold the same slice share one reading of it
             slices[key] = np.array(source[index], dtype, order="C")
         return slices[key]
 
-    return jax.make_array_from_callback(source.shape, sharding, read)
+    return jax.make_array_from_callback(shape, sharding, read)
 
 
 def _misfits(
@@ -105,9 +113,10 @@ def _misfits(
     def check(name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> None:
         known.add(name)
         expected = _flat(shape, axes)
-        for size, axis, over in zip(shape, axes, mesh_lib.specs(axes), strict=True):
-            if over is not None and size % mesh.shape[over]:
-                problems.append(f"{name}: {axis}={size} over {over}={mesh.shape[over]} devices")
+        try:
+            mesh_lib.placement(shape, axes, mesh)
+        except ValueError as e:
+            problems.append(f"{name}: {e}")
         if name in unread:
             return
         if name not in tensors:

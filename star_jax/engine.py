@@ -1,7 +1,6 @@
 """The façade: load a model, encode contexts once, ask them often."""
 
 import dataclasses
-import functools
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -11,20 +10,22 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from star_jax import checkpoint, dense, generate, query, star
+from star_jax import checkpoint, exact, generate, query, star
 from star_jax import mesh as mesh_lib
 from star_jax.attention import resolve
-from star_jax.cache import Cache, bucket, pad
+from star_jax.cache import Cache, Deal, bucket, pad
 from star_jax.dense import Dense
 from star_jax.generate import Answer
 from star_jax.models import config as model_config
 from star_jax.models.llama import Llama
+from star_jax.ring import Ring
 from star_jax.star import Star
 from star_jax.tokenizer import Tokenizer
+from star_jax.ulysses import Ulysses
 
 DTYPES = ("bfloat16", "float16", "float32")
 
-Attention = Star | Dense
+Attention = Star | Dense | Ring | Ulysses
 Ids = Any  # Sequence[int] or Sequence[Sequence[int]], or an array: of token ids
 
 
@@ -35,7 +36,22 @@ class Context:
     tokens: list[list[int]]  # one list per row, without the rows that pad the batch
     is_batch: bool
     cache: Cache
+    deal: Deal
     mesh: Mesh
+
+    def prefix(self, length: int) -> "Context":
+        """The context of the first `length` tokens of each row, as if no more were encoded.
+
+        It shares the keys and values; nothing is computed. Shorter rows stay whole.
+        """
+        if length < 1:
+            raise ValueError(f"{length=} must be at least 1")
+        tokens = [row[:length] for row in self.tokens]
+        batch = self.cache.valid.shape[0]
+        valid = self.deal.valid([*map(len, tokens), *[0] * (batch - len(tokens))])
+        put = mesh_lib.putter(self.mesh)
+        cache = self.cache._replace(valid=put(valid, mesh_lib.BLOCKS))
+        return dataclasses.replace(self, tokens=tokens, cache=cache)
 
     def block_until_ready(self) -> "Context":
         """Waits until phase 1 has run."""
@@ -55,8 +71,8 @@ class Engine:
         implementation: str | None = None,
         tokenizer: Tokenizer | None = None,
     ):
-        implementation = _check(mesh, attention, implementation)
-        self.model = model
+        implementation = check(mesh, attention, implementation, config=model.config)
+        self.model = mesh_lib.place(model, mesh)
         self.mesh = mesh
         self.attention = attention
         self.implementation = implementation
@@ -78,7 +94,8 @@ class Engine:
         Args:
           path: holds config.json, one or many safetensors files, and maybe a tokenizer.
           mesh: from `make_mesh`.
-          attention: how contexts are encoded, `Star(...)` or `Dense()`.
+          attention: how contexts are encoded: `Star(...)`, or exactly, by `Ring()`, `Ulysses()`
+            or `Dense()`.
           dtype: of weights, activations and cache: bfloat16, float16 or float32.
           implementation: of attention; None picks the best for the mesh's devices.
 
@@ -88,9 +105,10 @@ class Engine:
         """
         if dtype not in DTYPES:
             raise ValueError(f"{dtype=} must be one of {DTYPES}")
-        _check(mesh, attention, implementation)  # before anything is fetched or loaded
+        check(mesh, attention, implementation)  # before anything is fetched
         directory = checkpoint.resolve(path)
         config = model_config.read(directory)
+        check(mesh, attention, implementation, config=config)  # before weights are read
         return cls(
             checkpoint.load(directory, config, mesh=mesh, dtype=dtype),
             mesh=mesh,
@@ -127,11 +145,17 @@ class Engine:
         self._check_ids(rows, "context")
         self._warn_of(rows)
         padded = rows + [[]] * (-len(rows) % self.mesh.shape[mesh_lib.DATA])
-        encode: Callable[..., Cache] = dense.encode
+        encode: Callable[..., tuple[Cache, Deal]] = exact.encode
         if isinstance(self.attention, Star):
-            encode = functools.partial(star.encode, star=self.attention)
-        cache = encode(self.model, padded, mesh=self.mesh, implementation=self.implementation)
-        return Context(rows, is_batch, cache, self.mesh)
+            encode = star.encode
+        cache, deal = encode(
+            self.model,
+            padded,
+            attention=self.attention,
+            mesh=self.mesh,
+            implementation=self.implementation,
+        )
+        return Context(rows, is_batch, cache, deal, self.mesh)
 
     def score(self, context: Context, query_ids: Ids) -> jax.Array | list[jax.Array]:
         """Phase 2, teacher-forced: the logits after each query token, float32 [Lq, V].
@@ -235,11 +259,17 @@ class Engine:
             _warn(f"a context of {longest} tokens is beyond the model's {most} positions")
         devices = self.mesh.shape[mesh_lib.CONTEXT]
         if isinstance(self.attention, Star):
-            blocks = -(-longest // self.attention.block_size)
+            size = self.attention.block_size
+            blocks = -(-longest // size)
             if blocks < devices:
                 _warn(
-                    f"{blocks} block(s) of {self.attention.block_size} tokens for {devices} "
-                    f"devices on the context axis: {devices - blocks} idle; use smaller blocks"
+                    f"{blocks} block(s) of {size} tokens for {devices} devices on the context "
+                    f"axis: {devices - blocks} idle; use smaller blocks"
+                )
+            if blocks <= 2:
+                _warn(
+                    f"{longest} tokens are {blocks} block(s) of {size}: exact attention would be "
+                    "as fast; use Ring() or Dense(), or smaller blocks"
                 )
 
 
@@ -247,14 +277,26 @@ def _warn(message: str) -> None:
     warnings.warn(f"star_jax: {message}", UserWarning, stacklevel=4)
 
 
-def _check(mesh: Mesh, attention: Attention, implementation: str | None) -> str:
-    """Refuses what cannot run; returns the implementation's name."""
+def check(
+    mesh: Mesh,
+    attention: Attention,
+    implementation: str | None,
+    *,
+    config: model_config.LlamaConfig | None = None,
+) -> str:
+    """Refuses what cannot run, of this model if its config is there; names the implementation.
+
+    Raises:
+      ValueError, NotImplementedError: what cannot run, and why.
+    """
     if mesh.axis_names != mesh_lib.AXES:
         raise ValueError(f"a mesh with {mesh.axis_names=}: make it with star_jax.make_mesh")
-    if not isinstance(attention, Star | Dense):
-        raise ValueError(f"{attention=} must be Star(...) or Dense()")
-    if (tensor := mesh.shape[mesh_lib.TENSOR]) != 1:
-        raise NotImplementedError(f"a mesh with {tensor=}: only tensor=1 is supported yet")
+    if not isinstance(attention, Attention):
+        raise ValueError(f"{attention=} must be Star(...), Ring(), Ulysses() or Dense()")
+    if config is not None:
+        mesh_lib.weight_specs(config, mesh)  # raises if a weight cannot be divided
+        if isinstance(attention, Ulysses):
+            attention.check(config, mesh)
     return resolve(implementation, mesh)
 
 

@@ -19,12 +19,12 @@ from absl import flags
 from jax.sharding import Mesh
 
 from star_jax import checkpoint
+from star_jax import engine as engine_lib
 from star_jax import mesh as mesh_lib
-from star_jax.dense import Dense
-from star_jax.engine import DTYPES, Engine
+from star_jax.engine import DTYPES, Attention, Engine
 from star_jax.eval import cli, fingerprint, jsonl, records
 from star_jax.eval.ask import ask, record
-from star_jax.eval.config import stop_words
+from star_jax.eval.config import EXACT, KINDS, stop_words
 from star_jax.eval.metrics import string_match_all
 from star_jax.eval.progress import Progress
 from star_jax.eval.runner import describe_mesh
@@ -33,7 +33,7 @@ from star_jax.star import Star
 from star_jax.tokenizer import Tokenizer
 
 _MODEL = flags.DEFINE_string("model_path", None, "A directory, or a hub id.", required=True)
-_KIND = flags.DEFINE_string("attn_type", None, "star or dense.", required=True)
+_KIND = flags.DEFINE_string("attn_type", None, "star, dense, ring or ulysses.", required=True)
 _BLOCK = flags.DEFINE_integer("block_size", -1, "In tokens; needed for star.")
 _ANCHOR = flags.DEFINE_integer("anchor_block_size", -1, "In tokens; -1: a block; 0: no anchor.")
 _TOKENS = flags.DEFINE_integer("tokens_to_generate", None, "At most, an answer.", required=True)
@@ -43,6 +43,7 @@ _OUTPUT = flags.DEFINE_string("output_path", None, "JSON lines to write.", requi
 _SAMPLES = flags.DEFINE_integer("num_samples", -1, "The first so many; -1: all.")
 _CACHE = flags.DEFINE_bool("use_cache", True, "The reference's flag; a run always resumes.")
 _DTYPE = flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "Of weights, activations and cache.")
+_BATCH = flags.DEFINE_integer("batch_size", 0, "Questions asked at once; 0: as --data says.")
 _DATA = flags.DEFINE_integer("data", 1, "Mesh axis: contexts side by side; the batch.")
 _CONTEXT = flags.DEFINE_integer("context", 1, "Mesh axis: devices that share a context.")
 _TENSOR = flags.DEFINE_integer("tensor", 1, "Mesh axis: devices that share each weight.")
@@ -62,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
         mesh_lib.simulate_cpu_devices(_CPUS.value)
     mesh = mesh_lib.make_mesh(data=_DATA.value, context=_CONTEXT.value, tensor=_TENSOR.value)
     directory = checkpoint.resolve(_MODEL.value)
-    model_config.read(directory)
+    engine_lib.check(mesh, attention, None, config=model_config.read(directory))
     tokenizer = Tokenizer.from_pretrained(directory)
     if tokenizer is None:
         raise ValueError(f"--model_path={_MODEL.value} has no tokenizer files; questions are text")
@@ -77,7 +78,8 @@ def main(argv: Sequence[str]) -> None:
                 f"--output_path={output} is there, and no {os.path.basename(manifest)} that says "
                 "how it was made: move it, or give another path"
             )
-        done = len(records.recover(output, [_index(line) for line in lines], _DATA.value))
+        batch_size = _BATCH.value or _DATA.value
+        done = len(records.recover(output, [_index(line) for line in lines], batch_size))
         if done == len(lines):
             print(f"{output} has all the answers; there is nothing to do", file=sys.stderr)
             return
@@ -86,7 +88,7 @@ def main(argv: Sequence[str]) -> None:
             directory, mesh=mesh, attention=attention, dtype=_DTYPE.value
         )
         progress = Progress(len(lines) - done)
-        for batch in records.batches(len(lines), _DATA.value):
+        for batch in records.batches(len(lines), batch_size):
             if batch.start < done:
                 continue
             answered = _answer(engine, tokenizer, [lines[i] for i in batch], stop)
@@ -96,16 +98,13 @@ def main(argv: Sequence[str]) -> None:
             progress.advance(len(batch), f"{batch.stop}/{len(lines)} questions")
 
 
-def _attention() -> Star | Dense:
-    match _KIND.value:
-        case "dense":
-            return Dense()
-        case "star":
-            anchor = None if _ANCHOR.value == -1 else _ANCHOR.value
-            return Star(block_size=_BLOCK.value, anchor_size=anchor)
-        case "ring":
-            raise NotImplementedError("--attn_type=ring is not there yet: use star or dense")
-    raise ValueError(f"--attn_type={_KIND.value} is unknown: use star or dense")
+def _attention() -> Attention:
+    if _KIND.value in EXACT:
+        return EXACT[_KIND.value]
+    if _KIND.value != "star":
+        raise ValueError(f"--attn_type={_KIND.value} is unknown: use {', '.join(KINDS)}")
+    anchor = None if _ANCHOR.value == -1 else _ANCHOR.value
+    return Star(block_size=_BLOCK.value, anchor_size=anchor)
 
 
 def _check_flags() -> None:
@@ -113,14 +112,14 @@ def _check_flags() -> None:
         raise ValueError(f"--tokens_to_generate={_TOKENS.value} must be at least 1")
     if _SAMPLES.value < 1 and _SAMPLES.value != -1:
         raise ValueError(f"--num_samples={_SAMPLES.value} must be at least 1, or -1: all")
-    if _TENSOR.value != 1:
-        raise NotImplementedError(f"--tensor={_TENSOR.value}: only 1 is supported yet")
+    if _BATCH.value < 0:
+        raise ValueError(f"--batch_size={_BATCH.value} must be at least 1, or 0: --data")
     if not _CACHE.value:
         raise ValueError("--nouse_cache: a run always resumes; to start again, move the output")
 
 
 def _settings(
-    attention: Star | Dense, stop: Sequence[str], directory: str, mesh: Mesh
+    attention: Attention, stop: Sequence[str], directory: str, mesh: Mesh
 ) -> dict[str, Any]:
     """All that the answers depend on, as flat fields, named like the flags."""
     sizes = {}

@@ -25,7 +25,7 @@ from star_jax.array_typing import Array, Hidden, Keys, Logits, PerRow, Queries, 
 from star_jax.attention import Partial, merge, merge_over_axis, partial_attention
 from star_jax.attention.partial import Method
 from star_jax.cache import KV, Cache
-from star_jax.mesh import CONTEXT, DATA
+from star_jax.mesh import CONTEXT, DATA, TENSOR
 from star_jax.models.config import LlamaConfig
 from star_jax.models.llama import Llama
 
@@ -156,11 +156,12 @@ def programs(config: LlamaConfig, mesh: Mesh, implementation: str, stride: int) 
 
     def run_query(model: Llama, cache: Cache, tokens: Tokens, start: PerRow) -> tuple[Hidden, KV]:
         positions = start[:, None] + jnp.arange(tokens.shape[1])
-        return model.run(tokens, positions, Asking(cache, implementation), KV((), ()))
+        attend = Asking(cache, implementation)
+        return model.run(tokens, positions, attend, KV((), ()), axis=TENSOR)
 
     def score(model: Llama, cache: Cache, tokens: Tokens, start: PerRow) -> Logits:
         hidden, _ = run_query(model, cache, tokens, start)
-        return model.logits(hidden)
+        return model.logits(hidden, axis=TENSOR)
 
     def ask(
         model: Llama, cache: Cache, tokens: Tokens, length: PerRow, start: PerRow
@@ -168,7 +169,7 @@ def programs(config: LlamaConfig, mesh: Mesh, implementation: str, stride: int) 
         hidden, kv = run_query(model, cache, tokens, start)
         last = jnp.maximum(length - 1, 0)[:, None, None]
         hidden = jnp.take_along_axis(hidden, last, axis=1)  # [B, T, D] -> [B, 1, D]
-        return Tail(kv, length, start + length), greedy(model.logits(hidden))
+        return Tail(kv, length, start + length), greedy(model.logits(hidden, axis=TENSOR))
 
     def decode(
         model: Llama, cache: Cache, tail: Tail, state: Decoding, eos: Array, count: Array
@@ -177,8 +178,9 @@ def programs(config: LlamaConfig, mesh: Mesh, implementation: str, stride: int) 
             i, tokens, state, _ = carry
             attend = Step(cache, tail, state.step, implementation)
             positions = (tail.start + state.step)[:, None]
-            hidden, kv = model.run(state.token[:, None], positions, attend, state.generated)
-            token = greedy(model.logits(hidden))
+            token, generated = state.token[:, None], state.generated
+            hidden, kv = model.run(token, positions, attend, generated, axis=TENSOR)
+            token = greedy(model.logits(hidden, axis=TENSOR))
             tokens = tokens.at[:, i].set(jnp.where(state.done, -1, token))
             done = state.done | jnp.isin(token, eos)
             state = Decoding(kv, token, state.step + 1, done)
@@ -193,7 +195,7 @@ def programs(config: LlamaConfig, mesh: Mesh, implementation: str, stride: int) 
         _, tokens, state, _ = jax.lax.while_loop(cond, body, carry)
         return tokens, state
 
-    weights = mesh_lib.weight_specs(config)
+    weights = mesh_lib.weight_specs(config, mesh)
     cache = Cache(mesh_lib.CACHE, mesh_lib.BLOCKS)  # type: ignore[arg-type]
     rows, query, tail = mesh_lib.ROWS, mesh_lib.QUERY, mesh_lib.TAIL
     tails = Tail(tail, rows, rows)  # type: ignore[arg-type]

@@ -17,14 +17,14 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.stages import Wrapped
 
 from star_jax import mesh as mesh_lib
 from star_jax.array_typing import Array, Int, Keys, Queries, Tokens, Values
 from star_jax.attention import partial_attention
-from star_jax.cache import KV, Cache, allocate, bucket, pad, write
-from star_jax.mesh import CONTEXT
+from star_jax.cache import KV, Cache, Deal, allocate, bucket, pad, write
+from star_jax.mesh import CONTEXT, TENSOR
 from star_jax.models.config import LlamaConfig
 from star_jax.models.llama import Attend, Llama
 
@@ -62,20 +62,19 @@ class Star:
 
 
 def encode(
-    model: Llama, rows: list[list[int]], *, star: Star, mesh: Mesh, implementation: str
-) -> Cache:
+    model: Llama, rows: list[list[int]], *, attention: Star, mesh: Mesh, implementation: str
+) -> tuple[Cache, Deal]:
     """Encodes one context per row, of any lengths; the number of rows fits the mesh's `data`."""
     devices = mesh.shape[CONTEXT]
     longest = max(len(row) for row in rows)
-    block = min(star.block_size, bucket(longest))  # a hundred tokens do not cost a whole block
-    anchor = min(star.anchor, block)
-    blocks = -(-longest // block)
-    waves = -(-blocks // devices)
+    block = min(attention.block_size, bucket(longest))  # 100 tokens do not cost a whole block
+    anchor = min(attention.anchor, block)
+    waves = -(-longest // (devices * block))
     capacity = bucket(waves, least=1)
     span = devices * block  # tokens per wave
     tokens = pad(rows, waves * span)
 
-    put = functools.partial(jax.device_put, device=NamedSharding(mesh, mesh_lib.BLOCKS))
+    put = functools.partial(mesh_lib.putter(mesh), spec=mesh_lib.BLOCKS)
     starts = np.broadcast_to(np.arange(devices, dtype=np.int32) * block, (len(rows), devices))
     first, later = programs(model.config, mesh, anchor, implementation)
     kv, anchors = first(model, put(tokens[:, :span]), put(starts))
@@ -86,10 +85,10 @@ def encode(
             cache = write(cache, later(model, put(part), put(at), anchors), w, mesh=mesh)
         kv = cache
 
-    lengths = np.asarray([len(row) for row in rows], np.int32)
-    begin = starts[:, :, None] + np.arange(waves, dtype=np.int32) * span  # [B, C, waves]
-    valid = np.clip(lengths[:, None, None] - begin, 0, block).sum(axis=-1, dtype=np.int32)
-    return Cache(kv, put(valid))
+    deal = Deal(
+        tuple(tuple(range(c * block, waves * span, span)) for c in range(devices)), size=block
+    )
+    return Cache(kv, put(deal.valid([len(row) for row in rows]))), deal
 
 
 @functools.cache
@@ -101,7 +100,7 @@ def programs(
     first_wave(model, tokens [B, C*b], starts [B, C]) -> (KV [B, C*b, K, H], anchor KV [B, A, K, H])
     later_wave(model, tokens, starts, anchor KV) -> KV
     """
-    weights = mesh_lib.weight_specs(config)
+    weights = mesh_lib.weight_specs(config, mesh)
     shard = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
     options = mesh_lib.compiler_options(mesh)
 
@@ -125,7 +124,7 @@ def _run(
     # The hidden state is dropped: of the last layer only K and V are computed.
     positions = starts + jnp.arange(tokens.shape[1])
     nothing = KV((), ())
-    _, (kept, anchors) = model.run(tokens, positions, attend, (nothing, nothing))
+    _, (kept, anchors) = model.run(tokens, positions, attend, (nothing, nothing), axis=TENSOR)
     return kept, anchors
 
 

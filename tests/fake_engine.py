@@ -16,8 +16,7 @@ from typing import Any
 import llamas
 from test_tokenizer import save as save_tokenizer
 
-from star_jax.dense import Dense
-from star_jax.engine import Engine
+from star_jax.engine import Attention, Engine
 from star_jax.generate import Answer
 from star_jax.star import Star
 from star_jax.tokenizer import Tokenizer
@@ -60,7 +59,7 @@ class FakeContext:
 class FakeEngine(Engine):
     loaded = 0  # how often, by this process
 
-    def __init__(self, tokenizer: Tokenizer, attention: Star | Dense):
+    def __init__(self, tokenizer: Tokenizer, attention: Attention):
         self.tokenizer, self.attention = tokenizer, attention
 
     @classmethod
@@ -71,7 +70,7 @@ class FakeEngine(Engine):
         assert set(options) <= {"mesh", "attention", "dtype", "implementation"}
         return cls(tokenizer, options["attention"])
 
-    def with_attention(self, attention: Star | Dense) -> "FakeEngine":
+    def with_attention(self, attention: Attention) -> "FakeEngine":
         assert self.tokenizer is not None
         return FakeEngine(self.tokenizer, attention)
 

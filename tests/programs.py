@@ -6,7 +6,8 @@ import aot
 import published
 from jax.sharding import Mesh
 
-from star_jax import dense, generate, query, star
+import star_jax
+from star_jax import exact, generate, query, star
 from star_jax import mesh as mesh_lib
 from star_jax.cache import KV, Cache
 from star_jax.models import config as model_config
@@ -38,10 +39,7 @@ class Programs:
     def __init__(self, shapes: Shapes, kind: str = "h200"):
         self.shapes, self.config = shapes, shapes.config
         self.mesh: Mesh = aot.gpu_mesh(kind, context=DEVICES)
-        self.model = Llama(
-            self.config,
-            lambda name, shape, axes: self._array(shape, mesh_lib.specs(axes), DTYPE),
-        )
+        self.model = Llama(self.config, self._weight)
         self._star = star.programs(self.config, self.mesh, shapes.block, "xla")
         self._query = query.programs(self.config, self.mesh, "xla", generate.STRIDE)
 
@@ -53,8 +51,18 @@ class Programs:
         return self._star[1].trace(self.model, *self._wave(), anchor)
 
     def dense(self):
+        return self._exact(star_jax.Dense())
+
+    def ring(self):
+        return self._exact(star_jax.Ring())
+
+    def ulysses(self):
+        return self._exact(star_jax.Ulysses())
+
+    def _exact(self, attention):
         tokens = self._array((1, DEVICES * self.shapes.block), mesh_lib.BLOCKS)
-        return dense.program(self.config, self.mesh, "xla").trace(self.model, tokens)
+        program = exact.program(self.config, self.mesh, attention, "xla")
+        return program.trace(self.model, tokens, tokens)
 
     def ask(self):
         tokens = self._array((1, self.shapes.query), mesh_lib.QUERY)
@@ -70,6 +78,10 @@ class Programs:
         )
         eos, count = self._array((3,), mesh_lib.WHOLE), self._array((), mesh_lib.WHOLE)
         return self._query.decode.trace(self.model, self._cache(), tail, state, eos, count)
+
+    def _weight(self, name, shape, axes):
+        sharding, repeat = mesh_lib.placement(shape, axes, self.mesh)
+        return self._array((shape[0] * repeat, *shape[1:]), sharding.spec, DTYPE)
 
     def _array(self, shape, spec, dtype="int32"):
         return aot.abstract(shape, dtype, self.mesh, spec)

@@ -244,7 +244,10 @@ def test_a_directory_without_weights_is_refused(tmp_path: pathlib.Path) -> None:
 
 def test_heads_that_do_not_divide_are_refused(tmp_path: pathlib.Path) -> None:
     message = refusal(save(tmp_path, arrays()), tensor=3)
-    assert "model.layers.0-1.self_attn.q_proj.weight: heads=8 over tensor=3 devices" in message
+    assert (
+        "model.layers.0-1.self_attn.q_proj.weight: heads=8 cannot be divided over tensor=3 devices"
+        in message
+    )
 
 
 def test_buffers_of_old_files_are_ignored(tmp_path: pathlib.Path) -> None:

@@ -62,7 +62,7 @@ BAD_EVAL = [
     (["--config.attention.block_size=L/4,L/999"], "attention.block_size='L/999' is 0"),
     (["--config.attention.anchor_size=b,151"], "attention.anchor_size='151'"),
     (["--config.attention.kind=spiral"], "attention.kind: 'spiral'"),
-    (["--config.attention.kind=ring"], "attention.kind='ring'"),
+    (["--config.attention.kind=rings"], "attention.kind: 'rings' is unknown"),
     (["--config.attention.implementation=magic"], "attention.implementation: 'magic'"),
     (["--config.mesh.context=3"], "6 devices"),
     (["--config.mesh.data=0"], "mesh.data=0"),

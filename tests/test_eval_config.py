@@ -81,7 +81,7 @@ def test_rows_are_the_librarys_kinds_of_attention() -> None:
         ({"output_dir": ""}, "output_dir"),
         (
             {"attention__kind": "sparse"},
-            "attention.kind: 'sparse' is unknown; there is dense, star",
+            "attention.kind: 'sparse' is unknown; there is dense, ring, ulysses, star",
         ),
         ({"attention__kind": "dense,Star"}, "'Star' is unknown"),
         ({"attention__kind": "dense,,star"}, "attention.kind='dense,,star' has an empty item"),
@@ -128,9 +128,12 @@ def test_what_is_wrong_is_named(changes: dict[str, Any], says: str) -> None:
     assert says in str(error.value)
 
 
-def test_ring_is_not_there_yet() -> None:
-    with pytest.raises(NotImplementedError, match="ring"):
-        config.resolve(make(attention__kind="dense,ring"))
+def test_every_kind_is_a_row() -> None:
+    resolved = config.resolve(make(attention__kind="ring,dense,ulysses"))
+    rows = config.rows(resolved.attention, 128)
+    assert [row.name for row in rows] == ["ring", "dense", "ulysses"]
+    with pytest.raises(ValueError, match="'rings' is unknown; there is dense, ring, ulysses, star"):
+        config.resolve(make(attention__kind="rings"))
 
 
 def test_a_block_size_is_checked_at_every_length() -> None:

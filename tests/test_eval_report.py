@@ -115,12 +115,12 @@ def test_one_sample_has_no_interval_of_its_difference(tmp_path: pathlib.Path) ->
 @pytest.mark.parametrize(
     ("tokens", "anchor", "devices", "notes"),
     [
-        (64, 16, 1, "1 block: this is dense attention, exactly"),
-        (128, 64, 1, "2 blocks: this is dense attention, exactly"),
-        (128, 16, 2, "2 blocks: only the second is encoded otherwise than by dense attention"),
+        (64, 16, 1, "1 block: this is exact attention"),
+        (128, 64, 1, "2 blocks: this is exact attention"),
+        (128, 16, 2, "2 blocks: exact attention would be as fast"),
         (129, 64, 3, ""),
         (129, 64, 4, "3 blocks for 4 devices: 1 idle in phase 1"),
-        (60, 0, 4, "1 block: this is dense attention, exactly; "
+        (60, 0, 4, "1 block: this is exact attention; "
                    "1 block for 4 devices: 3 idle in phase 1"),
     ],
 )  # fmt: skip
@@ -161,4 +161,4 @@ def test_the_files_hold_what_is_printed(tmp_path: pathlib.Path) -> None:
     assert len({line.count("|") for line in lines}) == 1
     assert len({len(line) for line in lines}) == 1
     assert set(lines[1]) <= set("|-: ")
-    assert "vs dense" not in lines[0]  # there is nothing to compare
+    assert "vs exact" not in lines[0]  # there is nothing to compare

@@ -19,7 +19,7 @@ BAD_INFER = [
     ({"model_path": None}, "--model_path"),
     ({"model_path": "missing"}, "missing"),
     ({"attn_type": "spiral"}, "--attn_type=spiral"),
-    ({"attn_type": "ring"}, "--attn_type=ring"),
+    ({"attn_type": "rings"}, "--attn_type=rings"),
     ({"block_size": None}, "block_size=-1"),
     ({"block_size": 0}, "block_size=0"),
     ({"anchor_block_size": 17}, "anchor_size=17 is above block_size=16"),

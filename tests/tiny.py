@@ -123,23 +123,17 @@ def literal_generate(model, context, query, block, anchor, count, eos=()):
 
 def kept(engine, context, row: int = 0):
     """K and V of every layer in the order of the context, out of the engine's sharded cache."""
-    cache = context.cache
+    cache, deal = context.cache, context.deal
     valid = np.asarray(cache.valid)[row]
-    devices = len(valid)
-    length = len(context.tokens[row])
-    block = getattr(engine.attention, "block_size", None)
+    length, devices = len(context.tokens[row]), len(valid)
+    positions = np.split(deal.positions(), devices)
 
     def order(x):
+        x = x[:, :, :: x.shape[2] // engine.config.num_kv_heads]  # heads may be repeated
+        result = np.full((length, *x.shape[2:]), np.nan, np.float32)
         shards = np.split(np.asarray(x)[row], devices)  # each [S, K, H]
-        parts = [shard[:count] for shard, count in zip(shards, valid, strict=True)]
-        if block is None:  # dense: device after device
-            return np.concatenate(parts)[None]
-        result = np.zeros((length, *x.shape[2:]), np.float32)
-        for device, part in enumerate(parts):
-            for wave in range(-(-len(part) // block)):
-                start = (wave * devices + device) * block
-                chunk = part[wave * block : (wave + 1) * block]
-                result[start : start + len(chunk)] = chunk
+        for shard, count, at in zip(shards, valid, positions, strict=True):
+            result[at[:count]] = shard[:count]
         return result[None]
 
     return [order(x) for x in cache.kv.k], [order(x) for x in cache.kv.v]

@@ -1,0 +1,97 @@
+"""Exact causal attention in phase 1: dense, ring and Ulysses share all but the attention itself.
+
+The whole context goes through the model at once, dealt out to the devices of `context`. Every
+device keeps the keys and values of its own tokens, so that phase 2 reads the same kind of cache
+as after Star Attention.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Hashable
+from typing import Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jax.stages import Wrapped
+
+from star_jax import mesh as mesh_lib
+from star_jax.array_typing import Keys, Positions, Queries, Tokens, Values
+from star_jax.cache import KV, Cache, Deal, bucket, pad
+from star_jax.mesh import CONTEXT, TENSOR
+from star_jax.models.config import LlamaConfig
+from star_jax.models.llama import Attend, Llama
+
+
+@runtime_checkable
+class Exact(Hashable, Protocol):
+    """A kind of exact attention: `Dense`, `Ring` or `Ulysses`."""
+
+    def chunks(self, devices: int) -> tuple[tuple[int, ...], ...]:
+        """Which of equal chunks of the context each device holds, in growing order."""
+        ...
+
+    def attend(self, positions: Positions, implementation: str) -> Attend:
+        """Attention of one device, whose tokens have these positions; for `shard_map`."""
+        ...
+
+
+def encode(
+    model: Llama, rows: list[list[int]], *, attention: Exact, mesh: Mesh, implementation: str
+) -> tuple[Cache, Deal]:
+    """Encodes one context per row, of any lengths; the number of rows fits the mesh's `data`."""
+    deal = deal_out(max(len(row) for row in rows), attention.chunks(mesh.shape[CONTEXT]))
+    order = deal.positions()
+    put = functools.partial(mesh_lib.putter(mesh), spec=mesh_lib.BLOCKS)
+    tokens = put(pad(rows, deal.length)[:, order])
+    positions = put(np.broadcast_to(order.astype(np.int32), tokens.shape))
+    kv = program(model.config, mesh, attention, implementation)(model, tokens, positions)
+    return Cache(kv, put(deal.valid([len(row) for row in rows]))), deal
+
+
+def deal_out(length: int, chunks: tuple[tuple[int, ...], ...]) -> Deal:
+    """Deals out chunks: rounded up to an eighth of a power of two, which wastes at most 1/8."""
+    count = sum(map(len, chunks))
+    size = -(-length // count)
+    step = max(bucket(size) // 8, 8)
+    size = -(-size // step) * step
+    return Deal(tuple(tuple(i * size for i in mine) for mine in chunks), size)
+
+
+@functools.cache
+def program(config: LlamaConfig, mesh: Mesh, attention: Exact, implementation: str) -> Wrapped:
+    """exact(model, tokens [B, C*T], positions [B, C*T]) -> KV [B, C*T, K, H]; per length."""
+
+    def exact(model: Llama, tokens: Tokens, positions: Positions) -> KV:
+        attend = Keeping(attention.attend(positions, implementation))
+        _, (kept, _) = model.run(tokens, positions, attend, (KV((), ()), None), axis=TENSOR)
+        return kept
+
+    local = jax.shard_map(
+        exact,
+        mesh=mesh,
+        in_specs=(mesh_lib.weight_specs(config, mesh), mesh_lib.BLOCKS, mesh_lib.BLOCKS),
+        out_specs=mesh_lib.CACHE,
+        check_vma=False,
+    )
+    return jax.jit(local, compiler_options=mesh_lib.compiler_options(mesh))
+
+
+State = tuple[KV, object]  # K/V of the layers so far; what `attend.start` returned for this one
+
+
+@dataclasses.dataclass(frozen=True)
+class Keeping:
+    """Attention of some kind, keeping each device's own keys and values."""
+
+    attend: Attend
+
+    def start(self, layer: int, k: Keys, v: Values, state: State) -> State:
+        kept = KV((*state[0].k, k), (*state[0].v, v))
+        return kept, self.attend.start(layer, k, v, None)
+
+    def __call__(
+        self, layer: int, q: Queries, k: Keys, v: Values, state: State
+    ) -> tuple[Queries, State]:
+        out, _ = self.attend(layer, q, k, v, state[1])
+        return out, (state[0], None)

@@ -1,0 +1,101 @@
+"""Ring attention: every device keeps its queries, and keys and values travel around.
+
+Balanced over the causal triangle: of 2C equal chunks, device c holds the c-th from the front
+and the c-th from the back. Then every device attends to exactly two pairs of whole chunks at
+every step, and no mask is needed but at the first, over its own chunks. Each step's keys and
+values are sent on before they are attended to, so that the attention hides the transfer.
+
+Source: Liu et al., "Ring Attention with Blockwise Transformers for Near-Infinite Context",
+ICLR 2024; the order of the chunks is called zigzag.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from star_jax.array_typing import Array, Bool, Keys, Positions, Queries, Values
+from star_jax.attention import Partial, merge, partial_attention
+from star_jax.mesh import CONTEXT
+
+
+@dataclasses.dataclass(frozen=True)
+class Ring:
+    """Exact causal attention, keys and values passed around."""
+
+    def chunks(self, devices: int) -> tuple[tuple[int, ...], ...]:
+        """Two chunks a device, one from each end; see `exact.Exact`."""
+        return tuple((c, 2 * devices - 1 - c) for c in range(devices))
+
+    def attend(self, positions: Positions, implementation: str) -> "Passing":
+        """See `exact.Exact`."""
+        return Passing(implementation)
+
+
+@dataclasses.dataclass(frozen=True)
+class Passing:
+    """Causal attention to all chunks. The state is K and V on their way to the next device."""
+
+    implementation: str
+
+    def start(self, layer: int, k: Keys, v: Values, state: object) -> Array | None:
+        return None if jax.lax.axis_size(CONTEXT) == 1 else _send(jnp.stack([k, v]))
+
+    def __call__(
+        self, layer: int, q: Queries, k: Keys, v: Values, state: Array | None
+    ) -> tuple[Queries, None]:
+        devices = jax.lax.axis_size(CONTEXT)
+        scale = q.shape[-1] ** -0.5
+        # A device's own chunks are in the order of the context, if not next to each other.
+        part = partial_attention(
+            q, k, v, causal=True, scale=scale, implementation=self.implementation
+        )
+        if state is None:
+            return part.out, None
+
+        def add(part: Partial, packed: Array, step: Array | int) -> Partial:
+            new = _attend_to(packed, q, step, scale=scale, implementation=self.implementation)
+            return merge(part, new)
+
+        def body(step: Array, carry: tuple[Partial, Array]) -> tuple[Partial, Array]:
+            part, packed = carry
+            sent = _send(packed)
+            return add(part, packed, step), sent
+
+        part, packed = jax.lax.fori_loop(1, devices - 1, body, (part, state))
+        return add(part, packed, devices - 1).out, None
+
+
+def _send(packed: Array) -> Array:
+    """To the next device: [2, B, T, K, H], the same shape."""
+    devices = jax.lax.axis_size(CONTEXT)
+    return jax.lax.ppermute(packed, CONTEXT, [(c, (c + 1) % devices) for c in range(devices)])
+
+
+def _attend_to(
+    packed: Array, q: Queries, step: Array | int, *, scale: float, implementation: str
+) -> Partial:
+    """Attention of [early | late] queries to another device's chunks, [2, B, T, K, H].
+
+    Chunks of a device before this one: both of our chunks see its early one, none its late
+    one. Of a device after this one: our late chunk sees both, our early one none. In either
+    case the late chunk sees the early one, and there is one more pair.
+    """
+    rank, devices = jax.lax.axis_index(CONTEXT), jax.lax.axis_size(CONTEXT)
+    from_before = (rank - step) % devices < rank
+    early, late = jnp.split(q, 2, axis=1)
+    first, second = jnp.split(packed, 2, axis=2)
+    queries = jnp.concatenate([late, jnp.where(from_before, early, late)])  # [2B, T/2, N, H]
+    keys, values = jnp.concatenate([first, jnp.where(from_before, first, second)], axis=1)
+    part = partial_attention(
+        queries, keys, values, causal=False, scale=scale, implementation=implementation
+    )
+    always, other = (Partial(*x) for x in zip(*(jnp.split(x, 2) for x in part), strict=True))
+    of_early = _only_if(from_before, other)
+    of_late = merge(always, _only_if(~from_before, other))
+    return Partial(*(jnp.concatenate(x, axis=1) for x in zip(of_early, of_late, strict=True)))
+
+
+def _only_if(condition: Bool[Array, ""], part: Partial) -> Partial:
+    """The partial, or that of no keys."""
+    return Partial(part.out, jnp.where(condition, part.lse, -jnp.inf))
