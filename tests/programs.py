@@ -17,15 +17,25 @@ DEVICES = 8
 DTYPE = "bfloat16"
 
 
+def layer_elements(config) -> int:
+    """Weights of one layer."""
+    D, N, K = config.hidden_size, config.num_heads, config.num_kv_heads
+    return D * (2 * N + 2 * K) * config.head_dim + 3 * D * config.intermediate_size
+
+
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """A model of real width and a few layers, its block, and how many waves its cache holds."""
+    """A model of real width and a few layers, its block, and how many waves its cache holds.
+
+    Of the devices, `tensor` share each weight; the others are on the context axis.
+    """
 
     layers: int
     block: int = 16384
     waves: int = 1
     query: int = 64
     new: int = 128
+    tensor: int = 1
 
     @property
     def config(self) -> model_config.LlamaConfig:
@@ -38,7 +48,8 @@ class Programs:
 
     def __init__(self, shapes: Shapes, kind: str = "h200"):
         self.shapes, self.config = shapes, shapes.config
-        self.mesh: Mesh = aot.gpu_mesh(kind, context=DEVICES)
+        self.context = DEVICES // shapes.tensor
+        self.mesh: Mesh = aot.gpu_mesh(kind, context=self.context, tensor=shapes.tensor)
         self.model = Llama(self.config, self._weight)
         self._star = star.programs(self.config, self.mesh, shapes.block, "xla")
         self._query = query.programs(self.config, self.mesh, "xla", generate.STRIDE)
@@ -60,7 +71,7 @@ class Programs:
         return self._exact(star_jax.Ulysses())
 
     def _exact(self, attention):
-        tokens = self._array((1, DEVICES * self.shapes.block), mesh_lib.BLOCKS)
+        tokens = self._array((1, self.context * self.shapes.block), mesh_lib.BLOCKS)
         program = exact.program(self.config, self.mesh, attention, "xla")
         return program.trace(self.model, tokens, tokens)
 
@@ -90,8 +101,8 @@ class Programs:
         return self._array((1,), mesh_lib.ROWS)
 
     def _wave(self):
-        tokens = self._array((1, DEVICES * self.shapes.block), mesh_lib.BLOCKS)
-        return tokens, self._array((1, DEVICES), mesh_lib.BLOCKS)
+        tokens = self._array((1, self.context * self.shapes.block), mesh_lib.BLOCKS)
+        return tokens, self._array((1, self.context), mesh_lib.BLOCKS)
 
     def _kv(self, length, spec):
         shape = (1, length, self.config.num_kv_heads, self.config.head_dim)
@@ -99,6 +110,6 @@ class Programs:
         return KV((layer,) * self.config.num_layers, (layer,) * self.config.num_layers)
 
     def _cache(self):
-        length = DEVICES * self.shapes.block * self.shapes.waves
+        length = self.context * self.shapes.block * self.shapes.waves
         kv = self._kv(length, mesh_lib.CACHE)
-        return Cache(kv, self._array((1, DEVICES), mesh_lib.BLOCKS))
+        return Cache(kv, self._array((1, self.context), mesh_lib.BLOCKS))

@@ -11,7 +11,7 @@ import flops
 import jax
 import jax.numpy as jnp
 import pytest
-from programs import DEVICES, Programs, Shapes
+from programs import DEVICES, Programs, Shapes, layer_elements
 
 from star_jax import query
 
@@ -26,12 +26,6 @@ def compiled(name: str, shapes: Shapes = SHAPES, kind: str = "h200"):
 
 def program(name: str, shapes: Shapes = SHAPES, kind: str = "h200") -> aot.Program:
     return aot.Program(compiled(name, shapes, kind))
-
-
-def layer_elements(config) -> int:
-    """Weights of one layer."""
-    D, N, K = config.hidden_size, config.num_heads, config.num_kv_heads
-    return D * (2 * N + 2 * K) * config.head_dim + 3 * D * config.intermediate_size
 
 
 @pytest.mark.parametrize("wave", ["first_wave", "later_wave"])

@@ -141,8 +141,6 @@ def test_bad_input_is_named(asked):
     }.items():
         with pytest.raises(ValueError, match=message):
             call()
-    with pytest.raises(NotImplementedError, match="tensor=2"):
-        Engine(e.model, mesh=star_jax.make_mesh(tensor=2), attention=e.attention)
 
 
 def test_wrong_types_are_refused(asked):
