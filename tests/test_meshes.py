@@ -2,6 +2,7 @@
 
 import functools
 import re
+from typing import Any
 
 import llamas
 import numpy as np
@@ -16,7 +17,12 @@ from star_jax.models import config as model_config
 MESHES = {"1x8x1": (1, 8, 1), "1x4x2": (1, 4, 2), "1x2x4": (1, 2, 4), "2x2x2": (2, 2, 2)}
 MESHES["1x1x8"] = (1, 1, 8)
 BLOCK, LENGTH, QUERY, NEW, TOLERANCE = 32, 250, 9, 12, 1e-4
-KINDS = {"star": Star(block_size=BLOCK), "dense": Dense(), "ring": Ring(), "ulysses": Ulysses()}
+KINDS: dict[str, Any] = {
+    "star": Star(block_size=BLOCK),
+    "dense": Dense(),
+    "ring": Ring(),
+    "ulysses": Ulysses(),
+}
 
 # Heads for eight devices on any axis, with groups of two; the rest as in Llama 3.1.
 FIELDS = {

@@ -10,6 +10,7 @@ import transformers
 
 import star_jax
 from star_jax import checkpoint
+from star_jax.engine import Attention
 from star_jax.models import config as model_config
 from star_jax.models.llama import Llama
 
@@ -71,12 +72,19 @@ def greedy(
     return tokens[-NEW:], clear
 
 
-ENGINES = [(variant, 8) for variant in llamas.VARIANTS] + [("llama-3.1", 1)]
+DENSE, RING, ULYSSES = star_jax.Dense(), star_jax.Ring(), star_jax.Ulysses()
+ENGINES = [
+    *((variant, DENSE, 8) for variant in llamas.VARIANTS),
+    ("llama-3.1", DENSE, 1),
+    *((variant, RING, 8) for variant in ("llama-2", "llama-3.1", "head-dim", "attention-bias")),
+    ("llama-2", ULYSSES, 4),
+    ("llama-3.1", ULYSSES, 2),
+]
 
 
-@pytest.mark.parametrize(("variant", "context"), ENGINES)
+@pytest.mark.parametrize(("variant", "attention", "context"), ENGINES)
 def test_the_engine_answers_as_transformers_does(
-    variant: str, context: int, tmp_path: pathlib.Path
+    variant: str, attention: Attention, context: int, tmp_path: pathlib.Path
 ) -> None:
     fields = llamas.VARIANTS[variant]
     oracle = llamas.build(fields, seed=SEED)
@@ -84,7 +92,7 @@ def test_the_engine_answers_as_transformers_does(
         str(llamas.write(tmp_path, oracle, fields)),
         mesh=star_jax.make_mesh(context=context),
         dtype="float32",
-        attention=star_jax.Dense(),
+        attention=attention,
     )
     row = tokens()[0, : LENGTH - NEW].tolist()
     encoded = engine.prefill(row[:-10])

@@ -11,7 +11,7 @@ import tiny
 from jax.sharding import NamedSharding, PartitionSpec
 
 import star_jax
-from star_jax import Dense, Engine, Star
+from star_jax import Dense, Engine, Ring, Star, Ulysses
 from star_jax.attention import xla
 
 BLOCK = 32
@@ -88,11 +88,15 @@ def test_long_blocks_go_through_tiles(monkeypatch):
     check(Star(block_size=200, anchor_size=70), 777, query_length=70, context=2)
 
 
-@pytest.mark.parametrize("context", [1, 2, 8])
-def test_dense_equals_one_forward(context):
+@pytest.mark.parametrize("length", [1, 203])
+@pytest.mark.parametrize(
+    ("kind", "context"),
+    [(Dense(), 1), (Dense(), 8), (Ring(), 1), (Ring(), 2), (Ring(), 8), (Ulysses(), 2)],
+)
+def test_exact_attention_equals_one_forward(kind, context, length):
     """Prefill, then score, equals one causal forward over both."""
-    e = engine(Dense(), context=context)
-    length, query_length = 203, 9
+    e = engine(kind, context=context)
+    query_length = 9
     both = tiny.ids(length) + tiny.ids(query_length, seed=1)
     logits, k, _ = tiny.forward(model(), both, range(len(both)))
     expected = logits[length:]
@@ -106,9 +110,10 @@ def test_one_block_is_dense_attention():
     query = tiny.ids(9, seed=1)
     for length in (20, 64):
         star = engine(Star(block_size=64), context=2)
-        dense = engine(Dense(), context=2)
-        one, other = (e.score(e.prefill(tiny.ids(length)), query) for e in (star, dense))
-        assert tiny.difference(one, other) < TOLERANCE
+        one = star.score(star.prefill(tiny.ids(length)), query)
+        for kind in (Dense(), Ring(), Ulysses()):
+            exact = star.with_attention(kind)
+            assert tiny.difference(one, exact.score(exact.prefill(tiny.ids(length)), query)) < 1e-4
 
 
 @pytest.mark.parametrize("attention", [Star(block_size=BLOCK, anchor_size=8), Dense()], ids=str)
