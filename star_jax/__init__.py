@@ -1,11 +1,14 @@
 """Star Attention for JAX: questions over very long contexts, on many GPUs."""
 
+from star_jax.context import Context
 from star_jax.dense import Dense
-from star_jax.engine import Context, Engine
-from star_jax.generate import Answer
+from star_jax.engine import Engine
+from star_jax.likelihood import Scores
 from star_jax.mesh import make_mesh, simulate_cpu_devices
 from star_jax.ring import Ring
+from star_jax.sampling import Sampling
 from star_jax.star import Star
+from star_jax.stopping import Answer
 from star_jax.ulysses import Ulysses
 
 __all__ = [
@@ -14,6 +17,8 @@ __all__ = [
     "Dense",
     "Engine",
     "Ring",
+    "Sampling",
+    "Scores",
     "Star",
     "Ulysses",
     "make_mesh",

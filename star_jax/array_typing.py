@@ -6,13 +6,14 @@
     N  query heads                H  head dimension
     K  key/value heads            P  prefix length (a second segment of keys)
     C  devices on the mesh axis `context`
+    R  rows that are generated: one or more samples for each of the batch
 
 `G = N / K` query heads share one key/value head. Inside `shard_map` the letters mean
 the sizes on one device.
 """
 
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt32
 
 Tokens = Int[Array, "B T"]
 Positions = Int[Array, "B T"]
@@ -26,6 +27,7 @@ Out = Float[Array, "B T N H"]
 LogSumExp = Float[Array, "B T N"]
 Logits = Float[Array, "B T V"]
 PerRow = Int[Array, "B"]
+PerSample = Int[Array, "R"]
 
 __all__ = [
     "Array",
@@ -38,10 +40,12 @@ __all__ = [
     "Logits",
     "Out",
     "PerRow",
+    "PerSample",
     "Positions",
     "PrefixKeys",
     "PrefixValues",
     "Queries",
     "Tokens",
+    "UInt32",
     "Values",
 ]

@@ -1,62 +1,37 @@
 """The façade: load a model, encode contexts once, ask them often."""
 
-import dataclasses
+import collections
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from star_jax import checkpoint, exact, generate, query, star
+from star_jax import checkpoint, exact, inputs, query, star
+from star_jax import generate as generate_lib
 from star_jax import mesh as mesh_lib
 from star_jax.attention import resolve
-from star_jax.cache import Cache, Deal, bucket, pad
+from star_jax.cache import Cache, Deal
+from star_jax.context import Context
 from star_jax.dense import Dense
-from star_jax.generate import Answer
+from star_jax.inputs import Ids
+from star_jax.likelihood import Scores, score_document
 from star_jax.models import config as model_config
 from star_jax.models.llama import Llama
 from star_jax.ring import Ring
+from star_jax.sampling import GREEDY, Sampling, knobs, parse
 from star_jax.star import Star
+from star_jax.stopping import Answer, Row
 from star_jax.tokenizer import Tokenizer
 from star_jax.ulysses import Ulysses
 
 DTYPES = ("bfloat16", "float16", "float32")
 
 Attention = Star | Dense | Ring | Ulysses
-Ids = Any  # Sequence[int] or Sequence[Sequence[int]], or an array: of token ids
-
-
-@dataclasses.dataclass(frozen=True)
-class Context:
-    """An encoded context, or a batch of them. Asking it changes nothing: ask it often."""
-
-    tokens: list[list[int]]  # one list per row, without the rows that pad the batch
-    is_batch: bool
-    cache: Cache
-    deal: Deal
-    mesh: Mesh
-
-    def prefix(self, length: int) -> "Context":
-        """The context of the first `length` tokens of each row, as if no more were encoded.
-
-        It shares the keys and values; nothing is computed. Shorter rows stay whole.
-        """
-        if length < 1:
-            raise ValueError(f"{length=} must be at least 1")
-        tokens = [row[:length] for row in self.tokens]
-        batch = self.cache.valid.shape[0]
-        valid = self.deal.valid([*map(len, tokens), *[0] * (batch - len(tokens))])
-        put = mesh_lib.putter(self.mesh)
-        cache = self.cache._replace(valid=put(valid, mesh_lib.BLOCKS))
-        return dataclasses.replace(self, tokens=tokens, cache=cache)
-
-    def block_until_ready(self) -> "Context":
-        """Waits until phase 1 has run."""
-        jax.block_until_ready(self.cache)
-        return self
+STREAMED = 4  # tokens between two pieces of text
 
 
 class Engine:
@@ -141,8 +116,7 @@ class Engine:
         Raises:
           ValueError: no context, an empty one, or an id outside the vocabulary.
         """
-        rows, is_batch = _rows(context_ids, "context")
-        self._check_ids(rows, "context")
+        rows, is_batch = inputs.rows(context_ids, "context", vocab_size=self.config.vocab_size)
         self._warn_of(rows)
         padded = rows + [[]] * (-len(rows) % self.mesh.shape[mesh_lib.DATA])
         encode: Callable[..., tuple[Cache, Deal]] = exact.encode
@@ -162,12 +136,33 @@ class Engine:
 
         For a batch, `query_ids` is one query for all, or one per context; returns a list.
         """
-        queries, tokens, _, starts = self._queries(context, query_ids)
-        programs = query.programs(self.config, self.mesh, self.implementation, generate.STRIDE)
+        asked = self._ask(context, query_ids)
         put = mesh_lib.putter(self.mesh)
-        logits = programs.score(self.model, context.cache, put(tokens, mesh_lib.QUERY), put(starts))
-        results = [logits[i, : len(ids)] for i, ids in enumerate(queries)]
+        logits = self._programs(GREEDY).score(
+            self.model, context.cache, put(asked.tokens, mesh_lib.QUERY), put(asked.starts)
+        )
+        results = [logits[i, : len(ids)] for i, ids in enumerate(asked.queries)]
         return results if context.is_batch else results[0]
+
+    def score_document(
+        self, document_ids: Ids, *, window: int | np.integer = 1024
+    ) -> Scores | list[Scores]:
+        """The log-probability of each token of a document, given all that come before it.
+
+        The document is encoded as a context is, by this engine's attention; then window after
+        window is asked, as a query, of the part before it. So Star Attention is what encodes
+        that part, and exact attention gives what one forward of the whole document would.
+
+        Args:
+          document_ids: token ids, at least two; or a list of such lists.
+          window: tokens that are asked at once. Logits are never held for all of them.
+        """
+        size = inputs.count("window", window)
+        document = self.prefill(document_ids)
+        scores = score_document(
+            self.model, document, window=size, program=self._programs(GREEDY).likelihood
+        )
+        return scores if document.is_batch else scores[0]
 
     def generate(
         self,
@@ -177,8 +172,10 @@ class Engine:
         max_new_tokens: int | np.integer,
         stop: Sequence[str] | None = None,
         ignore_eos: bool = False,
-    ) -> Answer | list[Answer]:
-        """Phase 2: greedy answers. For a batch, returns a list, one per context.
+        sampling: Sampling | Mapping[str, Any] | None = None,
+        samples: int | np.integer | None = None,
+    ) -> Answer | list[Any]:
+        """Phase 2: answers, greedy unless `sampling` says otherwise.
 
         Args:
           context: from `prefill`; it is not consumed.
@@ -186,72 +183,108 @@ class Engine:
           max_new_tokens: at most this many.
           stop: strings that end an answer; they need a tokenizer.
           ignore_eos: go on after EOS.
+          sampling: how tokens are drawn; a mapping of its fields will do.
+          samples: how many answers to draw for each query, at once: the context is read once
+            for all of them. An answer becomes a list of that many.
+
+        Returns:
+          An `Answer`; for a batch a list, one per context.
         """
-        if not isinstance(max_new_tokens, int | np.integer) or max_new_tokens < 1:
-            raise ValueError(f"{max_new_tokens=} must be an integer, at least 1")
-        stop = () if stop is None else stop
-        if isinstance(stop, str):
-            raise ValueError(f"{stop=} must be a list of strings")
-        if not all(stop):
-            raise ValueError(f"{stop=} has an empty string, which would end every answer")
-        if stop and self.tokenizer is None:
-            raise ValueError(f"{stop=} needs a tokenizer, and the checkpoint has none")
-        queries, tokens, lengths, starts = self._queries(context, query_ids, max_new_tokens)
-        eos = () if ignore_eos else self.eos_token_ids
-        limits = generate.Limits(int(max_new_tokens), tuple(stop), eos)
-        decode = None if self.tokenizer is None else self.tokenizer.decode
-        rows = [generate.Row(limits, decode) for _ in queries]
-        generate.generate(
-            self.model,
-            context.cache,
-            tokens=tokens,
-            lengths=lengths,
-            starts=starts,
-            rows=rows,
-            limits=limits,
-            mesh=self.mesh,
-            implementation=self.implementation,
+        rows, run = self._generate(
+            context, query_ids, max_new_tokens, stop, ignore_eos, sampling, samples
         )
-        answers = [row.answer() for row in rows]
+        collections.deque(run, maxlen=0)
+        answers: list[Any] = [row.answer() for row in rows]
+        if samples is not None:
+            answers = [answers[i : i + samples] for i in range(0, len(answers), int(samples))]
         return answers if context.is_batch else answers[0]
 
-    def _queries(
-        self, context: Context, query_ids: Ids, max_new_tokens: int | np.integer = 0
-    ) -> tuple[list[list[int]], np.ndarray, np.ndarray, np.ndarray]:
-        """The queries; and for the padded batch their tokens, lengths and start positions."""
+    def stream(
+        self,
+        context: Context,
+        query_ids: Ids,
+        *,
+        max_new_tokens: int | np.integer,
+        stop: Sequence[str] | None = None,
+        ignore_eos: bool = False,
+        sampling: Sampling | Mapping[str, Any] | None = None,
+    ) -> Iterator[str]:
+        """`generate` for one context, yielding the answer's text as it comes.
+
+        The pieces together are the text that `generate` returns: what may turn out to be a stop
+        word, or a character whose last bytes are still to come, is held back.
+        """
+        if context.is_batch:
+            raise ValueError("stream takes one context, not a batch")
+        if self.tokenizer is None:
+            raise ValueError("stream yields text, and the checkpoint has no tokenizer")
+        rows, run = self._generate(
+            context, query_ids, max_new_tokens, stop, ignore_eos, sampling, None, stride=STREAMED
+        )
+        return _pieces(rows[0], run)
+
+    def _generate(
+        self,
+        context: Context,
+        query_ids: Ids,
+        max_new_tokens: int | np.integer,
+        stop: Sequence[str] | None,
+        ignore_eos: bool,
+        sampling: Sampling | Mapping[str, Any] | None,
+        samples: int | np.integer | None,
+        *,
+        stride: int = generate_lib.STRIDE,
+    ) -> tuple[list[Row], Iterator[None]]:
+        """The rows of answers to come, and what extends them when it is iterated over."""
+        eos = () if ignore_eos else self.eos_token_ids
+        limits = inputs.limits(max_new_tokens, stop, eos, has_tokenizer=self.tokenizer is not None)
+        sampling, each = parse(sampling), inputs.count("samples", samples)
+        asked = self._ask(context, query_ids, limits.max_new_tokens)
+        decode = None if self.tokenizer is None else self.tokenizer.decode
+        rows = [Row(limits, decode) for _ in range(each * len(asked.queries))]
+        run = generate_lib.generate(
+            self.model,
+            context.cache,
+            tokens=asked.tokens,
+            lengths=asked.lengths,
+            starts=asked.starts,
+            seen=inputs.seen(
+                context,
+                asked.queries,
+                samples=each,
+                vocab_size=self.config.vocab_size if sampling.mode.penalises else 0,
+            ),
+            rows=rows,
+            limits=limits,
+            knobs=knobs(
+                sampling,
+                contexts=len(asked.queries),
+                batch=context.batch,
+                samples=each,
+                put=mesh_lib.putter(self.mesh),
+            ),
+            mode=sampling.mode,
+            mesh=self.mesh,
+            implementation=self.implementation,
+            stride=stride,
+        )
+        return rows, run
+
+    def _programs(self, sampling: Sampling) -> query.Programs:
+        return query.programs(
+            self.config, self.mesh, self.implementation, generate_lib.STRIDE, sampling.mode
+        )
+
+    def _ask(self, context: Context, query_ids: Ids, max_new_tokens: int = 0) -> inputs.Asked:
         if context.mesh != self.mesh:
             raise ValueError("the context was encoded on another mesh than this engine's")
-        queries, one_each = _rows(query_ids, "query")
-        if one_each and not context.is_batch:
-            raise ValueError("a list of queries needs a batch of contexts")
-        if not one_each:
-            queries = queries * len(context.tokens)
-        if len(queries) != len(context.tokens):
-            raise ValueError(f"{len(queries)} queries for {len(context.tokens)} contexts")
-        self._check_ids(queries, "query")
-        pairs = zip(context.tokens, queries, strict=True)
-        length, most = max(len(c) + len(q) for c, q in pairs), self.config.max_position_embeddings
-        if length + max_new_tokens > most:
+        asked = inputs.ask(context, query_ids, vocab_size=self.config.vocab_size)
+        needed, most = asked.longest + max_new_tokens, self.config.max_position_embeddings
+        if needed > most:
             _warn(
-                f"context, query and answer may take {length + max_new_tokens} positions, "
-                f"beyond the model's {most}"
+                f"context, query and answer may take {needed} positions, beyond the model's {most}"
             )
-        batch = context.cache.valid.shape[0]
-        empty: list[list[int]] = [[]] * (batch - len(queries))
-        tokens = pad(queries + empty, bucket(max(map(len, queries))))
-        lengths = np.asarray([len(ids) for ids in queries + empty], np.int32)
-        starts = np.asarray([len(ids) for ids in context.tokens + empty], np.int32)
-        return queries, tokens, lengths, starts
-
-    def _check_ids(self, rows: list[list[int]], what: str) -> None:
-        for i, ids in enumerate(rows):
-            if not ids:
-                raise ValueError(f"{what} {i} is empty: it needs at least one token")
-            if min(ids) < 0 or max(ids) >= self.config.vocab_size:
-                raise ValueError(
-                    f"{what} {i} has token ids from {min(ids)} to {max(ids)}, "
-                    f"and the vocabulary has {self.config.vocab_size}"
-                )
+        return asked
 
     def _warn_of(self, rows: list[list[int]]) -> None:
         longest, most = max(map(len, rows)), self.config.max_position_embeddings
@@ -273,8 +306,20 @@ class Engine:
                 )
 
 
+def _pieces(row: Row, run: Iterator[None]) -> Iterator[str]:
+    sent = ""
+    for _ in run:
+        text = row.settled()
+        # A decoder may rewrite its last characters when more tokens come: wait for those.
+        if len(text) > len(sent) and text.startswith(sent):
+            yield text[len(sent) :]
+            sent = text
+    if rest := row.settled()[len(sent) :]:
+        yield rest
+
+
 def _warn(message: str) -> None:
-    warnings.warn(f"star_jax: {message}", UserWarning, stacklevel=4)
+    warnings.warn(f"star_jax: {message}", UserWarning, stacklevel=5)
 
 
 def check(
@@ -298,26 +343,3 @@ def check(
         if isinstance(attention, Ulysses):
             attention.check(config, mesh)
     return resolve(implementation, mesh)
-
-
-def _rows(ids: Any, what: str) -> tuple[list[list[int]], bool]:
-    """Token ids as a list of rows, and whether they came as one."""
-    if isinstance(ids, str):
-        raise ValueError(f"{what} is text; it takes token ids (see engine.tokenizer)")
-    if getattr(ids, "ndim", 1) in (1, 2) and len(ids) == 0:
-        raise ValueError(f"{what} is empty: it needs at least one token")
-    if np.ndim(ids[0]) == 0 and not isinstance(ids[0], str):
-        return [_row(ids, what)], False
-    return [_row(row, f"{what} {i}") for i, row in enumerate(ids)], True
-
-
-def _row(ids: Any, what: str) -> list[int]:
-    try:
-        row = np.asarray(ids)
-    except ValueError:  # of uneven lists
-        row = np.zeros((0, 0))
-    if row.ndim == 1 and not len(row):
-        return []
-    if row.ndim != 1 or not np.issubdtype(row.dtype, np.integer):
-        raise ValueError(f"{what} must be a list of token ids, or a list of such lists")
-    return row.tolist()

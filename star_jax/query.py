@@ -21,17 +21,31 @@ from jax.sharding import PartitionSpec as P
 from jax.stages import Wrapped
 
 from star_jax import mesh as mesh_lib
-from star_jax.array_typing import Array, Hidden, Keys, Logits, PerRow, Queries, Tokens, Values
+from star_jax.array_typing import (
+    Array,
+    Float,
+    Hidden,
+    Keys,
+    Logits,
+    PerRow,
+    PerSample,
+    Queries,
+    Tokens,
+    Values,
+)
 from star_jax.attention import Partial, merge, merge_over_axis, partial_attention
 from star_jax.attention.partial import Method
 from star_jax.cache import KV, Cache
 from star_jax.mesh import CONTEXT, DATA, TENSOR
 from star_jax.models.config import LlamaConfig
 from star_jax.models.llama import Llama
+from star_jax.sampling import Choice, Knobs, Mode, choose, layout
 
 # A decode step, and whatever needs no more than this many bytes from all devices together,
 # is bound by latency: one gather is then faster than two reductions.
 GATHER_BYTES = 2**20
+
+LOGITS_AT_ONCE = 128  # tokens whose logits are held while log-probabilities are taken
 
 
 class Tail(NamedTuple):
@@ -43,12 +57,13 @@ class Tail(NamedTuple):
 
 
 class Decoding(NamedTuple):
-    """Generation under way; donated from call to call."""
+    """Generation under way, of R / B samples for each context; donated from call to call."""
 
-    generated: KV  # [B, S, K, H], K/V of the first `step` generated tokens
-    token: Array  # [B], the last one generated, whose K/V are not there yet
+    generated: KV  # [R, S, K, H], K/V of the first `step` generated tokens
+    token: Array  # [R], the last one generated, whose K/V are not there yet
     step: Array  # [], how many tokens went through the model
-    done: Array  # [B], whether a row has ended
+    done: Array  # [R], whether a row has ended
+    seen: Array  # [R, V], tokens that are penalised; [R, 0] if none are
 
 
 def merge_method(q: Queries, devices: int) -> Method:
@@ -99,7 +114,11 @@ class Asking:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """Attention of one generated token. The state is the generated tokens' K/V."""
+    """Attention of one generated token a row. The state is the generated tokens' K/V.
+
+    The samples of a context are asked of it together, like tokens of one query: its keys are
+    read once for all of them.
+    """
 
     cache: Cache
     tail: Tail
@@ -115,108 +134,188 @@ class Step:
 
     def __call__(self, layer: int, q: Queries, k: Keys, v: Values, state: KV) -> tuple[Queries, KV]:
         kv, valid = self.cache.kv, self.cache.valid[:, 0]
+        samples = (valid.shape[0], -1, *q.shape[2:])  # [R, 1, N, H] -> [B, R / B, N, H]
         context = attend_context(
-            q, kv.k[layer], kv.v[layer], valid, implementation=self.implementation
+            q.reshape(samples), kv.k[layer], kv.v[layer], valid, implementation=self.implementation
         )
-        tail = partial_attention(
-            q,
-            state.k[layer],
-            state.v[layer],
+        attend = functools.partial(
+            partial_attention,
             causal=False,
-            kv_length=jnp.broadcast_to(self.step + 1, q.shape[:1]),
-            prefix_k=self.tail.query.k[layer],
-            prefix_v=self.tail.query.v[layer],
-            prefix_length=self.tail.query_length,
             scale=q.shape[-1] ** -0.5,
             implementation=self.implementation,
         )
-        return merge(context, tail).out, state
+        query = attend(
+            q.reshape(samples),
+            self.tail.query.k[layer],
+            self.tail.query.v[layer],
+            kv_length=self.tail.query_length,
+        )
+        before = merge(context, query)
+        own = attend(
+            q,
+            state.k[layer],
+            state.v[layer],
+            kv_length=jnp.broadcast_to(self.step + 1, q.shape[:1]),
+        )
+        before = Partial(before.out.reshape(own.out.shape), before.lse.reshape(own.lse.shape))
+        return merge(before, own).out, state
 
 
-# Of the loop over tokens: how many so far, they [B, stride], the state, whether any row goes on.
-Loop = tuple[Array, Array, Decoding, Array]
+# Of the loop over tokens: how many so far, what was chosen [R, stride], the state, whether any
+# row goes on.
+Loop = tuple[Array, Choice, Decoding, Array]
 
 
 class Programs(NamedTuple):
     """The programs of phase 2, compiled per (capacity, query bucket, generation bucket).
 
     score(model, cache, tokens [B, T], start [B]) -> logits [B, T, V]
-    ask(model, cache, tokens, length [B], start [B]) -> (Tail, first token [B])
-    decode(model, cache, tail, Decoding, eos [E], count []) -> (tokens [B, stride], Decoding)
+    likelihood(model, cache, tokens [B, T], next [B, T], start [B]) -> log-probabilities [B, T]
+    ask(model, cache, tokens, length [B], start [B], knobs, seen) -> (Tail, first Choice [R], seen)
+    decode(model, cache, tail, Decoding, knobs, eos [E], count []) -> (Choice [R, stride], Decoding)
     """
 
     score: Wrapped
+    likelihood: Wrapped
     ask: Wrapped
     decode: Wrapped
 
 
 @functools.cache
-def programs(config: LlamaConfig, mesh: Mesh, implementation: str, stride: int) -> Programs:
-    """See `Programs`. `decode` generates at most `stride` tokens a call."""
-
-    def run_query(model: Llama, cache: Cache, tokens: Tokens, start: PerRow) -> tuple[Hidden, KV]:
-        positions = start[:, None] + jnp.arange(tokens.shape[1])
-        attend = Asking(cache, implementation)
-        return model.run(tokens, positions, attend, KV((), ()), axis=TENSOR)
-
-    def score(model: Llama, cache: Cache, tokens: Tokens, start: PerRow) -> Logits:
-        hidden, _ = run_query(model, cache, tokens, start)
-        return model.logits(hidden, axis=TENSOR)
+def programs(
+    config: LlamaConfig, mesh: Mesh, implementation: str, stride: int, mode: Mode
+) -> Programs:
+    """See `Programs`. `decode` generates at most `stride` tokens a call, chosen as `mode` says."""
 
     def ask(
-        model: Llama, cache: Cache, tokens: Tokens, length: PerRow, start: PerRow
-    ) -> tuple[Tail, PerRow]:
-        hidden, kv = run_query(model, cache, tokens, start)
+        model: Llama,
+        cache: Cache,
+        tokens: Tokens,
+        length: PerRow,
+        start: PerRow,
+        knobs: Knobs,
+        seen: Array,
+    ) -> tuple[Tail, Choice, Array]:
+        hidden, kv = _run_query(model, cache, tokens, start, implementation)
         last = jnp.maximum(length - 1, 0)[:, None, None]
         hidden = jnp.take_along_axis(hidden, last, axis=1)  # [B, T, D] -> [B, 1, D]
-        return Tail(kv, length, start + length), greedy(model.logits(hidden, axis=TENSOR))
+        logits = model.logits(hidden, axis=TENSOR)[:, 0]
+        samples = knobs.keys.shape[0] // logits.shape[0]
+        choice = choose(jnp.repeat(logits, samples, axis=0), knobs, seen, 0, mode=mode)
+        return Tail(kv, length, start + length), choice, _mark(seen, choice.token)
 
     def decode(
-        model: Llama, cache: Cache, tail: Tail, state: Decoding, eos: Array, count: Array
-    ) -> tuple[Tokens, Decoding]:
+        model: Llama,
+        cache: Cache,
+        tail: Tail,
+        state: Decoding,
+        knobs: Knobs,
+        eos: Array,
+        count: Array,
+    ) -> tuple[Choice, Decoding]:
+        rows = state.token.shape[0]
+        start = jnp.repeat(tail.start, rows // tail.start.shape[0])
+
         def body(carry: Loop) -> Loop:
-            i, tokens, state, _ = carry
+            i, made, state, _ = carry
             attend = Step(cache, tail, state.step, implementation)
-            positions = (tail.start + state.step)[:, None]
+            positions = (start + state.step)[:, None]
             token, generated = state.token[:, None], state.generated
             hidden, kv = model.run(token, positions, attend, generated, axis=TENSOR)
-            token = greedy(model.logits(hidden, axis=TENSOR))
-            tokens = tokens.at[:, i].set(jnp.where(state.done, -1, token))
-            done = state.done | jnp.isin(token, eos)
-            state = Decoding(kv, token, state.step + 1, done)
-            return i + 1, tokens, state, _any_left(done)
+            logits = model.logits(hidden, axis=TENSOR)[:, 0]
+            step = state.step + 1
+            choice = choose(logits, knobs, state.seen, step, mode=mode)
+            made = Choice(
+                made.token.at[:, i].set(jnp.where(state.done, -1, choice.token)),
+                made.logprob.at[:, i].set(choice.logprob),
+            )
+            done = state.done | jnp.isin(choice.token, eos)
+            state = Decoding(kv, choice.token, step, done, _mark(state.seen, choice.token))
+            return i + 1, made, state, _any_left(done)
 
         def cond(carry: Loop) -> Array:
             i, _, _, left = carry
             return left & (i < count)
 
-        tokens = jnp.full((state.token.shape[0], stride), -1, jnp.int32)
-        carry = (jnp.int32(0), tokens, state, _any_left(state.done))
-        _, tokens, state, _ = jax.lax.while_loop(cond, body, carry)
-        return tokens, state
+        none = Choice(jnp.full((rows, stride), -1, jnp.int32), jnp.zeros((rows, stride)))
+        carry = (jnp.int32(0), none, state, _any_left(state.done))
+        _, made, state, _ = jax.lax.while_loop(cond, body, carry)
+        return made, state
 
     weights = mesh_lib.weight_specs(config, mesh)
     cache = Cache(mesh_lib.CACHE, mesh_lib.BLOCKS)  # type: ignore[arg-type]
     rows, query, tail = mesh_lib.ROWS, mesh_lib.QUERY, mesh_lib.TAIL
     tails = Tail(tail, rows, rows)  # type: ignore[arg-type]
-    state = Decoding(tail, rows, P(), rows)  # type: ignore[arg-type]
-
-    def jit(f: Callable[..., Any], in_specs: Any, out_specs: Any, **options: Any) -> Wrapped:
-        local = jax.shard_map(f, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
-        return jax.jit(local, compiler_options=mesh_lib.compiler_options(mesh), **options)
-
+    state = Decoding(tail, rows, P(), rows, query)  # type: ignore[arg-type]
+    first, made = Choice(rows, rows), Choice(query, query)  # type: ignore[arg-type]
+    jit = functools.partial(_jit, mesh)
+    score, likelihood = _scoring(config, mesh, implementation)
     return Programs(
-        score=jit(score, (weights, cache, query, rows), P(DATA, None, None)),
-        ask=jit(ask, (weights, cache, query, rows, rows), (tails, rows)),
+        score=score,
+        likelihood=likelihood,
+        ask=jit(ask, (weights, cache, query, rows, rows, layout(), query), (tails, first, query)),
         decode=jit(
-            decode, (weights, cache, tails, state, P(), P()), (query, state), donate_argnums=3
+            decode,
+            (weights, cache, tails, state, layout(), P(), P()),
+            (made, state),
+            donate_argnums=3,
         ),
     )
 
 
-def greedy(logits: Array) -> Array:
-    """The likeliest next token of each row. logits: [B, 1, V]."""
-    return jnp.argmax(logits[:, 0], axis=-1).astype(jnp.int32)
+@functools.cache
+def _scoring(config: LlamaConfig, mesh: Mesh, implementation: str) -> tuple[Wrapped, Wrapped]:
+    """`score` and `likelihood`, which choose nothing."""
+
+    def score(model: Llama, cache: Cache, tokens: Tokens, start: PerRow) -> Logits:
+        hidden, _ = _run_query(model, cache, tokens, start, implementation)
+        return model.logits(hidden, axis=TENSOR)
+
+    def likelihood(
+        model: Llama, cache: Cache, tokens: Tokens, following: Tokens, start: PerRow
+    ) -> Float[Array, "B T"]:
+        hidden, _ = _run_query(model, cache, tokens, start, implementation)
+
+        def some(x: tuple[Hidden, Tokens]) -> Array:
+            logprobs = jax.nn.log_softmax(model.logits(x[0], axis=TENSOR), axis=-1)
+            return jnp.take_along_axis(logprobs, x[1][..., None], axis=-1)[..., 0]
+
+        # [B, T, ...] -> [T / few, B, few, ...]: all logits at once may be gigabytes.
+        few = min(tokens.shape[1], LOGITS_AT_ONCE)
+        parts = jax.tree.map(
+            lambda x: jnp.stack(jnp.split(x, x.shape[1] // few, axis=1)), (hidden, following)
+        )
+        return jnp.concatenate(list(jax.lax.map(some, parts)), axis=1)
+
+    weights = mesh_lib.weight_specs(config, mesh)
+    cache = Cache(mesh_lib.CACHE, mesh_lib.BLOCKS)  # type: ignore[arg-type]
+    rows, query = mesh_lib.ROWS, mesh_lib.QUERY
+    return (
+        _jit(mesh, score, (weights, cache, query, rows), P(DATA, None, None)),
+        _jit(mesh, likelihood, (weights, cache, query, query, rows), query),
+    )
+
+
+def _run_query(
+    model: Llama, cache: Cache, tokens: Tokens, start: PerRow, implementation: str
+) -> tuple[Hidden, KV]:
+    positions = start[:, None] + jnp.arange(tokens.shape[1])
+    attend = Asking(cache, implementation)
+    return model.run(tokens, positions, attend, KV((), ()), axis=TENSOR)
+
+
+def _jit(
+    mesh: Mesh, f: Callable[..., Any], in_specs: Any, out_specs: Any, **options: Any
+) -> Wrapped:
+    local = jax.shard_map(f, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+    return jax.jit(local, compiler_options=mesh_lib.compiler_options(mesh), **options)
+
+
+def _mark(seen: Array, token: PerSample) -> Array:
+    """Adds each row's token to those that it has seen, if they are kept at all."""
+    if not seen.shape[1]:
+        return seen
+    return seen.at[jnp.arange(token.shape[0]), token].set(True)
 
 
 def _any_left(done: Array) -> Array:

@@ -17,8 +17,8 @@ import llamas
 from test_tokenizer import save as save_tokenizer
 
 from star_jax.engine import Attention, Engine
-from star_jax.generate import Answer
 from star_jax.star import Star
+from star_jax.stopping import Answer
 from star_jax.tokenizer import Tokenizer
 
 CONFIG = {
@@ -86,6 +86,8 @@ class FakeEngine(Engine):
         max_new_tokens: Any,
         stop: Sequence[str] | None = None,
         ignore_eos: bool = False,
+        sampling: Any = None,
+        samples: Any = None,
     ) -> list[Answer]:
         time.sleep(float(os.environ.get("FAKE_ENGINE_SECONDS", "0")))
         return [

@@ -7,7 +7,7 @@ import published
 from jax.sharding import Mesh
 
 import star_jax
-from star_jax import exact, generate, query, star
+from star_jax import exact, generate, query, sampling, star
 from star_jax import mesh as mesh_lib
 from star_jax.cache import KV, Cache
 from star_jax.models import config as model_config
@@ -36,6 +36,7 @@ class Shapes:
     query: int = 64
     new: int = 128
     tensor: int = 1
+    samples: int = 1
 
     @property
     def config(self) -> model_config.LlamaConfig:
@@ -46,13 +47,16 @@ class Shapes:
 class Programs:
     """Each property is a traced program, as the engine would run it."""
 
-    def __init__(self, shapes: Shapes, kind: str = "h200"):
+    def __init__(
+        self, shapes: Shapes, kind: str = "h200", sampling: star_jax.Sampling = sampling.GREEDY
+    ):
         self.shapes, self.config = shapes, shapes.config
         self.context = DEVICES // shapes.tensor
         self.mesh: Mesh = aot.gpu_mesh(kind, context=self.context, tensor=shapes.tensor)
         self.model = Llama(self.config, self._weight)
         self._star = star.programs(self.config, self.mesh, shapes.block, "xla")
-        self._query = query.programs(self.config, self.mesh, "xla", generate.STRIDE)
+        self._sampling = sampling
+        self._query = query.programs(self.config, self.mesh, "xla", generate.STRIDE, sampling.mode)
 
     def first_wave(self):
         return self._star[0].trace(self.model, *self._wave())
@@ -77,18 +81,29 @@ class Programs:
 
     def ask(self):
         tokens = self._array((1, self.shapes.query), mesh_lib.QUERY)
-        return self._query.ask.trace(self.model, self._cache(), tokens, self._row(), self._row())
+        return self._query.ask.trace(
+            self.model,
+            self._cache(),
+            tokens,
+            self._row(),
+            self._row(),
+            self._knobs(),
+            self._seen(),
+        )
 
     def decode(self):
         tail = query.Tail(self._kv(self.shapes.query, mesh_lib.TAIL), self._row(), self._row())
         state = query.Decoding(
-            generated=self._kv(self.shapes.new, mesh_lib.TAIL),
-            token=self._row(),
+            generated=self._kv(self.shapes.new, mesh_lib.TAIL, rows=self.shapes.samples),
+            token=self._samples(),
             step=self._array((), mesh_lib.WHOLE),
-            done=self._array((1,), mesh_lib.ROWS, "bool"),
+            done=self._array((self.shapes.samples,), mesh_lib.ROWS, "bool"),
+            seen=self._seen(),
         )
         eos, count = self._array((3,), mesh_lib.WHOLE), self._array((), mesh_lib.WHOLE)
-        return self._query.decode.trace(self.model, self._cache(), tail, state, eos, count)
+        return self._query.decode.trace(
+            self.model, self._cache(), tail, state, self._knobs(), eos, count
+        )
 
     def _weight(self, name, shape, axes):
         sharding, repeat = mesh_lib.placement(shape, axes, self.mesh)
@@ -100,12 +115,26 @@ class Programs:
     def _row(self):
         return self._array((1,), mesh_lib.ROWS)
 
+    def _samples(self):
+        return self._array((self.shapes.samples,), mesh_lib.ROWS)
+
+    def _knobs(self):
+        number = self._array((), mesh_lib.WHOLE, "float32")
+        keys = self._array((self.shapes.samples, 3), mesh_lib.QUERY, "uint32")
+        top_k = self._array((), mesh_lib.WHOLE)
+        return sampling.Knobs(number, top_k, number, number, number, keys)
+
+    def _seen(self):
+        penalises = self._sampling.mode.penalises
+        columns = self.config.vocab_size if penalises else 0
+        return self._array((self.shapes.samples, columns), mesh_lib.QUERY, "bool")
+
     def _wave(self):
         tokens = self._array((1, self.context * self.shapes.block), mesh_lib.BLOCKS)
         return tokens, self._array((1, self.context), mesh_lib.BLOCKS)
 
-    def _kv(self, length, spec):
-        shape = (1, length, self.config.num_kv_heads, self.config.head_dim)
+    def _kv(self, length, spec, rows=1):
+        shape = (rows, length, self.config.num_kv_heads, self.config.head_dim)
         layer = self._array(shape, spec, DTYPE)
         return KV((layer,) * self.config.num_layers, (layer,) * self.config.num_layers)
 

@@ -11,7 +11,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import star_jax
 from star_jax import Engine, Star
-from star_jax.generate import STRIDE, Answer, Limits, Row
+from star_jax.generate import STRIDE
+from star_jax.stopping import Answer, Limits, Row
 from star_jax.tokenizer import Tokenizer
 
 
@@ -99,8 +100,8 @@ def test_rows_of_a_batch_end_apart(asked):
 
 def test_a_row_that_is_cut_in_a_stride():
     row = Row(Limits(10, ("b",), (9,)), lambda ids, **_: "".join(" ab"[i] for i in ids))
-    row.extend([1, 1])
-    row.extend([2, 9, 1])
+    row.extend([1, 1], [-1.0, -2.0])
+    row.extend([2, 9, 1], [-3.0, -4.0, -5.0])
     assert row.answer() == Answer([1, 1, 2], "aa", "stop")
 
 

@@ -1,0 +1,47 @@
+"""An encoded context: what phase 1 returns, and phase 2 asks."""
+
+import dataclasses
+
+import jax
+from jax.sharding import Mesh
+
+from star_jax import mesh as mesh_lib
+from star_jax.cache import Cache, Deal
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """An encoded context, or a batch of them. Asking it changes nothing: ask it often."""
+
+    tokens: list[list[int]]  # one list per row, without the rows that pad the batch
+    is_batch: bool
+    cache: Cache
+    deal: Deal
+    mesh: Mesh
+
+    @property
+    def batch(self) -> int:
+        """Rows, with those that pad the batch."""
+        return self.cache.valid.shape[0]
+
+    def prefix(self, length: int) -> "Context":
+        """The context of the first `length` tokens of each row, as if no more were encoded.
+
+        It shares the keys and values; nothing is computed. Shorter rows stay whole.
+        """
+        if length < 1:
+            raise ValueError(f"{length=} must be at least 1")
+        return self.cut(length)
+
+    def cut(self, length: int) -> "Context":
+        """`prefix`, of no token at all too: nothing but the tail is then attended to."""
+        tokens = [row[:length] for row in self.tokens]
+        valid = self.deal.valid([*map(len, tokens), *[0] * (self.batch - len(tokens))])
+        put = mesh_lib.putter(self.mesh)
+        cache = self.cache._replace(valid=put(valid, mesh_lib.BLOCKS))
+        return dataclasses.replace(self, tokens=tokens, cache=cache)
+
+    def block_until_ready(self) -> "Context":
+        """Waits until phase 1 has run."""
+        jax.block_until_ready(self.cache)
+        return self

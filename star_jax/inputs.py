@@ -1,0 +1,130 @@
+"""What callers hand in, checked: token ids as rows, queries for contexts, where answers end."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from star_jax.cache import bucket, pad
+from star_jax.context import Context
+from star_jax.stopping import Limits
+
+Ids = Any  # Sequence[int] or Sequence[Sequence[int]], or an array: of token ids
+
+
+def rows(ids: Ids, what: str, *, vocab_size: int) -> tuple[list[list[int]], bool]:
+    """Token ids as a list of rows, none of them empty, and whether they came as one.
+
+    Raises:
+      ValueError: they are neither ids nor lists of ids, a row is empty, or an id is outside
+        the vocabulary. It calls them `what`.
+    """
+    if isinstance(ids, str):
+        raise ValueError(f"{what} is text; it takes token ids (see engine.tokenizer)")
+    if getattr(ids, "ndim", 1) in (1, 2) and len(ids) == 0:
+        raise ValueError(f"{what} is empty: it needs at least one token")
+    is_batch = np.ndim(ids[0]) > 0 or isinstance(ids[0], str)
+    found = [_row(row, f"{what} {i}") for i, row in enumerate(ids)] if is_batch else []
+    found = found or [_row(ids, what)]
+    for i, row in enumerate(found):
+        if not row:
+            raise ValueError(f"{what} {i} is empty: it needs at least one token")
+        if min(row) < 0 or max(row) >= vocab_size:
+            raise ValueError(
+                f"{what} {i} has token ids from {min(row)} to {max(row)}, "
+                f"and the vocabulary has {vocab_size}"
+            )
+    return found, is_batch
+
+
+def _row(ids: Any, what: str) -> list[int]:
+    try:
+        row = np.asarray(ids)
+    except ValueError:  # of uneven lists
+        row = np.zeros((0, 0))
+    if row.ndim == 1 and not len(row):
+        return []
+    if row.ndim != 1 or not np.issubdtype(row.dtype, np.integer):
+        raise ValueError(f"{what} must be a list of token ids, or a list of such lists")
+    return row.tolist()
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """Queries; and for the padded batch their tokens [B, T], lengths and start positions [B]."""
+
+    queries: list[list[int]]
+    tokens: np.ndarray
+    lengths: np.ndarray
+    starts: np.ndarray
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest context with its query."""
+        return int((self.lengths + self.starts).max())
+
+
+def ask(context: Context, query_ids: Ids, *, vocab_size: int) -> Asked:
+    """One query for each row of a context: the same for all, or one each.
+
+    Raises:
+      ValueError: their number is not that of the contexts, or see `rows`.
+    """
+    queries, one_each = rows(query_ids, "query", vocab_size=vocab_size)
+    if one_each and not context.is_batch:
+        raise ValueError("a list of queries needs a batch of contexts")
+    if not one_each:
+        queries = queries * len(context.tokens)
+    if len(queries) != len(context.tokens):
+        raise ValueError(f"{len(queries)} queries for {len(context.tokens)} contexts")
+    empty: list[list[int]] = [[]] * (context.batch - len(queries))
+    return Asked(
+        queries,
+        tokens=pad(queries + empty, bucket(max(map(len, queries)))),
+        lengths=np.asarray([len(ids) for ids in queries + empty], np.int32),
+        starts=np.asarray([len(ids) for ids in context.tokens + empty], np.int32),
+    )
+
+
+def seen(
+    context: Context, queries: list[list[int]], *, samples: int, vocab_size: int
+) -> np.ndarray:
+    """Which tokens context and query hold, for each row of the answers: bool [R, V].
+
+    With `vocab_size` 0, for answers without a penalty, it has no columns.
+    """
+    found = np.zeros((context.batch, vocab_size), bool)
+    if vocab_size:
+        for i, (row, query) in enumerate(zip(context.tokens, queries, strict=True)):
+            found[i, row] = found[i, query] = True
+    return np.repeat(found, samples, axis=0)
+
+
+def limits(
+    max_new_tokens: int | np.integer,
+    stop: Sequence[str] | None,
+    eos: tuple[int, ...],
+    *,
+    has_tokenizer: bool,
+) -> Limits:
+    """When answers end; raises ValueError for what cannot be."""
+    if not isinstance(max_new_tokens, int | np.integer) or max_new_tokens < 1:
+        raise ValueError(f"{max_new_tokens=} must be an integer, at least 1")
+    stop = () if stop is None else stop
+    if isinstance(stop, str):
+        raise ValueError(f"{stop=} must be a list of strings")
+    if not all(stop):
+        raise ValueError(f"{stop=} has an empty string, which would end every answer")
+    if stop and not has_tokenizer:
+        raise ValueError(f"{stop=} needs a tokenizer, and the checkpoint has none")
+    return Limits(int(max_new_tokens), tuple(stop), eos)
+
+
+def count(name: str, value: int | np.integer | None) -> int:
+    """A number of at least 1; None is 1."""
+    if value is None:
+        return 1
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name}={value!r} must be an integer, at least 1")
+    return int(value)

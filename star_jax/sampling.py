@@ -1,0 +1,206 @@
+"""How the next token is chosen: the likeliest, or one drawn at random.
+
+Every draw has a key of its own, folded from (seed, sample, step): it depends neither on the
+batch that a row stands in, nor on how many tokens a call generates.
+"""
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from star_jax import mesh as mesh_lib
+from star_jax.array_typing import Array, Bool, Float, Int, UInt32
+
+SEEDS = 2**64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Draws tokens at random, from probabilities that are first made sharper or cut.
+
+    In this order, as `transformers` has it; each field's default changes nothing.
+
+    repetition_penalty: logits of tokens that context, query or answer hold are divided by it
+      where positive, and multiplied where negative. Works without drawing, too.
+    temperature: logits are divided by it; 0 takes the likeliest token.
+    top_k: only the k likeliest tokens; 0: all.
+    top_p: only the likeliest tokens that together reach this probability.
+    min_p: only tokens at least this probable, relative to the likeliest.
+    seed: 0 ... 2**64 - 1; or one for each context of a batch. With one for all, what is drawn
+      for a question does not depend on where in a batch it stands.
+    """
+
+    temperature: float | int = 1.0
+    top_k: int = 0
+    top_p: float | int = 1.0
+    min_p: float | int = 0.0
+    repetition_penalty: float | int = 1.0
+    seed: int | tuple[int, ...] = 0
+
+    def __post_init__(self) -> None:
+        for name in [field.name for field in dataclasses.fields(self)][:-1]:
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Real) or isinstance(value, bool):
+                raise ValueError(f"{name}={value!r} must be a number")
+            if not math.isfinite(value):
+                raise ValueError(f"{name}={value!r} must be finite")
+        if self.temperature < 0:
+            raise ValueError(f"temperature={self.temperature} must be at least 0 (0: greedy)")
+        if not isinstance(self.top_k, numbers.Integral) or self.top_k < 0:
+            raise ValueError(f"top_k={self.top_k} must be an integer, at least 0 (0: all tokens)")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p} must be above 0 and at most 1")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p={self.min_p} must be from 0 to 1")
+        if self.repetition_penalty <= 0:
+            raise ValueError(f"repetition_penalty={self.repetition_penalty} must be above 0")
+        for seed in self.seed if isinstance(self.seed, tuple) else (self.seed,):
+            if not isinstance(seed, numbers.Integral) or not 0 <= seed < SEEDS:
+                raise ValueError(f"{seed=} must be an integer from 0 to 2**64 - 1")
+
+    @property
+    def mode(self) -> "Mode":
+        draws = self.temperature > 0
+        return Mode(
+            draws=draws,
+            filters=draws and (self.top_k > 0 or self.top_p < 1 or self.min_p > 0),
+            penalises=self.repetition_penalty != 1,
+        )
+
+
+GREEDY = Sampling(temperature=0.0)
+
+
+def parse(sampling: Sampling | Mapping[str, Any] | None) -> Sampling:
+    """A `Sampling` from its fields; None is greedy.
+
+    Raises:
+      ValueError: a field is unknown, or its value impossible.
+    """
+    if sampling is None:
+        return GREEDY
+    if isinstance(sampling, Sampling):
+        return sampling
+    if not isinstance(sampling, Mapping):
+        raise ValueError(f"{sampling=} must be Sampling(...), a mapping of its fields, or None")
+    known = [field.name for field in dataclasses.fields(Sampling)]
+    if unknown := [name for name in sampling if name not in known]:
+        raise ValueError(f"sampling: unknown {unknown}; there is {', '.join(known)}")
+    return Sampling(**sampling)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    """What a program is compiled for; the numbers are data."""
+
+    draws: bool
+    filters: bool
+    penalises: bool
+
+
+class Knobs(NamedTuple):
+    """The numbers of a `Sampling`, as data."""
+
+    temperature: Array  # [], as are the next four
+    top_k: Array
+    top_p: Array
+    min_p: Array
+    repetition_penalty: Array
+    keys: Array  # uint32 [R, 3]: seed (high and low word) and number of the sample
+
+
+def knobs(
+    sampling: Sampling, *, contexts: int, batch: int, samples: int, put: Callable[..., Array]
+) -> Knobs:
+    """The numbers for `samples` rows of each of `batch` contexts, of which `contexts` are real.
+
+    `put` puts a host array on the mesh, with the layout that it is told.
+
+    Raises:
+      ValueError: the number of seeds is not that of the contexts.
+    """
+    seeds = sampling.seed if isinstance(sampling.seed, tuple) else (sampling.seed,) * contexts
+    if len(seeds) != contexts:
+        raise ValueError(f"{len(seeds)} seeds for {contexts} contexts")
+    keys = np.zeros((batch, samples, 3), np.uint32)
+    for i, seed in enumerate(seeds):
+        high, low = divmod(int(seed), 2**32)
+        keys[i] = [(high, low, sample) for sample in range(samples)]
+    values = (
+        np.float32(sampling.temperature),
+        np.int32(min(sampling.top_k, 2**31 - 1)),
+        np.float32(sampling.top_p),
+        np.float32(sampling.min_p),
+        np.float32(sampling.repetition_penalty),
+    )
+    rows = put(keys.reshape(batch * samples, 3), mesh_lib.QUERY)
+    temperature, top_k, top_p, min_p, penalty = (put(n, mesh_lib.WHOLE) for n in values)
+    return Knobs(temperature, top_k, top_p, min_p, penalty, rows)
+
+
+def layout() -> Knobs:
+    """The `PartitionSpec` of each of the `knobs`, for `shard_map`."""
+    return Knobs(*(mesh_lib.WHOLE,) * 5, mesh_lib.QUERY)  # type: ignore[arg-type]
+
+
+class Choice(NamedTuple):
+    """The next token of each row, and its log-probability under the model."""
+
+    token: Array  # [R]
+    logprob: Array  # [R], before penalty, temperature and cuts
+
+
+def choose(
+    logits: Float[Array, "R V"],
+    knobs: Knobs,
+    seen: Bool[Array, "R seen"],
+    step: Int[Array, ""] | int,
+    *,
+    mode: Mode,
+) -> Choice:
+    """Chooses the token that follows; `step` counts the tokens of the answer so far.
+
+    `seen` says which tokens are penalised, [R, V]; it has no columns if none are.
+    """
+    scores = logits
+    if mode.penalises:
+        penalty = knobs.repetition_penalty
+        scores = jnp.where(seen, jnp.where(scores > 0, scores / penalty, scores * penalty), scores)
+    if mode.draws:
+        scores = scores / knobs.temperature
+        if mode.filters:
+            scores = jnp.where(scores < _least(scores, knobs), -jnp.inf, scores)
+        # The largest of score + Gumbel noise is a draw from the softmax of the scores.
+        scores = scores + _noise(knobs.keys, step, logits.shape[1])
+    token = jnp.argmax(scores, axis=-1).astype(jnp.int32)
+    chosen = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0]
+    return Choice(token, chosen - jax.nn.logsumexp(logits, axis=-1))
+
+
+def _least(scores: Float[Array, "R V"], knobs: Knobs) -> Float[Array, "R 1"]:
+    """The lowest score that `top_k`, `top_p` and `min_p` keep."""
+    ranked = jnp.sort(scores, axis=-1, descending=True)
+    kept = (jnp.arange(ranked.shape[1]) < knobs.top_k) | (knobs.top_k == 0)
+    probability = jax.nn.softmax(jnp.where(kept, ranked, -jnp.inf), axis=-1)
+    likelier = jnp.cumsum(probability, axis=-1) - probability
+    kept = kept & (likelier < knobs.top_p) & (probability >= knobs.min_p * probability[:, :1])
+    kept = kept.at[:, 0].set(True)
+    return jnp.where(kept, ranked, jnp.inf).min(axis=-1, keepdims=True)
+
+
+def _noise(
+    keys: UInt32[Array, "R 3"], step: Int[Array, ""] | int, size: int
+) -> Float[Array, "R V"]:
+    def one(words: Array) -> Array:
+        key = jax.random.key(0, impl="threefry2x32")
+        for word in (*words, step):
+            key = jax.random.fold_in(key, word)
+        return jax.random.gumbel(key, (size,), jnp.float32)
+
+    return jax.vmap(one)(keys)

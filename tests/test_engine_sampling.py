@@ -1,0 +1,145 @@
+"""Sampling and streaming through the engine: reproducible, shared by batches, as NumPy has it."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+import test_generate
+import test_sampling
+import tiny
+
+import star_jax
+from star_jax import Engine, Sampling, sampling
+
+NEW = 40  # more than a stride
+MANY = 2000
+WARM = Sampling(temperature=1.3, top_k=20, top_p=0.95, repetition_penalty=1.2, seed=7)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return test_generate.engine()
+
+
+@pytest.fixture(scope="module")
+def context(engine):
+    return engine.prefill(tiny.ids(100))
+
+
+QUERY = tiny.ids(5, seed=1)
+
+
+def ask(engine, context, query=QUERY, **options):
+    options = {"max_new_tokens": NEW, "ignore_eos": True, "sampling": WARM, **options}
+    return engine.generate(context, query, **options)
+
+
+def test_every_token_is_what_the_key_draws_from_the_scores(engine, context):
+    """Teacher-forced, the same tokens and log-probabilities; so each step has its own key."""
+    answer = ask(engine, context)
+    scores = engine.score(context, QUERY + answer.tokens)[len(QUERY) - 1 : -1]
+    knobs = test_sampling.knobs(WARM, 1)
+    seen = np.zeros((1, engine.config.vocab_size), bool)
+    seen[0, [*tiny.ids(100), *QUERY]] = True
+    for step, token in enumerate(answer.tokens):
+        choice = sampling.choose(
+            scores[step : step + 1], knobs, jnp.asarray(seen), step, mode=WARM.mode
+        )
+        assert int(choice.token[0]) == token
+        assert abs(float(choice.logprob[0]) - answer.logprobs[step]) < 1e-4
+        seen[0, token] = True
+    assert len(set(answer.tokens)) > 5
+    assert len(answer.logprobs) == NEW
+
+
+def test_a_seed_gives_the_same_whatever_stands_beside(engine, context):
+    """Alone, in a batch, first of several samples, by mapping, in strides of another length."""
+    single = ask(engine, context)
+    assert ask(engine, context) == single
+    fields = {"temperature": 1.3, "top_k": 20, "top_p": 0.95, "repetition_penalty": 1.2, "seed": 7}
+    assert ask(engine, context, sampling=fields) == single
+    batch = engine.prefill([tiny.ids(60), tiny.ids(100), tiny.ids(60)])
+    again = ask(engine, batch, sampling={**fields, "seed": (1, 7, 2)})
+    assert again[1] == single
+    assert again[0] != again[2]
+    several = ask(engine, context, samples=3)
+    assert several[0] == single
+    assert len({tuple(answer.tokens) for answer in several}) == 3
+    of_batch = ask(engine, batch, sampling={**fields, "seed": (1, 7, 2)}, samples=2)
+    assert [pair[0] for pair in of_batch] == again
+    assert of_batch[1] == several[:2]
+    assert ask(engine, context, sampling={**fields, "seed": 8}) != single
+    pieces = list(engine.stream(context, QUERY, max_new_tokens=NEW, sampling=WARM, ignore_eos=True))
+    assert "".join(pieces) == single.text
+    assert len(pieces) > NEW // 8
+
+
+def test_samples_of_one_prompt_are_distributed_as_the_model_says(engine, context):
+    options = {"temperature": 0.8, "top_k": 12, "top_p": 0.9}
+    answers = ask(engine, context, max_new_tokens=1, samples=MANY, sampling=options)
+    scores = np.asarray(engine.score(context, QUERY))[-1]
+    expected = test_sampling.probabilities(scores, [], **options)
+    counts = np.bincount([a.tokens[0] for a in answers], minlength=len(expected))
+    assert not counts[expected == 0].any()
+    kept = expected * MANY >= 5
+    assert kept.sum() >= 4
+    observed = np.append(counts[kept], counts[~kept].sum())
+    hoped = np.append(expected[kept], expected[~kept].sum()) * MANY
+    observed, hoped = observed[hoped > 0], hoped[hoped > 0]
+    assert scipy.stats.chisquare(observed, hoped).pvalue > 1e-3
+    for answer in answers[:20]:
+        want = scores - np.log(np.exp(scores - scores.max()).sum()) - scores.max()
+        assert abs(answer.logprobs[0] - want[answer.tokens[0]]) < 1e-4
+
+
+def test_greedy_is_the_default_and_says_how_likely_it_was(engine, context):
+    answer = engine.generate(context, QUERY, max_new_tokens=8, ignore_eos=True)
+    assert answer == ask(engine, context, max_new_tokens=8, sampling=Sampling(temperature=0))
+    scores = np.asarray(engine.score(context, QUERY + answer.tokens))[len(QUERY) - 1 : -1]
+    assert answer.tokens == scores.argmax(-1).tolist()
+    best = scores.max(-1) - np.log(np.exp(scores).sum(-1))
+    np.testing.assert_allclose(answer.logprobs, best, atol=1e-4)
+
+
+@pytest.mark.parametrize("at", [0, 3, 38])
+def test_a_stream_is_the_text_also_with_stop_words(engine, context, at):
+    tokens = ask(engine, context).tokens
+    word = f"{tokens[at]}><"
+    answer = ask(engine, context, stop=["never", word])
+    assert answer.stop_reason == "stop"
+    pieces = engine.stream(
+        context, QUERY, max_new_tokens=NEW, sampling=WARM, ignore_eos=True, stop=["never", word]
+    )
+    assert "".join(pieces) == answer.text
+
+
+def test_a_stream_comes_as_it_is_made(engine, context, monkeypatch):
+    """Its first piece is there before the last token is, and input is checked at the call."""
+    made = []
+    extend = star_jax.stopping.Row.extend
+    monkeypatch.setattr(
+        star_jax.stopping.Row,
+        "extend",
+        lambda row, *new: (made.append(len(new[0])), extend(row, *new))[1],
+    )
+    pieces = engine.stream(context, QUERY, max_new_tokens=NEW, ignore_eos=True)
+    next(pieces)
+    assert sum(made) == 1
+    list(pieces)
+    assert sum(made) == NEW
+
+
+def test_bad_input_is_named(engine, context):
+    batch = engine.prefill([tiny.ids(60), tiny.ids(100)])
+    silent = Engine(engine.model, mesh=engine.mesh, attention=engine.attention)
+    for message, call in {
+        "temperature=-1": lambda: ask(engine, context, sampling={"temperature": -1}),
+        "unknown": lambda: ask(engine, context, sampling={"beams": 4}),
+        "samples=0": lambda: ask(engine, context, samples=0),
+        "2 seeds for 1": lambda: ask(engine, context, sampling=Sampling(seed=(1, 2))),
+        "not a batch": lambda: engine.stream(batch, QUERY, max_new_tokens=1),
+        "no tokenizer": lambda: silent.stream(context, QUERY, max_new_tokens=1),
+        "max_new_tokens=0": lambda: engine.stream(context, QUERY, max_new_tokens=0),
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            call()

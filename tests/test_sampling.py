@@ -1,0 +1,206 @@
+"""How tokens are chosen: against NumPy, against transformers' processors, and by counting draws."""
+
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+import transformers
+
+from star_jax import Sampling, sampling
+
+VOCAB, DRAWS = 40, 20000
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "cold": {"temperature": 0.5},
+    "hot": {"temperature": 2.5},
+    "top_k": {"top_k": 5},
+    "top_k=1": {"top_k": 1},
+    "top_k beyond the vocabulary": {"top_k": 10**12},
+    "top_p": {"top_p": 0.6},
+    "top_p, hardly any": {"top_p": 1e-6},
+    "min_p": {"min_p": 0.2},
+    "min_p=1": {"min_p": 1.0},
+    "penalty": {"repetition_penalty": 1.7},
+    "reward": {"repetition_penalty": 0.6},
+    "all": {
+        "temperature": 1.4,
+        "top_k": 12,
+        "top_p": 0.8,
+        "min_p": 0.1,
+        "repetition_penalty": 1.3,
+    },
+}
+
+
+@functools.cache
+def logits() -> np.ndarray:
+    return np.random.default_rng(3).normal(size=VOCAB).astype(np.float32) * 2
+
+
+SEEN = [0, 3, 7, 19, 22]
+
+
+def probabilities(
+    scores: np.ndarray,
+    seen: list[int],
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+) -> np.ndarray:
+    """Straightforward: one token after the other, in float64."""
+    x = scores.astype(np.float64).copy()
+    for token in seen:
+        x[token] = x[token] / repetition_penalty if x[token] > 0 else x[token] * repetition_penalty
+    x /= temperature
+    order = sorted(range(len(x)), key=lambda token: -x[token])
+    if top_k:
+        order = order[:top_k]
+    weight = {token: np.exp(x[token] - x[order[0]]) for token in order}
+    total, mass, kept = sum(weight.values()), 0.0, []
+    for token in order:
+        if mass / total >= top_p:
+            break
+        mass += weight[token]
+        kept.append(token)
+    kept = [token for token in kept if weight[token] >= min_p]
+    result = np.zeros(len(x))
+    result[kept] = [weight[token] for token in kept]
+    return result / result.sum()
+
+
+def theirs(scores: np.ndarray, seen: list[int], options: dict[str, Any]) -> np.ndarray:
+    """The same by the processors of `transformers`."""
+    steps: list[Any] = []
+    if "repetition_penalty" in options:
+        steps.append(transformers.RepetitionPenaltyLogitsProcessor(options["repetition_penalty"]))
+    if "temperature" in options:
+        steps.append(transformers.TemperatureLogitsWarper(float(options["temperature"])))
+    if "top_k" in options:
+        steps.append(transformers.TopKLogitsWarper(options["top_k"]))
+    if "top_p" in options:
+        steps.append(transformers.TopPLogitsWarper(options["top_p"]))
+    if "min_p" in options:
+        steps.append(transformers.MinPLogitsWarper(options["min_p"]))
+    x = torch.from_numpy(scores[None].copy())
+    for step in steps:
+        x = step(torch.tensor([seen]), x)
+    return torch.softmax(x, dim=-1)[0].numpy()
+
+
+def knobs(options: Sampling, rows: int, contexts: int = 1) -> sampling.Knobs:
+    return sampling.knobs(
+        options,
+        contexts=contexts,
+        batch=contexts,
+        samples=rows // contexts,
+        put=lambda x, spec: jnp.asarray(x),
+    )
+
+
+def draw(options: Sampling, rows: int, *, step: int = 0, contexts: int = 1) -> sampling.Choice:
+    seen = np.zeros((rows, VOCAB if options.mode.penalises else 0), bool)
+    if options.mode.penalises:
+        seen[:, SEEN] = True
+    many = jnp.broadcast_to(jnp.asarray(logits()), (rows, VOCAB))
+    return sampling.choose(
+        many, knobs(options, rows, contexts), jnp.asarray(seen), step, mode=options.mode
+    )
+
+
+@pytest.mark.parametrize("options", CASES.values(), ids=CASES)
+def test_draws_are_distributed_as_they_should_be(options: dict[str, Any]) -> None:
+    expected = probabilities(logits(), SEEN, **options)
+    np.testing.assert_allclose(theirs(logits(), SEEN, options), expected, atol=1e-5)
+    tokens = np.asarray(draw(Sampling(**options, seed=11), DRAWS).token)
+    counts = np.bincount(tokens, minlength=VOCAB)
+    assert not counts[expected == 0].any()
+    # Rare tokens together: a χ² test wants some draws of everything.
+    rare = expected * DRAWS < 10
+    observed = np.append(counts[~rare], counts[rare].sum())
+    hoped = np.append(expected[~rare], expected[rare].sum()) * DRAWS
+    observed, hoped = observed[hoped > 0], hoped[hoped > 0]
+    if len(hoped) > 1:
+        assert scipy.stats.chisquare(observed, hoped).pvalue > 1e-3
+        wrong = np.roll(hoped, 1)  # and the test sees another distribution
+        assert scipy.stats.chisquare(observed, wrong).pvalue < 1e-3
+    else:
+        assert observed[0] == DRAWS
+
+
+def test_draws_of_steps_samples_and_seeds_are_independent() -> None:
+    """Pairs of draws, as a contingency table, show no association."""
+    options = Sampling(top_k=4, seed=5)
+    one = np.asarray(draw(options, DRAWS).token)
+    for other in (
+        np.asarray(draw(options, DRAWS, step=1).token),
+        np.asarray(draw(Sampling(top_k=4, seed=6), DRAWS).token),
+        np.asarray(draw(Sampling(top_k=4, seed=5 + 2**32), DRAWS).token),
+        np.roll(one, 1),  # neighbouring samples
+    ):
+        names = {token: i for i, token in enumerate(np.unique(one))}
+        table = np.zeros((len(names), len(names)))
+        for a, b in zip(one, other, strict=True):
+            table[names[a], names[b]] += 1
+        assert len(names) == 4
+        assert scipy.stats.chi2_contingency(table).pvalue > 1e-3
+
+
+def test_a_draw_depends_on_its_own_key_alone() -> None:
+    options = Sampling(top_p=0.9, seed=(3, 4, 2**64 - 1))
+    batch = np.asarray(draw(options, 3 * 50, contexts=3).token).reshape(3, 50)
+    for seed, row in zip((3, 4, 2**64 - 1), batch, strict=True):
+        single = np.asarray(draw(Sampling(top_p=0.9, seed=seed), 20).token)
+        np.testing.assert_array_equal(single, row[:20])
+    assert len({tuple(row) for row in batch.tolist()}) == 3
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.5])
+def test_without_temperature_the_likeliest_is_taken(penalty: float) -> None:
+    options = Sampling(temperature=0, repetition_penalty=penalty, top_k=3, seed=1)
+    expected = probabilities(logits(), SEEN, temperature=1e-3, repetition_penalty=penalty)
+    assert set(np.asarray(draw(options, 20).token).tolist()) == {int(expected.argmax())}
+    assert options.mode.draws is False and options.mode.filters is False
+    assert sampling.parse(None).mode == sampling.Mode(False, False, False)
+
+
+def test_log_probabilities_are_the_models_own() -> None:
+    """Of what was chosen, before penalty, temperature and cuts."""
+    choice = draw(Sampling(temperature=3.0, top_k=9, repetition_penalty=2.0), 30)
+    expected = np.log(probabilities(logits(), []))[np.asarray(choice.token)]
+    np.testing.assert_allclose(choice.logprob, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"temperature": -0.1}, "temperature=-0.1 must be at least 0"),
+        ({"temperature": float("nan")}, "temperature=nan must be finite"),
+        ({"top_k": -1}, "top_k=-1"),
+        ({"top_k": 2.5}, "2.5"),
+        ({"top_p": 0}, "top_p=0 must be above 0"),
+        ({"top_p": 1.1}, "top_p=1.1"),
+        ({"min_p": -0.1}, "min_p=-0.1"),
+        ({"repetition_penalty": 0}, "repetition_penalty=0"),
+        ({"seed": -1}, "seed=-1"),
+        ({"seed": 2**64}, "seed="),
+        ({"temprature": 1.0}, r"unknown \['temprature'\]; there is temperature, top_k"),
+    ],
+)
+def test_bad_fields_are_named(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        sampling.parse(fields)
+
+
+def test_wrong_kinds_and_numbers_of_things_are_refused() -> None:
+    wrong: Any = 0.7
+    with pytest.raises((ValueError, TypeError), match="sampling"):
+        sampling.parse(wrong)
+    with pytest.raises(ValueError, match="2 seeds for 3 contexts"):
+        knobs(Sampling(seed=(1, 2)), 3, contexts=3)
