@@ -1,15 +1,24 @@
 """Text to token ids and back, with the rules that make every kind of attention see the same ids.
 
 A context gets exactly one BOS, and a query none: they are tokenised apart, because phase 1
-encodes the context before there is a query.
+encodes the context before there is a query. A query is tokenised as the middle of a text.
+SentencePiece tokenizers put a space before a text, and others may: the first token of a query
+would then be that of a new text, `tok(a) + tok(b)` not `tok(a + b)`. So it is tokenised behind
+some other text, whose tokens are cut off again. `tok(a + b)` it is then, unless one token would
+reach over the border: end a context where a token ends, for example with a newline.
 """
 
+import functools
+import itertools
 import os
 from collections.abc import Sequence
 from typing import Any
 
 # A directory with none of these has no tokenizer.
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+# What a query may stand behind: something that tokenizers keep apart from what follows.
+_LEADS = ("\n", ".", "0", "a")
 
 
 class Tokenizer:
@@ -43,12 +52,46 @@ class Tokenizer:
 
     def encode_context(self, text: str) -> list[int]:
         """Token ids with exactly one BOS: added if the tokenizer adds one and it is not there."""
-        ids = self.encode_query(text)
+        ids = self._ids(text)
         return ids if ids[: len(self._prefix)] == self._prefix else self._prefix + ids
 
     def encode_query(self, text: str) -> list[int]:
-        """Token ids without any that are not in the text."""
-        return self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        """Token ids of a text that goes on where another ended: nothing is added to it."""
+        for lead, before in self._leads:
+            ids = self._ids(lead + text)
+            if ids[: len(before)] == before:
+                return ids[len(before) :]
+        return self._ids(text)
+
+    def chat(
+        self, context: str, query: str, *, answer_prefix: str = "", system: str | None = None
+    ) -> tuple[str, str]:
+        """Context and query as one message in the model's chat template, cut between them.
+
+        Returns:
+          What is to be encoded as context, and as query: this ends with the header of the
+          assistant's answer and with `answer_prefix`, with which the answer begins. Together
+          they are the template, rendered whole.
+
+        Raises:
+          ValueError: there is no template, it refuses a system message, or it does not show a
+            user's message as it is.
+        """
+        text = context + query
+        marker = next(m for i in itertools.count() if (m := f"[[cut{i}]]") not in text)
+        rendered = self._render(context + marker + query, system)
+        if (count := rendered.count(marker)) != 1:
+            raise ValueError(
+                f"the chat template shows a user's message {count} times: "
+                "it cannot be cut into context and query"
+            )
+        before, after = rendered.split(marker)
+        if before + after != self._render(text, system):
+            raise ValueError(
+                "the chat template changes a user's message: "
+                "it cannot be cut into context and query"
+            )
+        return before, after + answer_prefix
 
     def span(self, text: str, start: int, end: int) -> tuple[int, int] | None:
         """The tokens of `encode_context(text)` that overlap text[start:end], as [first, last + 1).
@@ -72,3 +115,26 @@ class Tokenizer:
         return self._tokenizer.decode(
             list(ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
         )
+
+    def _ids(self, text: str) -> list[int]:
+        return self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    @functools.cached_property
+    def _leads(self) -> list[tuple[str, list[int]]]:
+        """What a query is put behind, with its tokens; nothing if a text is left as it is."""
+        leads = [(lead, self._ids(lead)) for lead in _LEADS]
+        alone = self._ids("a")
+        inside = [ids[len(before) :] for lead, before in leads if (ids := self._ids(lead + "a"))]
+        return [] if alone in inside else leads
+
+    def _render(self, message: str, system: str | None) -> str:
+        if not self._tokenizer.chat_template:
+            raise ValueError("the tokenizer has no chat template")
+        messages = [] if system is None else [{"role": "system", "content": system}]
+        messages.append({"role": "user", "content": message})
+        try:
+            return self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+        except Exception as e:  # a template is a program, and raises what it likes
+            raise ValueError(f"the chat template fails: {' '.join(str(e).split())}") from e
