@@ -73,7 +73,7 @@ class DataConfig:
     batch_size: how many questions are asked at once; 0: the size of the mesh's `data` axis.
       Answers do not depend on it.
     seed, template, keys: RULER's. `keys` is a file of key words, one per line; empty: the
-      benchmark's own.
+      benchmark's own. Tasks whose keys are no words ignore it.
     """
 
     suite: str = "ruler"

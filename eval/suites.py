@@ -54,19 +54,23 @@ def settings(data: DataConfig) -> dict[str, Any]:
         return common | {
             "data.path": {f"{task}@{length}": hashes[path] for path, task, length in _files(data)}
         }
+    tasks = sorted(config_lib.tasks(data))
     return common | {
-        "data.tasks": sorted(config_lib.tasks(data)),
+        "data.tasks": tasks,
         "data.seed": data.seed,
         "data.template": data.template,
         "data.keys": fingerprint.of_file(data.keys) if data.keys else "",
-        "wonderwords": "" if data.keys else importlib.metadata.version("wonderwords"),
+        "wonderwords": (
+            "" if data.keys and "cwe" not in tasks else importlib.metadata.version("wonderwords")
+        ),
     }
 
 
 def _ruler(config: EvalConfig, tokenizer: Tokenizer) -> Iterator[Cell]:
     data = config.data
     keys = _keys(data.keys) if data.keys else None
-    start = ruler.TEMPLATES[data.template][0] + "a"  # a BOS that the tokenizer adds counts too
+    wrap = ruler.TEMPLATES[data.template]
+    start = wrap[0] + "a"  # a BOS that the tokenizer adds counts too
     bos = len(tokenizer.encode_context(start)) - len(tokenizer.encode_query(start))
     for length in config_lib.lengths(data):
         for name in config_lib.tasks(data):
@@ -79,7 +83,7 @@ def _ruler(config: EvalConfig, tokenizer: Tokenizer) -> Iterator[Cell]:
                 seed=data.seed,
                 count_tokens=lambda text: len(tokenizer.encode_query(text)),
                 max_new_tokens=max_new_tokens + bos,
-                template=data.template,
+                wrap=wrap,
                 keys=keys,
             )
             indices = range(config_lib.num_samples(data, None))

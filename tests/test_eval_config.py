@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from star_jax import Dense, Star
-from star_jax.eval import config
+from star_jax.eval import config, ruler
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 
@@ -109,7 +109,10 @@ def test_rows_are_the_librarys_kinds_of_attention() -> None:
         ({"data__suite": "glue"}, "data.suite: 'glue' is unknown; there is jsonl, ruler"),
         ({"data__suite": "jsonl"}, "data.path is empty"),
         ({"data__suite": "jsonl", "data__path": "{task}.jsonl"}, "needs data.tasks"),
-        ({"data__tasks": "niah_single_9"}, "data.tasks: 'niah_single_9' is unknown; there is niah"),
+        (
+            {"data__tasks": "niah_single_9"},
+            "data.tasks: 'niah_single_9' is unknown; there is cwe, ",
+        ),
         ({"data__tasks": "niah_single_1,x"}, "'x' is unknown"),
         ({"data__lengths": ""}, "data.lengths is empty"),
         ({"data__lengths": "512,"}, "empty item"),
@@ -164,7 +167,7 @@ def test_a_config_file_may_give_tuples() -> None:
 
 def test_defaults() -> None:
     given = config.resolve(make())
-    assert config.tasks(given.data) == ("niah_single_1", "niah_multikey_2")
+    assert config.tasks(given.data) == tuple(ruler.TASKS)
     assert config.num_samples(given.data, None) == 500
     assert config.num_samples(given.data, 7) == 7
     assert config.stop_words("") == ()

@@ -33,7 +33,7 @@ def make(**changes: Any) -> config.EvalConfig:
         model=config.ModelConfig(path="checkpoint"),
         attention=config.AttentionConfig(kind="dense,star", block_size="L/4", anchor_size="b,0"),
         mesh=config.MeshConfig(data=2),
-        data=config.DataConfig(lengths="600,900", num_samples=5),
+        data=config.DataConfig(tasks=",".join(TASKS), lengths="600,900", num_samples=5),
         generation=config.GenerationConfig(max_new_tokens=16),
         output_dir="out",
     )
@@ -105,7 +105,7 @@ def test_a_record_says_what_was_asked_and_answered(here: pathlib.Path) -> None:
             seed=3,
             count_tokens=lambda text: len(tokenizer.encode_query(text)),
             max_new_tokens=17,  # with the BOS, which counts too
-            template="base",
+            wrap=ruler.TEMPLATES["base"],
             keys=None,
         )
         for i in range(5)

@@ -1,73 +1,68 @@
-"""RULER's needle tasks: what is generated, how it is fitted, and how it is scored."""
+"""RULER's tasks: what holds for each, and the needle tasks' text."""
 
+import hashlib
 import re
 from typing import Any
 
 import pytest
+from ruler_samples import NEEDLE_TASKS, TASKS, make, read, words
 
 from star_jax.eval import metrics, ruler
-from star_jax.eval.sample import Sample
+from star_jax.eval.ruler import draft
 
-TASKS = sorted(ruler.TASKS)
-
-
-def words(text: str) -> int:
-    """A tokenizer's stand-in: words, digits and punctuation marks count one each."""
-    return len(re.findall(r"\d|[^\W\d]+|[^\w ]", text))
-
-
-def make(task: str, **changes: Any) -> Sample:
-    settings: dict[str, Any] = {
-        "length": 1024,
-        "index": 0,
-        "seed": 42,
-        "count_tokens": words,
-        "max_new_tokens": 128,
-        "template": "base",
-        "keys": None,
-    }
-    return ruler.generate(task, **(settings | changes))
+LENGTHS = [512, 1024, 2048, 4096]
+NOISE = (
+    r"The grass is green\. The sky is blue\. The sun is yellow\. "
+    r"Here we go\. There and back again\."
+)
+HEX = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 
 
-def answer_of(sample: Sample) -> str:
-    """A perfect reader: finds the asked key's line in the context and reads its number."""
-    found = re.search(r"magic number for (.+?) mentioned", sample.query)
-    assert found
-    return re.findall(rf"numbers for {re.escape(found[1])} is: (\d+)\.", sample.context)[-1]
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_text_is_the_benchmarks(task: str) -> None:
-    sample = make(task, length=300)
+@pytest.mark.parametrize("task", NEEDLE_TASKS)
+def test_needle_text_is_the_benchmarks(task: str) -> None:
+    key, kind, value = r"[\w '-]+", "number", r"[1-9]\d{6}"
+    if task == "niah_multikey_3":
+        key, kind, value = HEX, "uuid", HEX
+    needle = rf"One of the special magic {kind}s for {key} is: {value}\."
+    sample = make(task, length=600)
     lines = sample.context.split("\n")
     assert lines[0] == (
-        "A special magic number is hidden within the following text. Make sure to memorize it. "
-        "I will quiz you about the number afterwards."
+        f"A special magic {kind} is hidden within the following text. Make sure to memorize it. "
+        f"I will quiz you about the {kind} afterwards."
     )
     assert lines[-1] == ""
     assert len(lines) >= 4
-    noise = {
-        "niah_single_1": r"The grass is green\. The sky is blue\. The sun is yellow\. "
-        r"Here we go\. There and back again\.",
-        "niah_multikey_2": r"One of the special magic numbers for [\w '-]+ is: [1-9]\d{6}\.",
-    }[task]
-    needle = r"One of the special magic numbers for [\w '-]+ is: [1-9]\d{6}\."
-    assert all(re.fullmatch(f"{noise}|{needle}", line) for line in lines[1:-1])
+    haystack = {"niah_single_1": NOISE}.get(task, needle)
+    assert all(re.fullmatch(f"{haystack}|{needle}", line) for line in lines[1:-1])
     assert re.fullmatch(
-        r"What is the special magic number for ([\w '-]+) mentioned in the provided text\?"
-        r" The special magic number for \1 mentioned in the provided text is",
+        rf"What is the special magic {kind} for ({key}) mentioned in the provided text\?"
+        rf" The special magic {kind} for \1 mentioned in the provided text is",
         sample.query,
     )
 
 
+def test_answers_may_have_rulers_numbers_of_tokens() -> None:
+    assert {task: ruler.TASKS[task].max_new_tokens for task in TASKS} == {
+        "niah_single_1": 128,
+        "niah_multikey_2": 128,
+        "niah_multikey_3": 128,
+        "vt": 30,
+        "cwe": 120,
+        "fwe": 50,
+    }
+    assert {ruler.TASKS[task].metric for task in TASKS} == {metrics.string_match_all}
+
+
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("length", [512, 1024, 4096])
+@pytest.mark.parametrize("length", LENGTHS)
 def test_fits_the_length(task: str, length: int) -> None:
+    line = {"niah_multikey_3": 80, "cwe": 0, "fwe": 0}.get(task, 26)
     for index in range(5):
-        sample = make(task, length=length, index=index, max_new_tokens=16)
-        used = words(sample.context) + words(sample.query) + words(sample.outputs[0]) + 16
+        sample = make(task, length=length, index=index, max_new_tokens=120)
+        used = words(sample.context) + words(sample.query) + words(" ".join(sample.outputs)) + 120
         assert used == sample.length
-        assert 0.97 * length < used <= length or length - 26 < used <= length
+        assert used <= length
+        assert used > min(0.97 * length, length - line)
 
 
 def test_fits_any_number_of_tokens_per_line() -> None:
@@ -76,49 +71,94 @@ def test_fits_any_number_of_tokens_per_line() -> None:
         def count(lines: int, each: int = per_line) -> int:
             return 5 + each * lines
 
-        lines, tokens = ruler._most_lines(count, 4096)
+        lines, tokens = draft.largest(count, 4096)
         assert (lines, tokens) == ((4096 - 5) // per_line, 5 + per_line * lines)
 
 
+def test_fits_with_few_counts() -> None:
+    """Counting is tokenising: also where units grow along the text, as numbers do."""
+    asked = []
+
+    def count(n: int) -> int:
+        asked.append(n)
+        return 40 + 3 * n + sum(max(0, n - 10**k) for k in range(1, 6))
+
+    n, tokens = draft.largest(count, 131072, least=10)
+    assert tokens == count(n) <= 131072 < count(n + 1)
+    assert len(asked) <= 10
+
+
 @pytest.mark.parametrize("task", TASKS)
-def test_a_perfect_reader_scores_one_and_an_empty_one_zero(task: str) -> None:
-    for index in range(20):
-        sample = make(task, index=index)
+@pytest.mark.parametrize("length", [512, 4096])
+def test_a_perfect_reader_scores_one_and_others_zero(task: str, length: int) -> None:
+    for index in range(10):
+        sample = make(task, index=index, length=length, max_new_tokens=120)
         metric = ruler.TASKS[task].metric
-        assert metric(metrics.postprocess(f" {answer_of(sample)}.\n"), sample.outputs) == 1
+        assert metric(metrics.postprocess(f" {read(task, sample)}.\n"), sample.outputs) == 1
         assert metric(metrics.postprocess(""), sample.outputs) == 0
+        assert metric(metrics.postprocess(sample.query), sample.outputs) == 0
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", NEEDLE_TASKS)
 def test_needle_span_is_the_sentence(task: str) -> None:
     for index in range(20):
-        sample = make(task, index=index)
+        sample = make(task, index=index, wrap=("<user>", "<model>"))
         assert sample.needle is not None
         start, end = sample.needle
         sentence = sample.context[start:end]
-        assert sentence.startswith("One of the special magic numbers for ")
+        assert sentence.startswith("One of the special magic ")
         assert sentence.endswith(f" is: {sample.outputs[0]}.")
         assert sample.context[start - 1] == sample.context[end] == "\n"
 
 
+@pytest.mark.parametrize("task", sorted(set(TASKS) - set(NEEDLE_TASKS)))
+def test_other_tasks_have_no_needle(task: str) -> None:
+    assert make(task).needle is None
+
+
 @pytest.mark.parametrize("task", TASKS)
-def test_depth_varies(task: str) -> None:
+def test_where_answers_stand_varies(task: str) -> None:
+    """In forty samples the first mention of the first answer is in every quarter, or moves."""
     depths = []
     for index in range(40):
-        sample = make(task, index=index)
-        assert sample.needle is not None
-        depths.append(sample.needle[0] / len(sample.context))
-    assert min(depths) < 0.2
-    assert max(depths) > 0.8
-    assert all(any(i / 4 <= d < (i + 1) / 4 for d in depths) for i in range(4))
+        sample = make(task, index=index, length=1400)
+        depths.append(sample.context.index(sample.outputs[0]) / len(sample.context))
+    if task in NEEDLE_TASKS:
+        assert min(depths) < 0.2
+        assert max(depths) > 0.8
+        assert all(any(i / 4 <= d < (i + 1) / 4 for d in depths) for i in range(4))
+    else:
+        assert len(set(depths)) > 10
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_reproducible_and_different(task: str) -> None:
     assert make(task, index=3) == make(task, index=3)
-    others = [make(task, **c) for c in ({"index": 1}, {"seed": 43}, {"length": 1000})]
+    others = [make(task, **c) for c in ({"index": 1}, {"seed": 43}, {"length": 1100})]
     outputs = {s.outputs for s in [make(task), *others]}
     assert len(outputs) == 4
+
+
+@pytest.mark.parametrize(
+    ("task", "keys", "digest"),
+    [
+        ("niah_single_1", False, "cec56fc9e3043891"),
+        ("niah_single_1", True, "0af00060e5796c9e"),
+        ("niah_multikey_2", False, "81f2ac48bf9523c9"),
+        ("niah_multikey_2", True, "24062ecb590544e5"),
+    ],
+)
+def test_samples_stay_what_they_were(task: str, keys: bool, digest: str) -> None:
+    """Recorded scores are of these very samples. Without keys, with wonderwords 3.0.1."""
+    letters = "abcdefghijklmnop"
+    given = [f"key-{a}{b}" for a in letters for b in letters] if keys else None
+    found = hashlib.sha256()
+    for wrap in ruler.TEMPLATES.values():
+        for length in (512, 2048):
+            for index in range(10):
+                sample = make(task, length=length, index=index, seed=7, keys=given, wrap=wrap)
+                found.update(repr(sample).encode())
+    assert found.hexdigest()[:16] == digest
 
 
 def test_keys_come_from_the_list_and_are_distinct() -> None:
@@ -130,27 +170,40 @@ def test_keys_come_from_the_list_and_are_distinct() -> None:
     assert set(found) <= set(keys)
 
 
-def test_llama3_template_is_left_as_it_is() -> None:
-    sample = make("niah_single_1", template="llama3")
-    assert sample.context.startswith(
-        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
-        "You are a helpful assistant.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
-        "A special magic number is hidden"
-    )
-    assert (
-        "text?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n The special magic"
-        in sample.query
-    )
-    assert sample.needle is not None
-    assert sample.context[slice(*sample.needle)].startswith("One of the special")
+@pytest.mark.parametrize("task", ["niah_multikey_3", "vt", "cwe", "fwe"])
+def test_tasks_without_word_keys_ignore_the_list(task: str) -> None:
+    assert make(task, keys=["only", "two"]) == make(task)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("wrap", [*ruler.TEMPLATES.values(), ("<user>are ", "</user>")])
+def test_a_wrap_stands_once_before_all_and_once_before_the_answer(
+    task: str, wrap: tuple[str, str]
+) -> None:
+    before, between = wrap
+    plain, wrapped = make(task, length=2048), make(task, length=2048, wrap=wrap)
+    assert wrapped.outputs == plain.outputs
+    first = plain.context.split("\n")[0][:40]
+    assert wrapped.context.startswith(before + first)
+    head, _, tail = plain.query.partition("? " if "? " in plain.query else "above. ")
+    assert wrapped.query == plain.query.replace(f" {tail}", f"{between} {tail}")
+    assert head in wrapped.query
+    if before:
+        assert (wrapped.context + wrapped.query).count(before) == 1
+        assert (wrapped.context + wrapped.query).count(between) == 1
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_too_short_names_the_numbers(task: str) -> None:
+    with pytest.raises(ValueError, match=r"length=250 is too short: with \d+ [\w ]+ there are \d+"):
+        make(task, length=250, max_new_tokens=200)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"length": 150}, "too short"),
-        ({"template": "chatty"}, "template='chatty' is unknown"),
-        ({"keys": ["only", "two"]}, "2 keys are too few"),
+        ({"keys": ["only", "two"]}, "2 keys are too few at length=1024"),
         ({"keys": ["one", "one"]}, "distinct"),
         ({"keys": []}, "0 keys"),
     ],
@@ -161,8 +214,8 @@ def test_bad_input(changes: dict[str, Any], message: str) -> None:
 
 
 def test_unknown_task() -> None:
-    with pytest.raises(ValueError, match="task='vt' is unknown; known"):
-        make("vt")
+    with pytest.raises(ValueError, match="task='qa_1' is unknown; known"):
+        make("qa_1")
 
 
 def test_metric_follows_ruler() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
-from star_jax.eval import ruler
+from star_jax.eval.ruler import niah
 
 Ints = NDArray[np.int32]
 
@@ -30,8 +30,8 @@ COLON = 9  # where it stands in a needle's line, in tokens
 
 def make_tokenizer() -> Tokenizer:
     """One token per word with its space, per key, per digit, per mark; BOS in front."""
-    texts = [ruler.CONTEXT, ruler.NEEDLE, ruler.NOISE, ruler.QUESTION, ruler.ANSWER_PREFIX]
-    plain = "\n".join(texts).replace("{lines}", "").replace("{value}", "").replace("{key}", "")
+    texts = [niah.CONTEXT, niah.NEEDLE, niah.NOISE, niah.QUESTION, niah.ANSWER_PREFIX]
+    plain = "\n".join(texts).format(kind="number", lines="", value="", key="")
     split = pre_tokenizers.Split(Regex(_PIECES), "isolated")
     words = {piece for piece, _ in split.pre_tokenize_str(plain)}
     words |= {mark + c for c in "0123456789" for mark in ("", " ")} | set(".,:;?!-'\"() ")
@@ -101,13 +101,13 @@ class Writer:
         self.keys = np.asarray([token_id(tokenizer, " " + key) for key in KEYS], np.int32)
         self.first_digits = np.asarray([token_id(tokenizer, f" {d}") for d in range(10)])
         self.digits = np.asarray([token_id(tokenizer, str(d)) for d in range(10)])
-        start, _ = ruler.CONTEXT.split("{lines}")
+        start, _ = niah.CONTEXT.format(kind="number", lines="\0").split("\0")
         bos, eos = token_id(tokenizer, BOS), token_id(tokenizer, EOS)
         self.start = np.append(np.int32(bos), encode(start))
-        self.noise = encode(ruler.NOISE + "\n")
+        self.noise = encode(niah.NOISE + "\n")
         key, value = KEYS[0], "1000000"
-        self.needle = encode(ruler.NEEDLE.format(key=key, value=value) + "\n")
-        query = ruler.QUESTION.format(key=key) + ruler.ANSWER_PREFIX.format(key=key)
+        self.needle = encode(niah.NEEDLE.format(kind="number", key=key, value=value) + "\n")
+        query = (niah.QUESTION + niah.ANSWER_PREFIX).format(kind="number", key=key)
         self.query_length = len(encode(query))
         self.question = np.append(encode(query + f": {value}."), np.int32(eos))
 
