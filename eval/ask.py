@@ -6,8 +6,9 @@ from typing import Any
 from star_jax.engine import Engine
 from star_jax.eval import metrics, timing
 from star_jax.eval.sample import Sample
-from star_jax.generate import Answer
+from star_jax.sampling import Sampling
 from star_jax.star import Star
+from star_jax.stopping import Answer
 
 
 def ask(
@@ -18,6 +19,7 @@ def ask(
     max_new_tokens: int,
     stop: Sequence[str],
     ignore_eos: bool = False,
+    sampling: Sampling | None = None,
 ) -> tuple[list[Answer], dict[str, float]]:
     """Answers a batch of questions, given as token ids.
 
@@ -29,7 +31,12 @@ def ask(
         context = engine.prefill(list(contexts)).block_until_ready()
     with timing.Stopwatch() as decode:
         answers = engine.generate(
-            context, list(queries), max_new_tokens=max_new_tokens, stop=stop, ignore_eos=ignore_eos
+            context,
+            list(queries),
+            max_new_tokens=max_new_tokens,
+            stop=stop,
+            ignore_eos=ignore_eos,
+            sampling=sampling,
         )
     assert isinstance(answers, list)  # since `contexts` is a batch
     seconds = {

@@ -18,12 +18,14 @@ from star_jax.attention import IMPLEMENTATIONS
 from star_jax.dense import Dense
 from star_jax.eval import ruler
 from star_jax.ring import Ring
+from star_jax.sampling import Sampling
 from star_jax.star import Star
 from star_jax.ulysses import Ulysses
 
 EXACT: dict[str, Dense | Ring | Ulysses] = {"dense": Dense(), "ring": Ring(), "ulysses": Ulysses()}
 KINDS = (*EXACT, "star")
 SUITES = ("jsonl", "ruler")
+CHAT = "chat"  # the template that comes with the model
 
 
 @dataclasses.dataclass
@@ -72,8 +74,11 @@ class DataConfig:
     num_samples: per task and length, from the first; -1: the whole file, 500 for RULER.
     batch_size: how many questions are asked at once; 0: the size of the mesh's `data` axis.
       Answers do not depend on it.
-    seed, template, keys: RULER's. `keys` is a file of key words, one per line; empty: the
-      benchmark's own. Tasks whose keys are no words ignore it.
+    template: `base` leaves text as it is; `chat` puts each question into the model's own chat
+      template, cut between context and question, the answer's prefix after the header of the
+      assistant's turn; `llama3` is the one that RULER's published numbers were made with.
+    seed, keys: RULER's. `keys` is a file of key words, one per line; empty: the benchmark's own.
+      Tasks whose keys are no words ignore it.
     """
 
     suite: str = "ruler"
@@ -89,11 +94,21 @@ class DataConfig:
 
 @dataclasses.dataclass
 class GenerationConfig:
-    """`max_new_tokens`: 0 is the task's own. `stop`: a comma list of stop words."""
+    """`max_new_tokens`: 0 is the task's own. `stop`: a comma list of stop words.
+
+    The rest is `star_jax.Sampling`, but for the temperature, which is greedy here. A question's
+    draws come from `seed` and its index.
+    """
 
     max_new_tokens: int = 0
     stop: str = ""
     ignore_eos: bool = False
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
 
 
 @dataclasses.dataclass
@@ -150,6 +165,7 @@ def resolve(config: object) -> EvalConfig:
             f"generation.max_new_tokens={tokens} must be at least 1, or 0: the task's own"
         )
     stop_words(config.generation.stop)
+    sampling(config.generation)
     config = copy.deepcopy(config)
     config.model.path = existing(config.model.path)
     config.data.keys = existing(config.data.keys)
@@ -183,10 +199,11 @@ def _check_data(data: DataConfig) -> None:
         for name in ("task", "length"):
             if f"{{{name}}}" in data.path and not getattr(data, f"{name}s"):
                 raise ValueError(f"data.path={data.path!r} needs data.{name}s")
+        _one_of("data.template", data.template, ("base", CHAT))
         return
     for task in tasks(data):
         _one_of("data.tasks", task, sorted(ruler.TASKS))
-    _one_of("data.template", data.template, sorted(ruler.TEMPLATES))
+    _one_of("data.template", data.template, (*sorted(ruler.TEMPLATES), CHAT))
     if not data.lengths:
         raise ValueError("data.lengths is empty: give the lengths to generate, like 4096,8192")
 
@@ -302,6 +319,18 @@ def stop_words(stop: str | Sequence[str]) -> tuple[str, ...]:
     if not all(found):
         raise ValueError(f"{stop=} has an empty stop word, which would end every answer")
     return found
+
+
+def sampling(generation: GenerationConfig, indices: Sequence[int] = ()) -> Sampling:
+    """How the answers to the questions with these indices are drawn."""
+    if not 0 <= generation.seed < 2**32:
+        raise ValueError(f"generation.seed={generation.seed} must be from 0 to 2**32 - 1")
+    fields = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    seeds = tuple(generation.seed * 2**32 + index % 2**32 for index in indices)
+    try:
+        return Sampling(**{name: getattr(generation, name) for name in fields}, seed=seeds or 0)
+    except ValueError as e:
+        raise ValueError(f"generation.{e}") from e
 
 
 def existing(path: str) -> str:

@@ -1,6 +1,8 @@
 """Questions from a file of JSON lines, in the format of the reference implementation.
 
-{"index"?, "input_context", "input_query", "outputs": [...] | "output": "..." | neither}
+{"index"?, "input_context", "input_query", "answer_prefix"?, "outputs": [...] | "output": "..." |
+neither}. An answer's prefix is put after the query; in a chat template, after the header of the
+assistant's turn.
 """
 
 import dataclasses
@@ -8,6 +10,7 @@ import json
 from typing import Any
 
 from star_jax.eval.sample import Sample
+from star_jax.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +58,16 @@ def has_index(line: Line) -> bool:
     return line.fields.get("index") not in (None, -1)
 
 
+def in_chat(line: Line, tokenizer: Tokenizer) -> Sample:
+    """The question of a line in the model's chat template; see `Tokenizer.chat`."""
+    context, query = tokenizer.chat(
+        line.sample.context,
+        line.fields["input_query"],
+        answer_prefix=line.fields.get("answer_prefix", ""),
+    )
+    return dataclasses.replace(line.sample, context=context, query=query)
+
+
 def _parse(text: bytes, position: int) -> Line:
     try:
         fields = json.loads(text)
@@ -68,6 +81,7 @@ def _parse(text: bytes, position: int) -> Line:
         _check_text(name, fields[name])
         if not fields[name].strip():
             raise ValueError(f"{name!r} is empty")
+    _check_text("answer_prefix", fields.get("answer_prefix", ""))
     index = -1 if fields.get("index") is None else fields["index"]
     if not isinstance(index, int) or isinstance(index, bool):
         raise ValueError(f"{index=} is not an integer")
@@ -75,7 +89,7 @@ def _parse(text: bytes, position: int) -> Line:
     sample = Sample(
         index=position if index == -1 else index,
         context=fields["input_context"],
-        query=fields["input_query"],
+        query=fields["input_query"] + fields.get("answer_prefix", ""),
         outputs=_outputs(fields),
         needle=None,
         length=length if isinstance(length, int) else None,

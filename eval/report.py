@@ -18,12 +18,14 @@ _FIELDS = (
     *("task", "length", "row", "kind", "block_size", "anchor_size", "n"),
     *("score", "score_low", "score_high", "diff", "diff_low", "diff_high"),
     *("n_whole", "score_whole", "diff_whole", "n_cut", "score_cut"),
-    *("blocks", "time_prefill", "time_decode", "time_compile", "notes"),
+    *("blocks", "time_prefill", "time_decode", "time_compile"),
+    *("time_prefill_rate", "time_per_token", "notes"),
 )
 _HEAD = """\
 Scores and differences are in points of 100, with 95% intervals (Wilson's; the difference to
 exact attention is paired by question). Whole and cut: needles inside one block, and needles
-that a block edge cuts. Seconds are per question (median), compilation apart (total).
+that a block edge cuts. Prefill counts the tokens of the contexts; s/token are the seconds of
+phase 2, query included, for each generated token. Compiling (total seconds) is in neither.
 """
 
 
@@ -44,11 +46,17 @@ class Answered:
     score: float | None
     is_cut: bool | None
     n_context_tokens: int
+    n_generated: int
     times: dict[str, float]
 
 
-def write(directory: str, entries: Sequence[Entry], *, devices: int) -> str:
-    """Writes summary.csv and summary.md; returns the table. `devices`: on the context axis."""
+def write(
+    directory: str, entries: Sequence[Entry], *, devices: int, peak_memory: int | None
+) -> str:
+    """Writes summary.csv and summary.md; returns the table.
+
+    devices: on the context axis. peak_memory: of a device, in bytes, where it is known.
+    """
     summary = summarise(entries, devices=devices)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, _FIELDS, lineterminator="\n")
@@ -56,6 +64,8 @@ def write(directory: str, entries: Sequence[Entry], *, devices: int) -> str:
     writer.writerows(summary)
     records.write_atomically(os.path.join(directory, "summary.csv"), text.getvalue())
     table = render(summary)
+    if peak_memory is not None:
+        table += f"\n\nPeak memory of a device in this run: {peak_memory / 2**30:.2f} GiB."
     records.write_atomically(os.path.join(directory, "summary.md"), f"# Results\n\n{table}\n")
     return table
 
@@ -108,6 +118,7 @@ def _read(path: str) -> list[Answered]:
             one["score"],
             one["needle_cut"],
             one["n_context_tokens"],
+            one["n_generated"],
             {name: value for name, value in one.items() if name.startswith("time_")},
         )
         for one in records.read(path)
@@ -163,14 +174,20 @@ def _needles(answered: Sequence[Answered], exact: Sequence[Answered] | None) -> 
     }
 
 
-def _times(answered: Sequence[Answered]) -> dict[str, float]:
+def _times(answered: Sequence[Answered]) -> dict[str, float | None]:
     def values(name: str) -> list[float]:
         return [one.times[name] for one in answered]
 
+    def share(of: float | int, by: float | int) -> float | None:
+        return round(of / by, 6) if by else None
+
+    prefill, decode = sum(values("time_prefill")), sum(values("time_decode"))
     return {
         "time_prefill": round(statistics.median(values("time_prefill")), 6),
         "time_decode": round(statistics.median(values("time_decode")), 6),
         "time_compile": round(sum(values("time_compile")), 6),
+        "time_prefill_rate": share(sum(one.n_context_tokens for one in answered), prefill),
+        "time_per_token": share(decode, sum(one.n_generated for one in answered)),
     }
 
 
@@ -221,8 +238,14 @@ def render(summary: Sequence[Mapping[str, Any]]) -> str:
                 ("vs exact", [_or_dash(one["diff_whole"], "{:+.1f}") for one in summary])
             )
         columns.append(("cut (n)", [_with_count(one, "cut") for one in summary]))
-    for name in ("prefill", "decode", "compile"):
-        columns.append((f"{name} s", [f"{one[f'time_{name}']:.3g}" for one in summary]))
+    columns += [
+        (
+            "prefill tok/s",
+            [_or_dash(one["time_prefill_rate"], "{:.0f}") for one in summary],
+        ),
+        ("s/token", [_or_dash(one["time_per_token"], "{:.3g}") for one in summary]),
+        ("compile s", [f"{one['time_compile']:.3g}" for one in summary]),
+    ]
     notes = [
         f"- {one['row']}, {one['task']} @ {one['length'] or 'all'}: {one['notes']}"
         for one in summary

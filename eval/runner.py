@@ -16,7 +16,7 @@ from star_jax import mesh as mesh_lib
 from star_jax.dense import Dense
 from star_jax.engine import Engine
 from star_jax.eval import config as config_lib
-from star_jax.eval import fingerprint, records, report, suites
+from star_jax.eval import fingerprint, records, report, suites, timing
 from star_jax.eval.ask import ask, is_cut, record
 from star_jax.eval.config import EvalConfig, Row
 from star_jax.eval.progress import Progress
@@ -116,7 +116,12 @@ def run(config: EvalConfig) -> str:
                         manifest, settings, num_samples=num_samples
                     ),
                 )
-        return report.write(config.output_dir, _entries(jobs), devices=config.mesh.context)
+        return report.write(
+            config.output_dir,
+            _entries(jobs),
+            devices=config.mesh.context,
+            peak_memory=timing.peak_memory(mesh),
+        )
 
 
 def _settings(
@@ -140,9 +145,8 @@ def _settings(
         **{f"mesh.{name}": size for name, size in mesh.shape.items()},
         "mesh.device": mesh.devices.flat[0].device_kind,
         **suites.settings(config.data),
-        "generation.max_new_tokens": config.generation.max_new_tokens,
+        **{f"generation.{k}": v for k, v in dataclasses.asdict(config.generation).items()},
         "generation.stop": config_lib.stop_words(config.generation.stop),
-        "generation.ignore_eos": config.generation.ignore_eos,
         "jax": jax.__version__,
     }
 
@@ -224,6 +228,9 @@ def _answer(
         max_new_tokens=cell.max_new_tokens,
         stop=config_lib.stop_words(config.generation.stop),
         ignore_eos=config.generation.ignore_eos,
+        sampling=config_lib.sampling(
+            config.generation, [sample.index for sample in questions.samples]
+        ),
     )
     rows = zip(
         questions.samples,

@@ -9,7 +9,7 @@ from typing import Any
 
 from star_jax.eval import config as config_lib
 from star_jax.eval import fingerprint, jsonl, ruler
-from star_jax.eval.config import DataConfig, EvalConfig
+from star_jax.eval.config import CHAT, DataConfig, EvalConfig
 from star_jax.eval.metrics import string_match_all
 from star_jax.eval.sample import Sample
 from star_jax.tokenizer import Tokenizer
@@ -48,7 +48,11 @@ def cells(config: EvalConfig, tokenizer: Tokenizer) -> list[Cell]:
 def settings(data: DataConfig) -> dict[str, Any]:
     """What of `data` the results depend on, as flat fields; the order of lists does not count."""
     lengths = sorted(length or 0 for length in config_lib.lengths(data))
-    common = {"data.suite": data.suite, "data.lengths": lengths}
+    common = {
+        "data.suite": data.suite,
+        "data.lengths": lengths,
+        "data.template": data.template,
+    }
     if data.suite == "jsonl":
         hashes = {path: fingerprint.of_file(path) for path, _, _ in _files(data)}
         return common | {
@@ -58,7 +62,6 @@ def settings(data: DataConfig) -> dict[str, Any]:
     return common | {
         "data.tasks": tasks,
         "data.seed": data.seed,
-        "data.template": data.template,
         "data.keys": fingerprint.of_file(data.keys) if data.keys else "",
         "wonderwords": (
             "" if data.keys and "cwe" not in tasks else importlib.metadata.version("wonderwords")
@@ -69,9 +72,8 @@ def settings(data: DataConfig) -> dict[str, Any]:
 def _ruler(config: EvalConfig, tokenizer: Tokenizer) -> Iterator[Cell]:
     data = config.data
     keys = _keys(data.keys) if data.keys else None
-    wrap = ruler.TEMPLATES[data.template]
-    start = wrap[0] + "a"  # a BOS that the tokenizer adds counts too
-    bos = len(tokenizer.encode_context(start)) - len(tokenizer.encode_query(start))
+    wrap = _chat(tokenizer) if data.template == CHAT else ruler.TEMPLATES[data.template]
+    bos = tokenizer.count_added(wrap[0] + "a")  # it counts too
     for length in config_lib.lengths(data):
         for name in config_lib.tasks(data):
             task = ruler.TASKS[name]
@@ -81,7 +83,7 @@ def _ruler(config: EvalConfig, tokenizer: Tokenizer) -> Iterator[Cell]:
                 task=name,
                 length=length,
                 seed=data.seed,
-                count_tokens=lambda text: len(tokenizer.encode_query(text)),
+                count_tokens=tokenizer.count,
                 max_new_tokens=max_new_tokens + bos,
                 wrap=wrap,
                 keys=keys,
@@ -94,6 +96,12 @@ def _generate(position: int, **options: Any) -> Sample:
     return ruler.generate(index=position, **options)
 
 
+def _chat(tokenizer: Tokenizer) -> tuple[str, str]:
+    """What the model's chat template has before a context and after a question."""
+    before, after = tokenizer.chat("A", "B")
+    return before.removesuffix("A"), after.removeprefix("B")
+
+
 def _keys(path: str) -> list[str]:
     with open(path, encoding="utf-8") as file:
         keys = [line.strip() for line in file if line.strip()]
@@ -103,12 +111,14 @@ def _keys(path: str) -> list[str]:
 
 
 def _jsonl(config: EvalConfig, tokenizer: Tokenizer) -> Iterator[Cell]:
-    del tokenizer
     max_new_tokens = config.generation.max_new_tokens or _MAX_NEW_TOKENS
     read = functools.cache(jsonl.read)  # without {length} in the path, it is read once
     for path, task, length in _files(config.data):
-        samples = [line.sample for line in read(path)]
-        samples = samples[: config_lib.num_samples(config.data, len(samples))]
+        lines = read(path)
+        lines = lines[: config_lib.num_samples(config.data, len(lines))]
+        samples = [line.sample for line in lines]
+        if config.data.template == CHAT:
+            samples = [jsonl.in_chat(line, tokenizer) for line in lines]
         indices = [sample.index for sample in samples]
         yield Cell(task, length, indices, samples.__getitem__, max_new_tokens, string_match_all)
 

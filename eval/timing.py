@@ -1,9 +1,10 @@
-"""Seconds, with compilation apart."""
+"""Seconds, with compilation apart, and memory."""
 
 import math
 import time
 
 import jax
+from jax.sharding import Mesh
 
 # Tracing, lowering and compiling; the spans of nested functions overlap.
 _COMPILING = "/jax/core/compile/"
@@ -27,6 +28,13 @@ class Stopwatch:
         elapsed = time.perf_counter() - self._start
         self.compile_seconds = compiled() - self._compiled
         self.seconds = max(0.0, elapsed - self.compile_seconds)
+
+
+def peak_memory(mesh: Mesh) -> int | None:
+    """The most bytes that any device of this process held so far; None where it does not tell."""
+    stats = [d.memory_stats() for d in mesh.devices.flat if d.process_index == jax.process_index()]
+    peaks = [one["peak_bytes_in_use"] for one in stats if one and "peak_bytes_in_use" in one]
+    return max(peaks, default=None)
 
 
 def compiled() -> float:

@@ -24,7 +24,7 @@ from star_jax import mesh as mesh_lib
 from star_jax.engine import DTYPES, Attention, Engine
 from star_jax.eval import cli, fingerprint, jsonl, records
 from star_jax.eval.ask import ask, record
-from star_jax.eval.config import EXACT, KINDS, stop_words
+from star_jax.eval.config import CHAT, EXACT, KINDS, GenerationConfig, sampling, stop_words
 from star_jax.eval.metrics import string_match_all
 from star_jax.eval.progress import Progress
 from star_jax.eval.runner import describe_mesh
@@ -36,6 +36,9 @@ _MODEL = flags.DEFINE_string("model_path", None, "A directory, or a hub id.", re
 _KIND = flags.DEFINE_string("attn_type", None, "star, dense, ring or ulysses.", required=True)
 _BLOCK = flags.DEFINE_integer("block_size", -1, "In tokens; needed for star.")
 _ANCHOR = flags.DEFINE_integer("anchor_block_size", -1, "In tokens; -1: a block; 0: no anchor.")
+_TEMPLATE = flags.DEFINE_enum(
+    "template", "base", ("base", CHAT), "base: text as it is; chat: in the model's chat template."
+)
 _TOKENS = flags.DEFINE_integer("tokens_to_generate", None, "At most, an answer.", required=True)
 _STOP = flags.DEFINE_string("stop_words", "", "Comma-separated; an answer ends before them.")
 _INPUT = flags.DEFINE_string("input_path", None, "JSON lines to read.", required=True)
@@ -49,6 +52,15 @@ _CONTEXT = flags.DEFINE_integer("context", 1, "Mesh axis: devices that share a c
 _TENSOR = flags.DEFINE_integer("tensor", 1, "Mesh axis: devices that share each weight.")
 _CPUS = flags.DEFINE_integer("cpu_devices", 0, "CPU devices to simulate; 0: none.")
 
+_SEED = flags.DEFINE_integer("seed", 0, "Of the draws, with a question's index.")
+_DRAWS = {  # see star_jax.Sampling; the temperature is greedy here
+    "temperature": flags.DEFINE_float("temperature", 0.0, "0: the likeliest token, always."),
+    "top_k": flags.DEFINE_integer("top_k", 0, "Draw from the k likeliest; 0: from all."),
+    "top_p": flags.DEFINE_float("top_p", 1.0, "Draw from the likeliest with this share."),
+    "min_p": flags.DEFINE_float("min_p", 0.0, "At least this probable, next to the likeliest."),
+    "repetition_penalty": flags.DEFINE_float("repetition_penalty", 1.0, "1: none."),
+}
+
 _KEPT = ("others", "truncation", "length")  # fields that are handed through
 
 
@@ -59,6 +71,8 @@ def main(argv: Sequence[str]) -> None:
     _check_flags()
     lines = jsonl.read(_INPUT.value)
     lines = lines if _SAMPLES.value == -1 else lines[: _SAMPLES.value]
+    generation = _generation()
+    sampling(generation)  # raises if it cannot be
     if _CPUS.value:
         mesh_lib.simulate_cpu_devices(_CPUS.value)
     mesh = mesh_lib.make_mesh(data=_DATA.value, context=_CONTEXT.value, tensor=_TENSOR.value)
@@ -67,6 +81,8 @@ def main(argv: Sequence[str]) -> None:
     tokenizer = Tokenizer.from_pretrained(directory)
     if tokenizer is None:
         raise ValueError(f"--model_path={_MODEL.value} has no tokenizer files; questions are text")
+    if _TEMPLATE.value == CHAT:
+        jsonl.in_chat(lines[0], tokenizer)  # raises if it cannot be cut
     settings = _settings(attention, stop, directory, mesh)
 
     output = _OUTPUT.value
@@ -91,7 +107,7 @@ def main(argv: Sequence[str]) -> None:
         for batch in records.batches(len(lines), batch_size):
             if batch.start < done:
                 continue
-            answered = _answer(engine, tokenizer, [lines[i] for i in batch], stop)
+            answered = _answer(engine, tokenizer, [lines[i] for i in batch], stop, generation)
             if batch.start == done:  # nothing is written before the first answers are there
                 records.write_manifest(manifest, settings, num_samples=len(lines))
             records.append(output, answered)
@@ -131,6 +147,9 @@ def _settings(
         **sizes,
         "tokens_to_generate": _TOKENS.value,
         "stop_words": stop,
+        "template": _TEMPLATE.value,
+        "seed": _SEED.value,
+        **{name: flag.value for name, flag in _DRAWS.items()},
         "input_path (its contents)": fingerprint.of_file(_INPUT.value),
         "dtype": _DTYPE.value,
         **mesh.shape,
@@ -144,13 +163,32 @@ def _index(line: jsonl.Line) -> int:
     return line.sample.index if jsonl.has_index(line) else -1
 
 
+def _generation() -> GenerationConfig:
+    draws: dict[str, Any] = {name: flag.value for name, flag in _DRAWS.items()}
+    return GenerationConfig(seed=_SEED.value, **draws)
+
+
 def _answer(
-    engine: Engine, tokenizer: Tokenizer, lines: Sequence[jsonl.Line], stop: Sequence[str]
+    engine: Engine,
+    tokenizer: Tokenizer,
+    lines: Sequence[jsonl.Line],
+    stop: Sequence[str],
+    generation: GenerationConfig,
 ) -> list[dict[str, Any]]:
     """The records of a batch."""
-    contexts = [tokenizer.encode_context(line.sample.context) for line in lines]
-    queries = [tokenizer.encode_query(line.sample.query) for line in lines]
-    answers, seconds = ask(engine, contexts, queries, max_new_tokens=_TOKENS.value, stop=stop)
+    samples = [line.sample for line in lines]
+    if _TEMPLATE.value == CHAT:
+        samples = [jsonl.in_chat(line, tokenizer) for line in lines]
+    contexts = [tokenizer.encode_context(sample.context) for sample in samples]
+    queries = [tokenizer.encode_query(sample.query) for sample in samples]
+    answers, seconds = ask(
+        engine,
+        contexts,
+        queries,
+        max_new_tokens=_TOKENS.value,
+        stop=stop,
+        sampling=sampling(generation, [sample.index for sample in samples]),
+    )
     found = []
     for line, answer, context, query in zip(lines, answers, contexts, queries, strict=True):
         fields = record(

@@ -1,7 +1,6 @@
 """How likely a document is, token by token: encoded once, then asked window after window."""
 
 import dataclasses
-import functools
 
 import numpy as np
 from jax.stages import Wrapped
@@ -36,7 +35,7 @@ def score_document(
     rows = document.tokens + [[]] * (document.batch - len(document.tokens))
     if min(map(len, document.tokens)) < 2:
         raise ValueError("a document of one token has nothing to score")
-    put = functools.partial(mesh_lib.putter(document.mesh), spec=mesh_lib.QUERY)
+    put = mesh_lib.putter(document.mesh)
     found: list[list[np.ndarray]] = [[] for _ in document.tokens]
     for start in range(0, max(map(len, rows)) - 1, window):
         parts = [row[start : start + window + 1] for row in rows]
@@ -45,7 +44,13 @@ def score_document(
         starts = np.full(len(rows), start, np.int32)
         before = document.cut(start).cache
         logprobs = np.asarray(
-            program(model, before, put(tokens), put(following), put(starts, mesh_lib.ROWS))
+            program(
+                model,
+                before,
+                put(tokens, mesh_lib.QUERY),
+                put(following, mesh_lib.QUERY),
+                put(starts),
+            )
         )
         for one, part, values in zip(found, parts, logprobs, strict=False):
             one.append(values[: max(len(part) - 1, 0)])

@@ -63,6 +63,14 @@ class Tokenizer:
                 return ids[len(before) :]
         return self._ids(text)
 
+    def count(self, text: str) -> int:
+        """Tokens of a text, BOS apart: at most so many, be it a context or a query."""
+        return max(len(self._ids(text)), len(self.encode_query(text)) if self._leads else 0)
+
+    def count_added(self, text: str) -> int:
+        """How many tokens `encode_context` puts before those of the text: BOS, or none."""
+        return len(self.encode_context(text)) - len(self._ids(text))
+
     def chat(
         self, context: str, query: str, *, answer_prefix: str = "", system: str | None = None
     ) -> tuple[str, str]:
@@ -107,7 +115,7 @@ class Tokenizer:
         inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start]
         if not inside:
             return None
-        added = len(self.encode_context(text)) - len(offsets)
+        added = self.count_added(text)
         return inside[0] + added, inside[-1] + 1 + added
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:

@@ -79,7 +79,7 @@ def tokenizer(directory: pathlib.Path, template: str | None, *, adds: str | None
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_the_parts_are_the_template_rendered_whole(tmp_path: Any, name: str, adds: Any) -> None:
     ours = tokenizer(tmp_path, TEMPLATES[name], adds=adds)
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    theirs: Any = transformers.AutoTokenizer.from_pretrained(tmp_path)
     for context, query in TEXTS:
         for system in (None, "Be brief."):
             if system and name in ("mistral", "gemma"):
@@ -94,7 +94,7 @@ def test_the_parts_are_the_template_rendered_whole(tmp_path: Any, name: str, add
             assert before.endswith(context.lstrip()) and after.startswith(query.rstrip())
             assert after.endswith(HEADERS[name] + " It is")
             # One BOS, from the template or from the tokenizer, or none where neither has one.
-            ids = ours.encode_context(before) + ours.encode_query(after)
+            ids: list[int] = ours.encode_context(before) + ours.encode_query(after)
             expected = 1 if adds or "bos_token" in TEMPLATES[name] else 0
             assert ids.count(0) == expected
             assert ids[:1] == [0] * expected or not expected

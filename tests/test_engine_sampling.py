@@ -1,5 +1,7 @@
 """Sampling and streaming through the engine: reproducible, shared by batches, as NumPy has it."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -75,7 +77,7 @@ def test_a_seed_gives_the_same_whatever_stands_beside(engine, context):
 
 
 def test_samples_of_one_prompt_are_distributed_as_the_model_says(engine, context):
-    options = {"temperature": 0.8, "top_k": 12, "top_p": 0.9}
+    options: dict[str, Any] = {"temperature": 0.8, "top_k": 12, "top_p": 0.9}
     answers = ask(engine, context, max_new_tokens=1, samples=MANY, sampling=options)
     scores = np.asarray(engine.score(context, QUERY))[-1]
     expected = test_sampling.probabilities(scores, [], **options)
@@ -117,11 +119,12 @@ def test_a_stream_comes_as_it_is_made(engine, context, monkeypatch):
     """Its first piece is there before the last token is, and input is checked at the call."""
     made = []
     extend = star_jax.stopping.Row.extend
-    monkeypatch.setattr(
-        star_jax.stopping.Row,
-        "extend",
-        lambda row, *new: (made.append(len(new[0])), extend(row, *new))[1],
-    )
+
+    def note(row, tokens, logprobs):
+        made.append(len(tokens))
+        extend(row, tokens, logprobs)
+
+    monkeypatch.setattr(star_jax.stopping.Row, "extend", note)
     pieces = engine.stream(context, QUERY, max_new_tokens=NEW, ignore_eos=True)
     next(pieces)
     assert sum(made) == 1

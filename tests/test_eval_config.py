@@ -123,12 +123,27 @@ def test_rows_are_the_librarys_kinds_of_attention() -> None:
         ({"data__template": "vicuna"}, "data.template: 'vicuna' is unknown"),
         ({"generation__max_new_tokens": -1}, "generation.max_new_tokens=-1"),
         ({"generation__stop": "a,,b"}, "empty stop word"),
+        ({"generation__temperature": -1.0}, "generation.temperature=-1.0 must be at least 0"),
+        ({"generation__top_p": 0.0}, "generation.top_p=0.0"),
+        ({"generation__seed": 2**32}, "generation.seed=4294967296"),
+        (
+            {"data__suite": "jsonl", "data__path": "x", "data__template": "llama3"},
+            "data.template: 'llama3' is unknown; there is base, chat",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011
         config.resolve(make(**changes))
     assert says in str(error.value)
+
+
+def test_a_question_has_a_seed_of_its_own() -> None:
+    generation = config.GenerationConfig(temperature=0.5, top_k=3, seed=7)
+    sampling = config.sampling(generation, [0, 5, -1])
+    assert (sampling.temperature, sampling.top_k) == (0.5, 3)
+    assert sampling.seed == (7 * 2**32, 7 * 2**32 + 5, 8 * 2**32 - 1)
+    assert not config.sampling(config.GenerationConfig()).mode.draws
 
 
 def test_every_kind_is_a_row() -> None:

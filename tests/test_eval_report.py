@@ -35,6 +35,7 @@ def entry(
             "score": None if score is None else float(score),
             "needle_cut": cuts[i] if cuts else None,
             "n_context_tokens": tokens - i,
+            "n_generated": 5,
             "time_prefill": float(times[i]) if times else 1.0,
             "time_decode": 0.5,
             "time_compile": 2.0 if i == 0 else 0.0,
@@ -72,6 +73,8 @@ def test_scores_and_paired_differences(tmp_path: pathlib.Path) -> None:
     assert star["diff_low"] == pytest.approx(100 * (-0.125 - 1.96 * 0.62915 / 2), abs=0.01)
     assert star["diff_high"] == pytest.approx(100 * (-0.125 + 1.96 * 0.62915 / 2), abs=0.01)
     assert (star["time_prefill"], star["time_decode"], star["time_compile"]) == (3.0, 0.5, 2.0)
+    # 1000 + 999 + 998 + 997 tokens in 16 s; 4 x 5 tokens in 4 x 0.5 s.
+    assert (star["time_prefill_rate"], star["time_per_token"]) == (249.625, 0.1)
     assert star["blocks"] == 16
     assert star["notes"] == ""
 
@@ -147,7 +150,7 @@ def test_the_files_hold_what_is_printed(tmp_path: pathlib.Path) -> None:
     entries = [
         entry(tmp_path, DENSE, [1, 0], length=length) for length in (512, 1024, None)
     ]  # fmt: skip
-    table = report.write(str(tmp_path), entries, devices=1)
+    table = report.write(str(tmp_path), entries, devices=1, peak_memory=None)
     assert (tmp_path / "summary.md").read_text() == f"# Results\n\n{table}\n"
     with open(tmp_path / "summary.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -162,3 +165,8 @@ def test_the_files_hold_what_is_printed(tmp_path: pathlib.Path) -> None:
     assert len({len(line) for line in lines}) == 1
     assert set(lines[1]) <= set("|-: ")
     assert "vs exact" not in lines[0]  # there is nothing to compare
+    assert "prefill tok/s" in lines[0] and "s/token" in lines[0] and "compile s" in lines[0]
+    assert "memory" not in table
+    known = report.write(str(tmp_path), entries, devices=1, peak_memory=3 * 2**29)
+    assert known == f"{table}\n\nPeak memory of a device in this run: 1.50 GiB."
+    assert (tmp_path / "summary.md").read_text() == f"# Results\n\n{known}\n"

@@ -29,6 +29,9 @@ BAD_INFER = [
     ({"num_samples": 0}, "--num_samples=0"),
     ({"stop_words": "a,,b"}, "empty stop word"),
     ({"dtype": "int4"}, "--dtype=int4"),
+    ({"temperature": -0.5}, "temperature=-0.5"),
+    ({"top_p": 0}, "top_p=0"),
+    ({"template": "chat"}, "no chat template"),
     ({"context": 3, "cpu_devices": 2}, "3 devices"),
     ({"data": 0}, "data=0"),
     ({"cpu_devices": -1}, "cpu_devices=-1"),
@@ -60,6 +63,7 @@ def test_infer_refuses_other_settings_and_other_files(here: pathlib.Path) -> Non
         ({"num_samples": 2}, "num_samples was 3 and is 2"),
         ({"dtype": "float32"}, "dtype"),
         ({"stop_words": "x"}, "stop_words"),
+        ({"temperature": 0.5}, "temperature was 0.0 and is 0.5"),
     ):
         assert says in infer(here, fake=True, **flags).error
     assert infer(here, fake=True, anchor_block_size=16).code == 0  # the same as -1
