@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import pytest
 from programs import DEVICES, Programs, Shapes, layer_elements
 
-from star_jax import query
+from star_jax import Sampling, query
 
 LAYERS = 2
 SHAPES = Shapes(layers=LAYERS)
@@ -100,6 +100,18 @@ def test_decoding_copies_no_weight_and_no_cache_layer(kind, waves):
     assert max(i.elements for i in decode.writes(1)) <= scores < smallest
     temporary = compiled("decode", shapes, kind).memory_analysis().temp_size_in_bytes
     assert temporary < 2 * layer_elements(config) / 10
+
+
+def test_drawing_four_samples_copies_nothing_and_adds_no_collective():
+    """The samples of a context are one query of four tokens to its keys."""
+    shapes = Shapes(layers=LAYERS, samples=4)
+    config, draws = shapes.config, Sampling(top_p=0.9, repetition_penalty=1.1)
+    decode = aot.Program(Programs(shapes, sampling=draws).decode().lower().compile())
+    assert decode.collectives() == {"all-gather": LAYERS}
+    smallest = config.hidden_size * config.num_kv_heads * config.head_dim
+    assert decode.moves(smallest) == []
+    scores = 4 * config.num_heads * (shapes.block + shapes.query + shapes.new)
+    assert max(i.elements for i in decode.writes(1)) <= scores < smallest
 
 
 def test_memory_of_a_wave_depends_on_the_block_alone():

@@ -26,7 +26,7 @@ def run(output_dir: pathlib.Path, batch_size: int, num_samples: int) -> list[dic
                     batch_size=batch_size,
                     keys=str(ROOT / "checkpoints/needle/keys.txt"),
                 ),
-                generation=config.GenerationConfig(max_new_tokens=12),
+                generation=config.GenerationConfig(max_new_tokens=12, temperature=1.5, seed=5),
                 output_dir=str(output_dir),
             )
         )
@@ -36,7 +36,7 @@ def run(output_dir: pathlib.Path, batch_size: int, num_samples: int) -> list[dic
 
 
 def test_the_batch_size_changes_nothing(tmp_path: pathlib.Path) -> None:
-    """In one go, and when a run is resumed with another one."""
+    """In one go, and when a run is resumed with another one; answers are drawn."""
     one = run(tmp_path / "one", 1, 5)
     assert len(one) == 5 and len({r["pred"] for r in one}) == 5
     assert run(tmp_path / "four", 4, 5) == one
