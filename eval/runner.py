@@ -120,7 +120,7 @@ def run(config: EvalConfig) -> str:
             config.output_dir,
             _entries(jobs),
             devices=config.mesh.context,
-            peak_memory=timing.peak_memory(mesh),
+            peak_memory=timing.peak_memory(mesh.devices.flat),
         )
 
 

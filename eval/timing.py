@@ -2,9 +2,10 @@
 
 import math
 import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 # Tracing, lowering and compiling; the spans of nested functions overlap.
 _COMPILING = "/jax/core/compile/"
@@ -30,11 +31,29 @@ class Stopwatch:
         self.seconds = max(0.0, elapsed - self.compile_seconds)
 
 
-def peak_memory(mesh: Mesh) -> int | None:
+def peak_memory(devices: Iterable[Any]) -> int | None:
     """The most bytes that any device of this process held so far; None where it does not tell."""
-    stats = [d.memory_stats() for d in mesh.devices.flat if d.process_index == jax.process_index()]
+    stats = [d.memory_stats() for d in devices if d.process_index == jax.process_index()]
     peaks = [one["peak_bytes_in_use"] for one in stats if one and "peak_bytes_in_use" in one]
     return max(peaks, default=None)
+
+
+def rates(answers: Sequence[Mapping[str, Any]], peak: int | None) -> str:
+    """How fast these records were answered, in a line. `peak`: see `peak_memory`."""
+    prefill, decode, compiling = (
+        math.fsum(one[f"time_{name}"] for one in answers)
+        for name in ("prefill", "decode", "compile")
+    )
+    tokens, made = (
+        sum(one[f"n_{name}"] for one in answers) for name in ("context_tokens", "generated")
+    )
+    parts = [
+        f"prefill {tokens / prefill:.0f} tokens/s" if prefill else "",
+        f"{decode / made:.3g} s/token" if made else "",
+        f"compiling {compiling:.1f} s",
+        f"peak memory of a device {peak / 2**30:.2f} GiB" if peak is not None else "",
+    ]
+    return ", ".join(filter(None, parts))
 
 
 def compiled() -> float:

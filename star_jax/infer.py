@@ -22,7 +22,7 @@ from star_jax import checkpoint
 from star_jax import engine as engine_lib
 from star_jax import mesh as mesh_lib
 from star_jax.engine import DTYPES, Attention, Engine
-from star_jax.eval import cli, fingerprint, jsonl, records
+from star_jax.eval import cli, fingerprint, jsonl, records, timing
 from star_jax.eval.ask import ask, record
 from star_jax.eval.config import CHAT, EXACT, KINDS, GenerationConfig, sampling, stop_words
 from star_jax.eval.metrics import string_match_all
@@ -103,7 +103,7 @@ def main(argv: Sequence[str]) -> None:
         engine = Engine.from_pretrained(
             directory, mesh=mesh, attention=attention, dtype=_DTYPE.value
         )
-        progress = Progress(len(lines) - done)
+        progress, all_answered = Progress(len(lines) - done), []
         for batch in records.batches(len(lines), batch_size):
             if batch.start < done:
                 continue
@@ -111,7 +111,10 @@ def main(argv: Sequence[str]) -> None:
             if batch.start == done:  # nothing is written before the first answers are there
                 records.write_manifest(manifest, settings, num_samples=len(lines))
             records.append(output, answered)
+            all_answered += answered
             progress.advance(len(batch), f"{batch.stop}/{len(lines)} questions")
+        peak = timing.peak_memory(mesh.devices.flat)
+        print(timing.rates(all_answered, peak), file=sys.stderr)
 
 
 def _attention() -> Attention:

@@ -20,7 +20,7 @@ WARM = Sampling(temperature=1.3, top_k=20, top_p=0.95, repetition_penalty=1.2, s
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    return test_generate.engine()
+    return test_generate.engine(mesh=star_jax.make_mesh(data=2, context=2, tensor=2))
 
 
 @pytest.fixture(scope="module")

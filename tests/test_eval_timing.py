@@ -3,6 +3,7 @@
 import io
 import sys
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -88,3 +89,32 @@ def test_the_bar_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert progress.duration(seconds) == text
+
+
+class Device:
+    process_index = 0
+
+    def __init__(self, stats: dict[str, int] | None):
+        self.stats = stats
+
+    def memory_stats(self) -> dict[str, int] | None:
+        return self.stats
+
+
+@pytest.mark.parametrize("peak", [None, 3 * 2**29])
+def test_rates_of_a_run_and_memory_where_devices_tell(peak: int | None) -> None:
+    answers: list[dict[str, Any]] = [
+        {
+            "time_prefill": 2.0,
+            "time_decode": 1.0,
+            "time_compile": c,
+            "n_context_tokens": n,
+            "n_generated": 5,
+        }
+        for c, n in ((8.0, 1000), (0.0, 3000))
+    ]
+    stats = None if peak is None else {"peak_bytes_in_use": peak}
+    assert timing.peak_memory([Device(stats), Device({"bytes_in_use": 1})]) == peak
+    line = timing.rates(answers, peak)
+    assert line.startswith("prefill 1000 tokens/s, 0.2 s/token, compiling 8.0 s")
+    assert ("peak memory of a device 1.50 GiB" in line) is (peak is not None)

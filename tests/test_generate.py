@@ -27,7 +27,7 @@ class Letters(Tokenizer):
 
 
 def engine(**options):
-    mesh = star_jax.make_mesh(context=2)
+    mesh = options.pop("mesh", None) or star_jax.make_mesh(context=2)
     weights = jax.device_put(tiny.model(), NamedSharding(mesh, PartitionSpec()))
     options = {"tokenizer": Letters(), **options}
     return Engine(weights, mesh=mesh, attention=Star(block_size=32), **options)

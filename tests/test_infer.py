@@ -1,6 +1,7 @@
 """`python -m star_jax.infer`: the reference's flags and lines, resumed, refused, killed."""
 
 import pathlib
+import re
 from typing import Any
 
 import commands
@@ -85,7 +86,9 @@ def test_infer_can_be_given_more_samples(here: pathlib.Path) -> None:
 
 
 def test_infer_writes_the_references_lines(here: pathlib.Path) -> None:
-    assert infer(here, fake=True).code == 0
+    run = infer(here, fake=True)
+    assert run.code == 0
+    assert re.search(r"prefill \d+ tokens/s, \S+ s/token, compiling 0\.0 s\n", run.stderr)
     found = records.read(str(here / "out.jsonl"))
     assert [one["index"] for one in found] == [5, 3, 9]
     assert [one["outputs"] for one in found] == [[], ["b"], ["x", "y"]]
