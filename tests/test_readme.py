@@ -11,10 +11,10 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 def test_the_example_answers():
     readme = (ROOT / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    code, more = re.findall(r"```py(?:thon)?\n(.*?)```", readme, re.DOTALL)
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     run = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning:star_jax", "-c", code],
+        [sys.executable, "-W", "error::UserWarning:star_jax", "-c", code + more],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -22,7 +22,11 @@ def test_the_example_answers():
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    assert run.stdout.strip() == code.rsplit("# ", 1)[1].strip()
+    answer = code.rsplit("# ", 1)[1].strip()
+    first, second, perplexity = run.stdout.strip().splitlines()
+    assert first == answer
+    assert second.startswith(f"{answer}{answer.removesuffix('.')} [")  # streamed, then sampled
+    assert 1 < float(perplexity) < 1e6
 
 
 def test_no_placeholder_is_left():
