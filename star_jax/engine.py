@@ -319,7 +319,7 @@ def _pieces(row: Row, run: Iterator[None]) -> Iterator[str]:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(f"star_jax: {message}", UserWarning, stacklevel=5)
+    warnings.warn(f"star_jax: {message}", UserWarning, stacklevel=4)
 
 
 def check(
