@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import flops
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -144,6 +145,28 @@ def test_memory_is_linear_in_queries_times_tile():
     assert memory.temp_size_in_bytes < scores / 8
 
 
+@pytest.mark.parametrize("length", [512, 2048, 5000, 16384])
+def test_little_is_wasted_on_the_diagonal(length):
+    """Matmul work over that of the pairs that a causal mask leaves: an eighth, less for many."""
+    q, k = (jax.ShapeDtypeStruct((1, length, n, 64), jnp.float32) for n in (8, 2))
+    run = functools.partial(
+        attention.partial_attention, causal=True, scale=1.0, implementation="xla"
+    )
+    work = flops.matmul_flops(jax.jit(run).trace(q, k, k))
+    needed = 4 * 8 * 64 * length * (length + 1) / 2
+    assert needed < work <= needed * (1 + max(1 / 8, 512 / length))
+
+
+def test_what_is_not_finite_stays_in_its_row(monkeypatch):
+    monkeypatch.setattr(xla, "SMALL_SCORES", 0)
+    arrays, options = make(Case("", 130, 130), "float32")
+    expected = reference.partial_attention(**arrays, **options)
+    arrays["q"] = arrays["q"].at[0].set(jnp.nan)
+    actual = attention.partial_attention(**arrays, **options, implementation="xla")
+    assert np.isnan(actual.out[0]).all()
+    np.testing.assert_allclose(actual.out[1], expected.out[1], atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -158,3 +181,11 @@ def test_bad_input_is_named(change, message):
     arguments = {**arrays, **options, "implementation": "xla", **change}
     with pytest.raises(ValueError, match=message):
         attention.partial_attention(**arguments)
+
+
+def test_a_scale_that_is_not_positive_is_refused():
+    """Scores are scaled after the highest is found."""
+    arrays, options = make(Case("", 3, 3), "float32")
+    arguments = {**arrays, **options, "scale": -1.0}
+    with pytest.raises(NotImplementedError, match=r"scale=-1\.0"):
+        attention.partial_attention(**arguments, implementation="xla")

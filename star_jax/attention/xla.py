@@ -7,7 +7,7 @@ lengths are skipped when they come up.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,12 @@ from star_jax.attention.partial import Partial, merge
 # a loop would only add a copy of each tile of keys.
 FEW_QUERIES = 8
 SMALL_SCORES = 4 * 2**20
-MIN_TILE, MAX_TILE = 64, 1024
+MIN_TILE, MAX_TILE = 64, 512  # of 1024, the scores leave a CPU's cache: a quarter slower
+STRIPS = 2  # of a tile on the diagonal, each without the keys that none of its queries sees
+
+
+Kind = Literal["whole", "diagonal", "masked"]
+KINDS: tuple[Kind, ...] = ("whole", "diagonal", "masked")
 
 
 class Segment(NamedTuple):
@@ -45,9 +50,9 @@ class Segment(NamedTuple):
 class Softmax(NamedTuple):
     """Online softmax under way. A query that has seen no key has top = -inf, total = 0."""
 
-    acc: Array  # [..., T, H], sum of exp(score - top) * v
-    top: Array  # [..., T], highest score
-    total: Array  # [..., T], sum of exp(score - top)
+    acc: Array  # [..., T, H], sum of exp(scale * (score - top)) * v
+    top: Array  # [..., T], highest score, not yet scaled: that would be one more pass over them
+    total: Array  # [..., T], sum of exp(scale * (score - top))
 
 
 def partial_attention(
@@ -64,6 +69,8 @@ def partial_attention(
     scale: float,
 ) -> Partial:
     """See `dispatch.partial_attention`."""
+    if scale <= 0:
+        raise NotImplementedError(f"{scale=} must be positive")
     segments = [Segment(k, v, causal, q_offset, kv_length)]
     if prefix_k is not None and prefix_v is not None:
         segments.insert(0, Segment(prefix_k, prefix_v, False, None, prefix_length))
@@ -85,7 +92,7 @@ def _whole(q: Queries, s: Segment, *, scale: float) -> Partial:
     q = q.transpose(0, 2, 3, 1, 4)  # [B, T, K, G, H] -> [B, K, G, T, H]
     mask = _visible(s, np.arange(queries), np.arange(keys))
     acc, top, total = _update(None, q, s.k, s.v, mask, scale=scale)
-    out, lse = _finish(Softmax(acc, top, total))
+    out, lse = _finish(Softmax(acc, top, total), scale=scale)
     return Partial(
         out.transpose(0, 3, 1, 2, 4).reshape(batch, queries, heads, width),
         lse.transpose(0, 3, 1, 2).reshape(batch, queries, heads),
@@ -103,7 +110,7 @@ def _tiled(q: Queries, segments: list[Segment], *, scale: float) -> Partial:
     q = q.transpose(1, 0, 3, 4, 2, 5)  # [tiles, B, K, G, tile, H]
 
     # A plain constant would let the scheduler allocate the zeros of all layers ahead of time.
-    zero = 0 * q[..., :1].astype(jnp.float32)
+    zero = jnp.where(q[0, 0, 0, 0, 0, 0] > 0, 0.0, -0.0)
     carry = Softmax(
         acc=jnp.broadcast_to(zero, q.shape),
         top=jnp.full(q.shape[:-1], -jnp.inf),
@@ -112,7 +119,7 @@ def _tiled(q: Queries, segments: list[Segment], *, scale: float) -> Partial:
     for s in segments:
         carry = _scan_segment(carry, q, s, scale=scale)
 
-    out, lse = _finish(carry)  # [tiles, B, K, G, tile, H], [tiles, B, K, G, tile]
+    out, lse = _finish(carry, scale=scale)  # [tiles, B, K, G, tile, H], [tiles, B, K, G, tile]
     out = out.transpose(1, 0, 4, 2, 3, 5).reshape(batch, count * tile, heads, width)
     lse = lse.transpose(1, 0, 4, 2, 3).reshape(batch, count * tile, heads)
     return Partial(out[:, :queries], lse[:, :queries])
@@ -123,53 +130,61 @@ def _scan_segment(carry: Softmax, q: Array, s: Segment, *, scale: float) -> Soft
     count, q_tile = q.shape[0], q.shape[-2]
     keys = s.k.shape[1]
     k_tile = min(_tile(keys) if s.causal else MAX_TILE, keys)
-    plain, masked = _pairs(s, count, q_tile, k_tile)
+    pairs = _pairs(s, count, q_tile, k_tile)
+    depends_on_data = s.length is not None or s.offset is not None
 
-    def step(carry: Softmax, pair: Array, *, mask: bool) -> tuple[Softmax, None]:
+    def step(carry: Softmax, pair: Array, *, kind: Kind) -> tuple[Softmax, None]:
         i, j = pair[0], pair[1]
         start = jnp.minimum(j * k_tile, keys - k_tile)  # the last tile may overlap its neighbour
-        old = jax.tree.map(lambda x: x[i], carry)
+        take = functools.partial(jax.lax.dynamic_index_in_dim, index=i, axis=0, keepdims=False)
+        old, query = jax.tree.map(take, carry), take(q)
+        # Before they are written, or XLA would copy those of all tiles.
+        top, total = jax.lax.optimization_barrier((old.top, old.total))
+        old = old._replace(top=top, total=total)
         rows = i * q_tile + jnp.arange(q_tile)
         columns = start + jnp.arange(k_tile)
 
         def update(old: Softmax) -> Softmax:
             k = jax.lax.dynamic_slice_in_dim(s.k, start, k_tile, axis=1)
             v = jax.lax.dynamic_slice_in_dim(s.v, start, k_tile, axis=1)
-            seen = _visible(s, rows, columns, first=j * k_tile) if mask else None
-            return _update(old, q[i], k, v, seen, scale=scale)
+            if kind == "diagonal":
+                return _diagonal(old, query, k, v, scale=scale)
+            seen = _visible(s, rows, columns, first=j * k_tile) if kind == "masked" else None
+            return _update(old, query, k, v, seen, scale=scale)
 
-        depends_on_data = s.length is not None or s.offset is not None
-        if mask and depends_on_data:
+        if kind == "masked" and depends_on_data:
             new = jax.lax.cond(_any_visible(s, rows[-1], j * k_tile), update, lambda x: x, old)
         else:
             new = update(old)
-        return jax.tree.map(lambda x, y: x.at[i].set(y), carry, new), None
+        put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=i, axis=0)
+        return jax.tree.map(put, carry, new), None
 
-    for pairs, mask in ((plain, False), (masked, True)):
-        if len(pairs):
-            body = functools.partial(step, mask=mask)
-            carry, _ = jax.lax.scan(body, carry, np.asarray(pairs, np.int32))
+    for kind in KINDS:
+        if pairs[kind]:
+            body = functools.partial(step, kind=kind)
+            carry, _ = jax.lax.scan(body, carry, np.asarray(pairs[kind], np.int32))
     return carry
 
 
-def _pairs(
-    s: Segment, count: int, q_tile: int, k_tile: int
-) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """(query tile, key tile) pairs that need no mask, and those that need one."""
-    plain: list[tuple[int, int]] = []
-    masked: list[tuple[int, int]] = []
+def _pairs(s: Segment, count: int, q_tile: int, k_tile: int) -> dict[Kind, list[tuple[int, int]]]:
+    """Pairs (query tile, key tile): what needs no mask, squares on the diagonal, all others."""
+    pairs: dict[Kind, list[tuple[int, int]]] = {kind: [] for kind in KINDS}
     keys = s.k.shape[1]
     depends_on_data = s.length is not None or s.offset is not None
     for i in range(count):
         for j in range(-(-keys // k_tile)):
             first_key, last_key = j * k_tile, (j + 1) * k_tile - 1
             first_query, last_query = i * q_tile, (i + 1) * q_tile - 1
+            kind: Kind = "masked"
             if s.causal and s.offset is None and first_key > last_query:
                 continue
-            free = not s.causal or (s.offset is None and last_key <= first_query)
-            inside = last_key < keys
-            (plain if free and inside and not depends_on_data else masked).append((i, j))
-    return plain, masked
+            if last_key < keys and not depends_on_data:
+                if not s.causal or last_key <= first_query:
+                    kind = "whole"
+                elif i == j and q_tile == k_tile and q_tile % STRIPS == 0:
+                    kind = "diagonal"
+            pairs[kind].append((i, j))
+    return pairs
 
 
 def _visible(
@@ -200,12 +215,29 @@ def _any_visible(s: Segment, last_row: Array, first_column: Array) -> Array:
     return seen.any()
 
 
+def _diagonal(old: Softmax, q: Array, k: Array, v: Array, *, scale: float) -> Softmax:
+    """Adds a tile of as many keys as queries, each of which sees those up to its own."""
+    size = q.shape[-2] // STRIPS
+    strips = []
+    for first in range(0, q.shape[-2], size):
+        end = first + size
+        part = Softmax(
+            old.acc[..., first:end, :], old.top[..., first:end], old.total[..., first:end]
+        )
+        mask = jnp.arange(end) <= jnp.arange(first, end)[:, None]
+        strips.append(
+            _update(part, q[..., first:end, :], k[:, :end], v[:, :end], mask, scale=scale)
+        )
+    acc, top, total = zip(*strips, strict=True)
+    return Softmax(*(jnp.concatenate(x, axis=q.ndim - 2) for x in (acc, top, total)))
+
+
 def _update(
     old: Softmax | None, q: Array, k: Array, v: Array, mask: Array | None, *, scale: float
 ) -> Softmax:
     """Adds one tile. q: [B, K, G, T, H]; k, v: [B, S, K, H]; mask broadcasts to [B, K, G, T, S]."""
     precision = jax.lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
-    scores = scale * jnp.einsum(
+    scores = jnp.einsum(
         "bkgth,bskh->bkgts", q, k, precision=precision, preferred_element_type=jnp.float32
     )
     if mask is not None:
@@ -214,7 +246,7 @@ def _update(
     if old is not None:
         top = jnp.maximum(top, old.top)
     finite = jnp.where(top == -jnp.inf, 0.0, top)  # no key yet: exp(-inf - 0) = 0, not NaN
-    weights = jnp.exp(scores - finite[..., None])
+    weights = jnp.exp(scale * (scores - finite[..., None]))
     total = weights.sum(axis=-1)
     acc = jnp.einsum(
         "bkgts,bskh->bkgth",
@@ -224,19 +256,19 @@ def _update(
         preferred_element_type=jnp.float32,
     )
     if old is not None:
-        decay = jnp.exp(old.top - finite)
+        decay = jnp.exp(scale * (old.top - finite))
         total = total + decay * old.total
         acc = acc + decay[..., None] * old.acc
     return Softmax(acc, top, total)
 
 
-def _finish(s: Softmax) -> Partial:
+def _finish(s: Softmax, *, scale: float) -> Partial:
     none = s.total == 0
     total = jnp.where(none, 1.0, s.total)
-    lse = jnp.where(none, -jnp.inf, s.top + jnp.log(total))
+    lse = jnp.where(none, -jnp.inf, scale * s.top + jnp.log(total))
     return Partial(s.acc / total[..., None], lse)
 
 
 def _tile(length: int) -> int:
-    """A power of two near length / 16: a causal mask then wastes 1/16 of its triangle."""
-    return min(max(1 << max(length // 16, 1).bit_length() - 1, MIN_TILE), MAX_TILE, length)
+    """A power of two near length / 4: the strips on the diagonal waste an eighth at most."""
+    return min(max(1 << max(length // 4, 1).bit_length() - 1, MIN_TILE), MAX_TILE, length)
