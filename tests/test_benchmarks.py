@@ -1,0 +1,84 @@
+"""The prefill benchmark: as a command, at toy size; and it refuses to time what is wrong."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+import star_jax
+from benchmarks import peers, prefill
+
+ROOT = pathlib.Path(__file__).parents[1]
+OPTIONS = ["--model=toy", "--lengths=256", "--rounds=2"]
+
+
+def test_the_command_times_one_device_and_eight(tmp_path):
+    out = tmp_path / "results.json"
+    command = [sys.executable, "-m", "benchmarks.prefill", *OPTIONS, f"--out={out}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(out.read_text())
+    assert record["command"].startswith("python -m benchmarks.prefill --model=toy --lengths=256 ")
+    assert set(record["versions"]) >= {"python", "jax", "jaxlib", "torch", "transformers"}
+    assert record["model"] == prefill.MODELS["toy"] and record["cpu"] and record["date"]
+    one = [prefill.THEIRS, prefill.DENSE, "ring", "star L/4", "star L/8"]
+    expected = [(1, 256, row) for row in one]
+    expected += [(8, 256, row) for row in (prefill.DENSE, "ring", "star L/8")]
+    results = record["results"]
+    assert [(r["devices"], r["length"], r["row"]) for r in results] == expected
+    for r in results:
+        assert len(r["rounds"]) == 2 and r["difference"] <= prefill.TOLERANCE
+        assert 0 < r["seconds"]["min"] <= r["seconds"]["median"] <= r["seconds"]["max"]
+        assert (r["difference"] > 0) == (r["row"] != prefill.THEIRS)
+        assert (r["times_as_fast_as_transformers"] is None) == (r["devices"] == 8)
+    assert done.stdout == prefill.table(results) + "\n"
+
+
+def star_without_anchor(self, ids, block):
+    return self.prefill(ids)
+
+
+def logits_of_another_query(self, cache, start, ids):
+    return SCORE(self, cache, start, ids[::-1])
+
+
+SCORE = peers.Peer.score
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "message"),
+    [
+        ("score", logits_of_another_query, "dense, length=64, devices=1: logits differ"),
+        ("star", star_without_anchor, "star L/4, length=64, devices=1: logits differ"),
+    ],
+)
+def test_nothing_is_timed_that_disagrees_with_transformers(name, wrong, message, monkeypatch):
+    monkeypatch.setattr(peers.Peer, name, wrong)
+    with pytest.raises(ValueError, match=message):
+        prefill.measure(prefill.MODELS["toy"], [64], star_jax.make_mesh(), rounds=1)
+
+
+def test_a_part_that_fails_fails_the_run(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "false")
+    with flagsaver.as_parsed(model="toy", lengths="64"):
+        flags.FLAGS.mark_as_parsed()
+        with pytest.raises(ValueError, match="devices=1 failed"):
+            prefill.main([])
+
+
+@pytest.mark.parametrize("value", ["0", "a", ""])
+def test_lengths_that_are_none_are_refused(value):
+    with flagsaver.as_parsed(lengths=value):
+        flags.FLAGS.mark_as_parsed()
+        with pytest.raises(ValueError, match="must be integers, at least 1"):
+            prefill.main([])
+
+
+def test_ratios_are_of_each_round():
+    ratios = prefill._ratios([1.0, 4.0, 9.0], [2.0, 2.0, 3.0])
+    assert ratios == {"median": 2.0, "min": 0.5, "max": 3.0}
+    assert prefill._ratios(None, [1.0]) is None
