@@ -8,6 +8,7 @@ or refused.
 import copy
 import dataclasses
 import json
+import math
 import os
 from typing import Any
 
@@ -101,17 +102,21 @@ _ACTIVATIONS = ("silu", "swish")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rope:
-    """Rotary position embedding: `default`, or Llama 3.1's frequency scaling.
+    """Rotary position embedding: `default`, `linear`, `llama3` or `yarn`.
 
-    The last four fields are None for `default`.
+    A field that the type does not have is None. cos and sin are multiplied by `attention_factor`.
     """
 
     rope_type: str
     theta: float
-    factor: float | None
-    low_freq_factor: float | None
-    high_freq_factor: float | None
-    original_max_position_embeddings: int | None
+    attention_factor: float
+    factor: float | None = None
+    original_max_position_embeddings: float | None = None
+    low_freq_factor: float | None = None  # llama3, as is the next
+    high_freq_factor: float | None = None
+    beta_fast: float | None = None  # yarn, as are the next two
+    beta_slow: float | None = None
+    truncate: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -196,7 +201,7 @@ def from_dict(fields: dict[str, Any]) -> LlamaConfig:
         num_kv_heads=hf.num_key_value_heads,
         head_dim=hf.head_dim,
         rms_norm_eps=hf.rms_norm_eps,
-        rope=_rope(fields, dict(hf.rope_parameters)),
+        rope=_rope(fields, dict(hf.rope_parameters), hf.max_position_embeddings),
         max_position_embeddings=hf.max_position_embeddings,
         tie_word_embeddings=hf.tie_word_embeddings,
         attention_bias=hf.attention_bias,
@@ -205,15 +210,30 @@ def from_dict(fields: dict[str, Any]) -> LlamaConfig:
     )
 
 
-_LLAMA3 = (
-    "factor",
-    "low_freq_factor",
-    "high_freq_factor",
-    "original_max_position_embeddings",
-)
+# Fields of a rope section, by its type: those that must be there, and those that may be.
+ROPE_TYPES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "default": ((), ()),
+    "linear": (("factor",), ()),
+    "llama3": (
+        ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+        (),
+    ),
+    "yarn": (
+        ("original_max_position_embeddings",),
+        (
+            "factor",  # must be there as well, but may be null
+            "attention_factor",
+            "beta_fast",
+            "beta_slow",
+            "mscale",
+            "mscale_all_dim",
+            "truncate",
+        ),
+    ),
+}
 
 
-def _rope(fields: dict[str, Any], parameters: dict[str, Any]) -> Rope:
+def _rope(fields: dict[str, Any], parameters: dict[str, Any], max_positions: int) -> Rope:
     """`parameters` is transformers' merge of both spellings, `fields` the file itself."""
     # Where the file says a thing twice, the merge takes one and drops the other in silence.
     parts = [fields[name] for name in ("rope_parameters", "rope_scaling") if fields.get(name)]
@@ -223,25 +243,74 @@ def _rope(fields: dict[str, Any], parameters: dict[str, Any]) -> Rope:
         _refuse_two_values("rope_theta", fields.get("rope_theta"), part.get("rope_theta"))
         _refuse_two_values("rope_type", part.get("type"), part.get("rope_type"))
     rope_type = parameters["rope_type"]
-    needed = {"default": (), "llama3": _LLAMA3}.get(rope_type)
-    if needed is None:
-        raise NotImplementedError(f"config.json: {rope_type=} is not supported (default, llama3)")
+    if rope_type not in ROPE_TYPES:
+        raise NotImplementedError(
+            f"config.json: {rope_type=} is not supported ({', '.join(ROPE_TYPES)})"
+        )
+    needed, optional = ROPE_TYPES[rope_type]
     given = {k for k in parameters if parameters[k] is not None}
     given -= {"rope_type", "type", "rope_theta"}
     if parameters.get("partial_rotary_factor") == 1.0:
         given -= {"partial_rotary_factor"}
     if missing := sorted(set(needed) - given):
         raise ValueError(f"config.json: {rope_type=} without {missing}")
-    if extra := sorted(given - set(needed)):
+    if extra := sorted(given - {*needed, *optional}):
         raise NotImplementedError(f"config.json: {rope_type=} with {extra} is not supported")
-    numbers: dict[str, Any] = {n: parameters.get(n) for n in ("rope_theta", *needed)}
-    for name, value in numbers.items():
-        if not isinstance(value, int | float) or value <= 0:
-            raise ValueError(f"config.json: {name}={value!r} must be a number above 0")
-    if rope_type == "llama3" and not numbers["low_freq_factor"] < numbers["high_freq_factor"]:
+    for name in ("rope_theta", *sorted(given - {"truncate"})):
+        _check_number(name, parameters[name], zero=name in _ZERO_IS_ABSENT)
+    if rope_type == "yarn":
+        return _yarn(parameters, max_positions)
+    if rope_type == "llama3" and not parameters["low_freq_factor"] < parameters["high_freq_factor"]:
         raise ValueError("config.json: low_freq_factor must be below high_freq_factor")
-    values = {name: numbers.get(name) for name in _LLAMA3}
-    return Rope(rope_type=rope_type, theta=float(numbers["rope_theta"]), **values)
+    values: dict[str, Any] = {name: float(parameters[name]) for name in needed}
+    theta = float(parameters["rope_theta"])
+    return Rope(rope_type=rope_type, theta=theta, attention_factor=1.0, **values)
+
+
+# transformers writes `x or ...` for these.
+_ZERO_IS_ABSENT = ("beta_fast", "beta_slow", "mscale", "mscale_all_dim")
+
+
+def _yarn(parameters: dict[str, Any], max_positions: int) -> Rope:
+    """What is absent is as in transformers' `_compute_yarn_parameters`, 32 and 1 among it."""
+    theta, original = parameters["rope_theta"], parameters["original_max_position_embeddings"]
+    if theta <= 1:
+        raise ValueError(f"config.json: rope_theta={theta} must be above 1 for rope_type='yarn'")
+    factor = parameters["factor"]
+    if factor is None:
+        factor = max_positions / original
+    beta_fast = parameters.get("beta_fast") or 32
+    beta_slow = parameters.get("beta_slow") or 1
+    if beta_fast < beta_slow:
+        raise ValueError(f"config.json: {beta_fast=} must not be below {beta_slow=}")
+    truncate = parameters.get("truncate", True)  # but null is false
+    if truncate not in (True, False, None):
+        raise ValueError(f"config.json: {truncate=} must be true or false")
+
+    def scale(weight: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
+
+    above, below = (float(parameters.get(name) or 0) for name in ("mscale", "mscale_all_dim"))
+    attention_factor = parameters.get("attention_factor")
+    if attention_factor is None:  # if it is there, mscale and mscale_all_dim say nothing
+        both = above and below  # one alone says nothing
+        attention_factor = scale(above) / scale(below) if both else scale(1.0)
+    return Rope(
+        rope_type="yarn",
+        theta=float(theta),
+        attention_factor=float(attention_factor),
+        factor=float(factor),
+        original_max_position_embeddings=float(original),
+        beta_fast=float(beta_fast),
+        beta_slow=float(beta_slow),
+        truncate=bool(truncate),
+    )
+
+
+def _check_number(name: str, value: Any, *, zero: bool = False) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        raise ValueError(f"config.json: {name}={value!r} must be a number above 0")
 
 
 def _refuse_two_values(name: str, one: Any, other: Any) -> None:

@@ -133,11 +133,10 @@ class Llama(nnx.Module):
         axis: str | None = None,
     ) -> tuple[Hidden, State]:
         """Runs all layers; returns what the LM head reads, and the state that `attend` threaded."""
-        inv_freq = rope.frequencies(self.config.rope, self.config.head_dim)
-        angle = rope.angles(positions, inv_freq)
+        rotation = rope.rotation(positions, self.config.rope, self.config.head_dim)
         x = self._embed(tokens, axis)
         for i, layer in enumerate(self.layers):
-            x, state = _layer(layer, i, x, angle, attend, state, axis)
+            x, state = _layer(layer, i, x, rotation, attend, state, axis)
         return rms_norm(x, self.norm[...], eps=self.config.rms_norm_eps), state
 
     def logits(self, hidden: Hidden, *, axis: str | None = None) -> Logits:
@@ -169,7 +168,7 @@ def _layer(
     layer: Layer,
     index: int,
     x: Hidden,
-    angle: Array,
+    rotation: rope.Rotation,
     attend: Attend[State],
     state: State,
     axis: str | None,
@@ -177,9 +176,9 @@ def _layer(
     with jax.named_scope(f"layer_{index}"):
         y = rms_norm(x, layer.attention_norm[...], eps=layer.eps)
         k, v = layer.attention.project_kv(y)
-        k = rope.apply(k, angle)
+        k = rope.apply(k, rotation)
         state = attend.start(index, k, v, state)  # before the queries: see Attend
-        q = rope.apply(layer.attention.project_q(y), angle)
+        q = rope.apply(layer.attention.project_q(y), rotation)
         out, state = attend(index, q, k, v, state)
         x = x + layer.attention.project_out(out.astype(x.dtype), axis)
         x = x + layer.mlp(rms_norm(x, layer.mlp_norm[...], eps=layer.eps), axis)

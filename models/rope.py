@@ -1,10 +1,20 @@
 """Rotary position embeddings, as Llama checkpoints expect them (two halves, not pairs)."""
 
+import math
+from typing import NamedTuple
+
 import jax.numpy as jnp
 import numpy as np
 
 from star_jax.array_typing import Array, Float, Positions
 from star_jax.models.config import Rope
+
+
+class Rotation(NamedTuple):
+    """Of each position, by each frequency; float32, and scaled where the model scales it."""
+
+    cos: Float[Array, "B T 1 half"]
+    sin: Float[Array, "B T 1 half"]
 
 
 def frequencies(rope: Rope, head_dim: int) -> np.ndarray:
@@ -13,28 +23,64 @@ def frequencies(rope: Rope, head_dim: int) -> np.ndarray:
     inv_freq = inv_freq.astype(np.float32)
     if rope.rope_type == "default":
         return inv_freq
-    if (
-        rope.factor is None
-        or rope.low_freq_factor is None
-        or rope.high_freq_factor is None
-        or rope.original_max_position_embeddings is None
-    ):
-        raise ValueError(f"{rope=} lacks a value")
-    # Llama 3.1: wavelengths that fit the original context often enough stay as they are,
-    # long ones are stretched by `factor`, those between are interpolated.
-    turns = rope.original_max_position_embeddings * inv_freq / (2 * np.pi)
-    smooth = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
-    smooth = np.clip(smooth, 0.0, 1.0)
-    return (smooth * inv_freq + (1 - smooth) * inv_freq / rope.factor).astype(np.float32)
+    factor = _given(rope.factor)
+    if rope.rope_type == "linear":
+        return inv_freq / np.float32(factor)
+    find = {"llama3": _kept_by_llama3, "yarn": _kept_by_yarn}[rope.rope_type]
+    kept = find(rope, inv_freq, head_dim)
+    return (kept * inv_freq + (1 - kept) * inv_freq / factor).astype(np.float32)
 
 
-def angles(positions: Positions, inv_freq: np.ndarray) -> Float[Array, "B T 1 half"]:
-    """Rotation angles. Positions enter as float32: bfloat16 would round them past 256."""
-    return (positions[..., None].astype(jnp.float32) * inv_freq)[:, :, None, :]
+def _kept_by_llama3(rope: Rope, inv_freq: np.ndarray, head_dim: int) -> np.ndarray:
+    """Llama 3.1: 1 for a frequency that stays, 0 for one that is divided by the factor.
+
+    Wavelengths that fit the original context often enough stay, long ones are stretched.
+    """
+    del head_dim
+    low, high = _given(rope.low_freq_factor), _given(rope.high_freq_factor)
+    turns = _given(rope.original_max_position_embeddings) * inv_freq / (2 * np.pi)
+    return np.clip((turns - low) / (high - low), 0.0, 1.0)
 
 
-def apply(x: Float[Array, "B T heads H"], angle: Float[Array, "B T 1 half"]) -> Array:
-    """Rotates (x[i], x[i + H/2]) by the i-th angle, in float32; returns x's dtype."""
+def _kept_by_yarn(rope: Rope, inv_freq: np.ndarray, head_dim: int) -> np.ndarray:
+    """YaRN: as Llama 3.1's, but linear in the frequency's index, not in the frequency.
+
+    Source: Peng et al., 2023 (arXiv 2309.00071), with the rounding of its authors' code.
+    """
+
+    def index(turns: float) -> float:
+        """Of the frequency that turns so often in the original context."""
+        period = _given(rope.original_max_position_embeddings) / (2 * math.pi * turns)
+        return head_dim * math.log(period) / (2 * math.log(rope.theta))
+
+    first, last = index(_given(rope.beta_fast)), index(_given(rope.beta_slow))
+    if rope.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, head_dim - 1)
+    if first == last:
+        last += 0.001  # a step, and no division by 0
+    at = np.arange(len(inv_freq), dtype=np.float32)
+    return 1 - np.clip((at - first) / (last - first), 0.0, 1.0)
+
+
+def _given(value: float | None) -> float:
+    if value is None:
+        raise ValueError("a Rope lacks a value that its rope_type needs")
+    return value
+
+
+def rotation(positions: Positions, rope: Rope, head_dim: int) -> Rotation:
+    """How far to turn. Positions enter as float32: bfloat16 would round them past 256."""
+    angle = positions[..., None].astype(jnp.float32) * frequencies(rope, head_dim)
+    angle = angle[:, :, None, :]
     cos, sin = jnp.cos(angle), jnp.sin(angle)
+    if rope.attention_factor == 1.0:
+        return Rotation(cos, sin)
+    return Rotation(cos * rope.attention_factor, sin * rope.attention_factor)
+
+
+def apply(x: Float[Array, "B T heads H"], rotation: Rotation) -> Array:
+    """Rotates (x[i], x[i + H/2]) by the i-th angle, in float32; returns x's dtype."""
+    cos, sin = rotation
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)

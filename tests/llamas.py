@@ -25,6 +25,17 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+LINEAR_ROPE = {"rope_type": "linear", "factor": 4.0}
+YARN_ROPE = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 32,
+    "beta_fast": 8.0,
+    "beta_slow": 0.5,
+    "mscale": 1.5,
+    "mscale_all_dim": 0.75,
+    "truncate": False,
+}
 _SMALL = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -50,6 +61,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "llama-3.1": {**_LLAMA31, "attention_bias": False, "mlp_bias": False},
     "llama-3.2": {**_LLAMA31, "head_dim": 16, "tie_word_embeddings": True},
     "llama-3.3": {**_LLAMA31, "head_dim": 16, "eos_token_id": [2, 3]},
+    "linear": {**_SMALL, "rope_scaling": LINEAR_ROPE},
+    "yarn": {**_LLAMA3, "rope_scaling": YARN_ROPE},
+    # All that may be absent is; the original length is then max_position_embeddings.
+    "yarn-short": {**_LLAMA3, "rope_scaling": {"rope_type": "yarn", "factor": 8.0}},
     # An epsilon that is felt: 1e-5 in one of the norms could be wrong unseen.
     "head-dim": {**_LLAMA3, "head_dim": 24, "rms_norm_eps": 0.05},
     "attention-bias": {**_LLAMA3, "attention_bias": True},
