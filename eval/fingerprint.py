@@ -16,7 +16,8 @@ _FILES = (
     "*.safetensors",
     "*.safetensors.index.json",
 )
-_PIECES = 16
+_WEIGHTS = "weights"  # an Orbax checkpoint: of some files per tensor
+_PIECES, _ORBAX_PIECES = 16, 2
 _PIECE = 2**20  # bytes
 
 
@@ -30,13 +31,21 @@ def of_checkpoint(directory: str) -> str:
     """One SHA-256 over configuration, tokenizer and weights.
 
     Of a weight file count its size and sixteen pieces of 1 MiB, evenly spread: reading 140 GB
-    would take longer than many a run, and training changes weights everywhere.
+    would take longer than many a run, and training changes weights everywhere. Of a converted
+    checkpoint, whose files are many, two pieces of each, and their names.
     """
     digest = hashlib.sha256()
     for pattern in _FILES:
         for path in sorted(glob.glob(os.path.join(glob.escape(directory), pattern))):
             digest.update(os.path.basename(path).encode() + b"\0")
-            digest.update(_sample(path) if path.endswith(".safetensors") else _whole(path))
+            is_weights = path.endswith(".safetensors")
+            digest.update(_sample(path, _PIECES) if is_weights else _whole(path))
+    for folder, folders, names in os.walk(os.path.join(directory, _WEIGHTS)):
+        folders.sort()
+        for name in sorted(names):
+            path = os.path.join(folder, name)
+            digest.update(os.path.relpath(path, directory).encode() + b"\0")
+            digest.update(_sample(path, _ORBAX_PIECES))
     return digest.hexdigest()
 
 
@@ -45,11 +54,11 @@ def _whole(path: str) -> bytes:
         return file.read()
 
 
-def _sample(path: str) -> bytes:
+def _sample(path: str, pieces: int) -> bytes:
     size = os.path.getsize(path)
     digest = hashlib.sha256(str(size).encode())
     with open(path, "rb") as file:
-        for i in range(_PIECES):
-            file.seek(max(0, size - _PIECE) * i // (_PIECES - 1))
+        for i in range(pieces):
+            file.seek(max(0, size - _PIECE) * i // (pieces - 1))
             digest.update(file.read(_PIECE))
     return digest.digest()

@@ -1,7 +1,8 @@
-"""Checkpoints in Hugging Face's format: found, checked as a whole, and put on the devices.
+"""Checkpoints: found, checked as a whole, and put on the devices.
 
-Weights are read lazily: each device receives only its slice of each tensor, and no host
-holds more than one tensor's slices at a time.
+Weights are safetensors, or an Orbax checkpoint that `star_jax.convert` made of them. They are
+read lazily: each device receives only its slice of each tensor, and no host holds more than one
+tensor's slices at a time.
 """
 
 import os
@@ -13,25 +14,27 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from star_jax import mesh as mesh_lib
-from star_jax import tensor_files
+from star_jax import orbax_files, tensor_files
 from star_jax.models.config import LlamaConfig
 from star_jax.models.llama import Llama
 
-_HUB_FILES = [
+SMALL_FILES = [
     "config.json",
     "generation_config.json",
-    "model*.safetensors*",
     "tokenizer*",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.*",
     "merges.txt",
 ]
+_HUB_FILES = [*SMALL_FILES, "model*.safetensors*"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 # Buffers that old files carry; they follow from the configuration.
 _IGNORED = re.compile(r".*\.rotary_emb\.inv_freq")
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+Tensor = tensor_files.Tensor | orbax_files.Tensor
 
 
 def resolve(path: str | os.PathLike[str]) -> str:
@@ -63,31 +66,57 @@ def load(
     """Loads the weights of a checkpoint onto a mesh, cast to `dtype`.
 
     Raises:
-      FileNotFoundError: the directory holds no safetensors.
+      FileNotFoundError: the directory holds no weights.
       ValueError: files are torn, or tensors are missing, unknown, misshapen, of a dtype that
         is not floating point, or cannot be divided over the mesh; it lists all of these.
     """
-    tensors, problems, unread = tensor_files.scan(os.fspath(directory))
-    if tensors or not problems:  # or else nothing could be read, and all would be missing
-        problems += _misfits(tensors, unread, config, mesh)
-    if problems:
-        raise ValueError(f"checkpoint {os.fspath(directory)}: {'; '.join(_grouped(problems))}")
+    tensors = find(directory, config, mesh=mesh)
 
     def make(name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> jax.Array:
         sharding, repeat = mesh_lib.placement(shape, axes, mesh)
-        array = _place(
-            tensors[name].map().reshape(shape), sharding, jnp.dtype(dtype), repeat=repeat
-        )
+        tensor = tensors[name]
+        try:
+            array = _place(tensor, shape, sharding, jnp.dtype(dtype), repeat=repeat)
+        except ValueError as e:
+            raise ValueError(f"checkpoint {os.fspath(directory)}: {e}") from e
         # Or the host would hold what waits to be sent, in the end the whole checkpoint.
         return jax.block_until_ready(array)
 
     return Llama(config, make)
 
 
+def find(
+    directory: str | os.PathLike[str], config: LlamaConfig, *, mesh: Mesh
+) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, none of them read, if they fit the model and the mesh.
+
+    Raises:
+      FileNotFoundError, ValueError: as `load`.
+    """
+    path = os.fspath(directory)
+    tensors: dict[str, Tensor] = {}
+    if converted := orbax_files.is_here(path):
+        arrays, problems, unread = orbax_files.scan(path)
+        tensors.update(arrays)
+        if any(os.path.exists(os.path.join(path, f)) for f in tensor_files.NAMES):
+            problems.append(f"safetensors beside {orbax_files.WEIGHTS}: keep one of them")
+    else:
+        files, problems, unread = tensor_files.scan(path)
+        tensors.update(files)
+    if tensors or not problems:  # or else nothing could be read, and all would be missing
+        problems += _misfits(tensors, unread, config, mesh, flat=not converted)
+    if problems:
+        raise ValueError(f"checkpoint {path}: {'; '.join(_grouped(problems))}")
+    return tensors
+
+
 def _place(
-    source: np.ndarray, sharding: NamedSharding, dtype: np.dtype, *, repeat: int
+    tensor: Tensor, shape: tuple[int, ...], sharding: NamedSharding, dtype: np.dtype, *, repeat: int
 ) -> jax.Array:
     """Puts a weight on the devices; of key/value heads, its first axis, each `repeat` times."""
+    if isinstance(tensor, orbax_files.Tensor):
+        return orbax_files.place(tensor, sharding, dtype, repeat=repeat)
+    source = tensor.map().reshape(shape)
     shape = (source.shape[0] * repeat, *source.shape[1:])
     slices: dict[tuple[tuple[int | None, int | None], ...], np.ndarray] = {}
 
@@ -104,15 +133,18 @@ def _place(
 
 
 def _misfits(
-    tensors: dict[str, tensor_files.Tensor], unread: set[str], config: LlamaConfig, mesh: Mesh
+    tensors: dict[str, Tensor], unread: set[str], config: LlamaConfig, mesh: Mesh, *, flat: bool
 ) -> list[str]:
-    """What keeps these tensors from being this model's weights on this mesh."""
+    """What keeps these tensors from being this model's weights on this mesh.
+
+    `flat`: heads and head dimension are one axis.
+    """
     problems = []
     known = set()
 
     def check(name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> None:
         known.add(name)
-        expected = _flat(shape, axes)
+        expected = _flat(shape, axes) if flat else shape
         try:
             mesh_lib.placement(shape, axes, mesh)
         except ValueError as e:
@@ -129,7 +161,7 @@ def _misfits(
     Llama(config, check)
     if config.tie_word_embeddings and _HEAD in tensors:
         known.add(_HEAD)
-        if not _same(tensors.get(_EMBEDDING), tensors[_HEAD]):
+        if not _same(tensors.get(_EMBEDDING), tensors[_HEAD], mesh):
             problems.append(
                 f"{_HEAD}: differs from {_EMBEDDING}, though tie_word_embeddings is true"
             )
@@ -137,14 +169,19 @@ def _misfits(
     return problems + [f"{name}: unknown" for name in extra]
 
 
-def _same(a: tensor_files.Tensor | None, b: tensor_files.Tensor) -> bool:
+def _same(a: Tensor | None, b: Tensor, mesh: Mesh) -> bool:
     if a is None or (a.dtype, a.shape) != (b.dtype, b.shape) or a.dtype not in tensor_files.DTYPES:
         return False
-    return all(np.array_equal(x, y) for x, y in zip(a.map(), b.map(), strict=True))  # row by row
+    if isinstance(a, tensor_files.Tensor) and isinstance(b, tensor_files.Tensor):
+        return all(np.array_equal(x, y) for x, y in zip(a.map(), b.map(), strict=True))  # by row
+    sharding, _ = mesh_lib.placement(a.shape, ("vocab", "embed"), mesh)
+    dtype = tensor_files.DTYPES[a.dtype]
+    x, y = (_place(tensor, a.shape, sharding, dtype, repeat=1) for tensor in (a, b))
+    return bool(jnp.array_equal(x, y))
 
 
 def _flat(shape: tuple[int, ...], axes: tuple[str, ...]) -> tuple[int, ...]:
-    """The shape in the file, where heads and head dimension are one axis."""
+    """The shape in safetensors, where heads and head dimension are one axis."""
     sizes = list(shape)
     if "head" in axes:
         at = axes.index("head")

@@ -62,6 +62,12 @@ def load(
     return checkpoint.load(directory, CONFIG, mesh=mesh, dtype=dtype)
 
 
+def named(model: Llama) -> dict[str, np.ndarray]:
+    """The weights by their names in the file."""
+    names = jax.tree.leaves(Llama(model.config, lambda name, shape, axes: name))
+    return {name: np.asarray(x) for name, x in zip(names, weights(model), strict=True)}
+
+
 def weights(model: Llama) -> list[jax.Array]:
     return jax.tree.leaves(model)
 
@@ -88,16 +94,43 @@ def test_one_file_and_many_give_the_same_weights(tmp_path: pathlib.Path) -> None
     np.testing.assert_array_equal(one.layers[0].attention.o_weight[...].reshape(o.shape), o)
 
 
-@pytest.mark.parametrize("stored", [np.float32, np.float16, ml_dtypes.bfloat16])
+STORED = [np.float32, np.float16, ml_dtypes.bfloat16]
+# Halfway between two values of a narrower dtype, too large for one, too small, and no number.
+EDGES = [1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-11, 65504.0, 65520.0, 1e38, 6e-8, 3e-8, -1e-40, -0.0]
+EDGES += [float("inf"), float("nan")]
+
+
+def with_edges(stored: type) -> dict[str, np.ndarray]:
+    """Random tensors, and in one of them values at the edges of what a dtype can hold."""
+    tensors = arrays(stored)
+    with np.errstate(over="ignore"):
+        edges: np.ndarray = np.asarray(EDGES, np.float64).astype(np.float32).astype(stored)
+    tensors["model.embed_tokens.weight"][0, : len(edges)] = edges
+    return tensors
+
+
+def bits(x: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(x).view(f"u{x.dtype.itemsize}")
+
+
+@pytest.mark.parametrize("stored", STORED)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_every_dtype_is_cast_to_the_one_asked_for(
     stored: type, dtype: str, tmp_path: pathlib.Path
 ) -> None:
-    tensors = arrays(stored)
-    model = load(save(tmp_path, tensors), dtype=dtype)
+    tensors = with_edges(stored)
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = {name: x.astype(jnp.dtype(dtype)) for name, x in tensors.items()}
+        model = load(save(tmp_path, tensors), dtype=dtype)
     assert {x.dtype for x in weights(model)} == {jnp.dtype(dtype)}
-    expected = tensors["model.embed_tokens.weight"].astype(jnp.dtype(dtype))
-    np.testing.assert_array_equal(np.asarray(model.embedding[...]), expected)
+    found = named(model)
+    assert set(found) == set(tensors)
+    for name, x in expected.items():
+        np.testing.assert_array_equal(bits(found[name].reshape(x.shape)), bits(x))
+    if jnp.promote_types(stored, dtype) == dtype:  # nothing is lost on the way up
+        for name, x in tensors.items():
+            back: np.ndarray = found[name].reshape(x.shape).astype(stored)
+            np.testing.assert_array_equal(bits(back), bits(x))
 
 
 @pytest.mark.parametrize(("context", "tensor"), [(4, 2), (1, 8), (8, 1)])

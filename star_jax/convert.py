@@ -1,0 +1,114 @@
+"""Converts a checkpoint of safetensors to an Orbax checkpoint, which loads the same.
+
+    python -m star_jax.convert --input=DIR_OR_HUB_ID --output=DIR
+
+The output holds the weights (an Orbax checkpoint in `weights`), config.json, and the files of
+the tokenizer: give its path wherever a model's path is asked for. The host needs memory for one
+tensor, whatever the checkpoint's size. Nothing is left behind if it fails.
+"""
+
+import glob
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+
+from absl import flags
+
+from star_jax import checkpoint, orbax_files, tensor_files
+from star_jax import mesh as mesh_lib
+from star_jax.engine import DTYPES
+from star_jax.eval import cli
+from star_jax.models import config as model_config
+from star_jax.models.llama import Llama
+
+_STORED = "stored"
+
+_INPUT = flags.DEFINE_string("input", None, "A directory, or a hub id.", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "The directory to make.", required=True)
+_DTYPE = flags.DEFINE_enum(
+    "dtype", _STORED, (_STORED, *DTYPES), "Of the weights in the output; as they are stored."
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Converts what the flags say."""
+    del argv
+    mesh_lib.simulate_cpu_devices(1)  # no accelerator is needed, nor taken
+    dtype = None if _DTYPE.value == _STORED else _DTYPE.value
+    begin = time.monotonic()
+    size = convert(_INPUT.value, _OUTPUT.value, dtype=dtype)
+    seconds = time.monotonic() - begin
+    print(f"{_OUTPUT.value}: {size / 1e9:.3f} GB of weights in {seconds:.1f} s", file=sys.stderr)
+
+
+def convert(source: str, output: str, *, dtype: str | None = None) -> int:
+    """Writes an Orbax checkpoint with the contents of another; returns its weights' bytes.
+
+    Args:
+      source: a directory with safetensors, or a hub id.
+      output: a directory that is not there yet, or is empty; its parent is there.
+      dtype: to cast the weights to; None keeps each as it is stored.
+
+    Raises:
+      FileNotFoundError, ValueError, NotImplementedError: the checkpoint cannot be read, or is
+        none that `checkpoint.load` would load.
+      ValueError: the output is there already.
+      OSError: it cannot be written.
+    """
+    parent, name = os.path.split(os.path.abspath(os.path.expanduser(output)))
+    output = os.path.join(parent, name)
+    if not os.path.isdir(parent):
+        raise ValueError(f"{output=}: {parent} is not a directory")
+    if os.path.lexists(output) and not (os.path.isdir(output) and not os.listdir(output)):
+        raise ValueError(f"{output=} is there already")
+    directory = checkpoint.resolve(source)
+    if orbax_files.is_here(directory):
+        raise ValueError(f"{source=} is converted already")
+    sources = _sources(directory, dtype)
+    size = sum(math.prod(s.shape) * s.dtype.itemsize for s in sources.values())
+    if size > (free := shutil.disk_usage(parent).free):
+        raise OSError(f"{output=}: {size} bytes of weights, and {free} are free")
+
+    partial = os.path.join(parent, f".{name}.{os.getpid()}.partial")
+    os.mkdir(partial)
+    try:
+        for pattern in checkpoint.SMALL_FILES:
+            for path in glob.glob(os.path.join(glob.escape(directory), pattern)):
+                if os.path.isfile(path):
+                    shutil.copyfile(path, os.path.join(partial, os.path.basename(path)))
+        orbax_files.write(partial, sources)
+        os.rename(partial, output)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return size
+
+
+def _sources(directory: str, dtype: str | None) -> dict[str, orbax_files.Source]:
+    """The tensors of the model, by name; those that it does not need (a tied head) are left out."""
+    config = model_config.read(directory)
+    tensors = checkpoint.find(directory, config, mesh=mesh_lib.make_mesh())
+    found: dict[str, orbax_files.Source] = {}
+
+    def make(name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> None:
+        tensor = tensors[name]
+        if not isinstance(tensor, tensor_files.Tensor):
+            raise ValueError(f"{name} is not in a safetensors file")
+        stored = tensor_files.DTYPES[tensor.dtype]
+        heads = [axes.index(axis) for axis in ("heads", "kv_heads") if axis in axes]
+        found[name] = orbax_files.Source(
+            tensor=tensor,
+            shape=shape,
+            dtype=stored if dtype is None else orbax_files.DTYPES[dtype],
+            head_axis=heads[0] if heads else None,
+        )
+
+    Llama(config, make)
+    return found
+
+
+if __name__ == "__main__":
+    cli.run(main)
