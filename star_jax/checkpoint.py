@@ -7,11 +7,12 @@ tensor's slices at a time.
 
 import os
 import re
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from star_jax import mesh as mesh_lib
 from star_jax import orbax_files, tensor_files
@@ -73,11 +74,10 @@ def load(
     tensors = find(directory, config, mesh=mesh)
 
     def make(name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> jax.Array:
-        sharding, repeat = mesh_lib.placement(shape, axes, mesh)
-        tensor = tensors[name]
+        placement = mesh_lib.placement(shape, axes, mesh)
         try:
-            array = _place(tensor, shape, sharding, jnp.dtype(dtype), repeat=repeat)
-        except ValueError as e:
+            array = _place(tensors[name], shape, placement, jnp.dtype(dtype))
+        except orbax_files.Torn as e:
             raise ValueError(f"checkpoint {os.fspath(directory)}: {e}") from e
         # Or the host would hold what waits to be sent, in the end the whole checkpoint.
         return jax.block_until_ready(array)
@@ -110,26 +110,36 @@ def find(
     return tensors
 
 
-def _place(
-    tensor: Tensor, shape: tuple[int, ...], sharding: NamedSharding, dtype: np.dtype, *, repeat: int
-) -> jax.Array:
-    """Puts a weight on the devices; of key/value heads, its first axis, each `repeat` times."""
-    if isinstance(tensor, orbax_files.Tensor):
-        return orbax_files.place(tensor, sharding, dtype, repeat=repeat)
-    source = tensor.map().reshape(shape)
-    shape = (source.shape[0] * repeat, *source.shape[1:])
-    slices: dict[tuple[tuple[int | None, int | None], ...], np.ndarray] = {}
+Index = tuple[slice, ...]
 
-    def read(index: tuple[slice, ...] | None) -> np.ndarray:
+
+def _place(
+    tensor: Tensor, shape: tuple[int, ...], placement: mesh_lib.Placement, dtype: np.dtype
+) -> jax.Array:
+    """Puts a weight on the devices; of key/value heads, its first axis, some repeatedly."""
+    sharding, repeat = placement
+    slices: dict[tuple[tuple[int | None, int | None], ...], np.ndarray] = {}
+    cut = _slicer(tensor, shape, dtype)
+
+    def read(index: Index | None) -> np.ndarray:
         index = () if index is None else index
         if repeat > 1:  # then every device has one head
             index = (slice(index[0].start // repeat, index[0].start // repeat + 1), *index[1:])
         key = tuple((s.start, s.stop) for s in index)
         if key not in slices:  # devices that hold the same slice share one reading of it
-            slices[key] = np.array(source[index], dtype, order="C")
+            slices[key] = cut(index)
         return slices[key]
 
-    return jax.make_array_from_callback(shape, sharding, read)
+    return jax.make_array_from_callback((shape[0] * repeat, *shape[1:]), sharding, read)
+
+
+def _slicer(
+    tensor: Tensor, shape: tuple[int, ...], dtype: np.dtype
+) -> Callable[[Index], np.ndarray]:
+    if isinstance(tensor, orbax_files.Tensor):
+        return lambda index: orbax_files.read(tensor, index, dtype)
+    source = tensor.map().reshape(shape)
+    return lambda index: np.array(source[index], dtype, order="C")
 
 
 def _misfits(
@@ -174,9 +184,8 @@ def _same(a: Tensor | None, b: Tensor, mesh: Mesh) -> bool:
         return False
     if isinstance(a, tensor_files.Tensor) and isinstance(b, tensor_files.Tensor):
         return all(np.array_equal(x, y) for x, y in zip(a.map(), b.map(), strict=True))  # by row
-    sharding, _ = mesh_lib.placement(a.shape, ("vocab", "embed"), mesh)
-    dtype = tensor_files.DTYPES[a.dtype]
-    x, y = (_place(tensor, a.shape, sharding, dtype, repeat=1) for tensor in (a, b))
+    placement = mesh_lib.placement(a.shape, ("vocab", "embed"), mesh)
+    x, y = (_place(t, t.shape, placement, tensor_files.DTYPES[t.dtype]) for t in (a, b))
     return bool(jnp.array_equal(x, y))
 
 

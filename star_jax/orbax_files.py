@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
-from jax.sharding import Mesh, NamedSharding
 
 from star_jax import tensor_files
 
@@ -24,6 +23,8 @@ WEIGHTS = "weights"  # the Orbax checkpoint, in the directory of the configurati
 LIST = "weights_files.json"  # its files and their sizes, by which a torn one is known
 
 _CHUNK = 2**20  # bytes; slices of large models are tens of them, and Orbax warns of smaller ones
+_PIECE = 64 * 2**20  # bytes that are read or written at a time
+_NODES = "cache_pool#ocdbt"  # of the index of chunks; without it, it is read again each time
 DTYPES = {dtype.name: dtype for dtype in tensor_files.DTYPES.values()}
 _WORDS = {dtype: word for word, dtype in tensor_files.DTYPES.items()}
 
@@ -37,6 +38,12 @@ class Tensor:
     dtype: str
     shape: tuple[int, ...]
     chunk: tuple[int, ...]
+    stored: np.dtype
+    context: Any = dataclasses.field(compare=False)  # tensorstore's, shared by all tensors
+
+
+class Torn(ValueError):
+    """What the metadata speaks of cannot be read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +69,7 @@ def is_here(directory: str) -> bool:
 def scan(directory: str) -> tuple[dict[str, Tensor], list[str], set[str]]:
     """The tensors by Orbax's metadata, and all that is wrong with that; see `tensor_files.scan`."""
     import orbax.checkpoint as ocp  # type: ignore[import-untyped]
+    import tensorstore
     from etils import epath  # type: ignore[import-untyped]
 
     path = os.path.abspath(os.path.join(directory, WEIGHTS))
@@ -72,6 +80,7 @@ def scan(directory: str) -> tuple[dict[str, Tensor], list[str], set[str]]:
             tree = ocp.PyTreeCheckpointHandler().metadata(epath.Path(path))
     except Exception as e:  # of many kinds, by what is torn
         return {}, [f"{WEIGHTS}: torn: {_reason(e)}"], set()
+    context = tensorstore.Context({_NODES: {"total_bytes_limit": 10**8}})
     found, problems = {}, []
     for name, array in dict(tree).items():
         if not isinstance(array, ocp.metadata.ArrayMetadata):
@@ -80,7 +89,8 @@ def scan(directory: str) -> tuple[dict[str, Tensor], list[str], set[str]]:
         dtype = np.dtype(array.dtype)
         shape, storage = tuple(array.shape), array.storage
         chunk = shape if storage is None or not storage.chunk_shape else storage.chunk_shape
-        found[name] = Tensor(path, name, _WORDS.get(dtype, dtype.name), shape, tuple(chunk))
+        word = _WORDS.get(dtype, dtype.name)
+        found[name] = Tensor(path, name, word, shape, tuple(chunk), dtype, context)
     return found, problems, set()
 
 
@@ -109,62 +119,58 @@ def _size(directory: str, name: str) -> int | None:
     return os.path.getsize(path) if os.path.isfile(path) else None
 
 
-def place(tensor: Tensor, sharding: NamedSharding, dtype: np.dtype, *, repeat: int) -> jax.Array:
-    """Puts a tensor on the devices; of key/value heads, its first axis, each `repeat` times.
+def read(tensor: Tensor, index: tuple[slice, ...], dtype: np.dtype) -> np.ndarray:
+    """A slice of a tensor, cast to `dtype`. Beside it, memory is needed for a piece of it.
 
-    Each device's slice is read alone, one after another.
+    By tensorstore, on Orbax's files: Orbax itself reads whole slices, and holds them twice.
 
     Raises:
-      ValueError: it cannot be read.
+      Torn: it cannot be read.
     """
-    if repeat == 1:
-        return _restore(tensor, sharding, dtype)
-    # Every device has one head: as if the tensor axis were two, of the heads and of the repeats.
-    mesh = sharding.mesh
-    grid = mesh.devices.reshape(*mesh.devices.shape[:-1], -1, repeat)
-    split = Mesh(grid, (*mesh.axis_names, "repeat"))
-    heads = _restore(tensor, NamedSharding(split, sharding.spec), dtype)
-    shape = (tensor.shape[0] * repeat, *tensor.shape[1:])
-    parts = [shard.data for shard in heads.addressable_shards]
-    return jax.make_array_from_single_device_arrays(shape, sharding, parts)
+    import tensorstore
 
-
-def _restore(tensor: Tensor, sharding: NamedSharding, dtype: np.dtype) -> jax.Array:
-    import orbax.checkpoint as ocp
-    from etils import epath
-
-    # Else all slices are read at once, and what the C library keeps between them, for good on
-    # CPU devices, is much more.
-    item = max(tensor_files.DTYPES[tensor.dtype].itemsize, dtype.itemsize)  # cast as it is read
-    limit = _elements_read(tensor, sharding.shard_shape(tensor.shape)) * item + 1
-    with _quiet():
-        base = ocp.BasePyTreeCheckpointHandler(restore_concurrent_bytes=limit)
-        handler = ocp.PyTreeCheckpointHandler(handler_impl=base)
-    arguments = ocp.args.PyTreeRestore(
-        item={tensor.name: 0},
-        restore_args={
-            tensor.name: ocp.ArrayRestoreArgs(
-                restore_type=jax.Array, sharding=sharding, global_shape=tensor.shape, dtype=dtype
-            )
+    spec = {
+        "driver": "zarr",
+        "kvstore": {
+            "driver": "ocdbt",
+            "base": {"driver": "file", "path": f"{tensor.path}/"},
+            "path": f"{tensor.name}/",
+            "cache_pool": _NODES,
         },
-        partial_restore=True,
-    )
-    try:
-        with _quiet():
-            return handler.restore(epath.Path(tensor.path), args=arguments)[tensor.name]
-    except jax.errors.JaxRuntimeError:  # of the devices: out of memory, most likely
-        raise
-    except Exception as e:  # Orbax raises bare ones
-        raise ValueError(f"{WEIGHTS}: torn: {tensor.name}: {_reason(e)}") from e
-
-
-def _elements_read(tensor: Tensor, shard: tuple[int, ...]) -> int:
-    """At most, for a slice of this shape: whole chunks, wherever it begins."""
-    sizes = [
-        min((size - 2) // chunk + 2, -(-whole // chunk)) * chunk
-        for size, chunk, whole in zip(shard, tensor.chunk, tensor.shape, strict=True)
+        "fill_missing_data_reads": False,
+    }
+    bounds = [
+        s.indices(size)[:2]
+        for s, size in zip(_full(index, len(tensor.shape)), tensor.shape, strict=True)
     ]
-    return math.prod(sizes)
+    found = np.empty([end - begin for begin, end in bounds], dtype)
+    try:
+        store: Any = tensorstore.open(spec, open=True, context=tensor.context).result()
+        if (store.shape, store.dtype.name) != (tensor.shape, tensor.stored.name):
+            raise ValueError(f"it is {store.dtype.name}{list(store.shape)}")
+        (first, end), others = bounds[0], tuple(slice(*bound) for bound in bounds[1:])
+        row = math.prod(found.shape[1:]) * tensor.stored.itemsize
+        for begin, stop in _pieces(first, end, row, tensor.chunk[0]):
+            piece = store[(slice(begin, stop), *others)].read().result()
+            found[begin - first : stop - first] = piece
+    except MemoryError:
+        raise
+    except Exception as e:  # of many kinds, by what is torn
+        raise Torn(f"{WEIGHTS}: torn: {tensor.name}: {_reason(e)}") from e
+    return found
+
+
+def _full(index: tuple[slice, ...], rank: int) -> tuple[slice, ...]:
+    return index + (slice(None),) * (rank - len(index))
+
+
+def _pieces(first: int, end: int, row: int, chunk: int) -> Iterator[tuple[int, int]]:
+    """Rows from first to end in pieces that end where chunks do; `row` is in bytes."""
+    rows = max(1, _PIECE // (row * chunk)) * chunk
+    while first < end:
+        stop = min((first // rows + 1) * rows, end)
+        yield first, stop
+        first = stop
 
 
 def write(directory: str, sources: Mapping[str, Source]) -> None:
@@ -174,6 +180,7 @@ def write(directory: str, sources: Mapping[str, Source]) -> None:
       OSError: they cannot be written.
     """
     import orbax.checkpoint as ocp
+    import tensorstore
 
     class OneByOne(ocp.type_handlers.NumpyHandler):
         """Orbax's own would have all tensors in memory at once."""
@@ -186,6 +193,15 @@ def write(directory: str, sources: Mapping[str, Source]) -> None:
                 for written in await super().serialize([array], [info], [arg]):
                     await asyncio.to_thread(written.result)
             return []
+
+        async def _open_and_write(self, value: np.ndarray, spec: Any, context: Any) -> None:
+            """Orbax's own writes the tensor as one, and holds it twice for that."""
+            store: Any = await tensorstore.open(
+                tensorstore.Spec(spec), create=True, open=True, context=context
+            )
+            chunk, row = store.chunk_layout.write_chunk.shape[0], value.nbytes // len(value)
+            for begin, end in _pieces(0, len(value), row, chunk):
+                await store[begin:end].write(value[begin:end])
 
     registry = ocp.type_handlers.create_type_handler_registry(
         (Source, OneByOne(deepcopy_host_arrays=False)),

@@ -257,20 +257,25 @@ def test_damage_that_only_orbax_finds_is_one_clear_error(tmp_path: pathlib.Path)
     assert "_METADATA) does not exist" in refusal(tmp_path)
 
 
-def test_slices_are_read_alone() -> None:
-    """How much is read for a slice, by Orbax's own reckoning of whole chunks."""
+def test_slices_are_read_in_pieces(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any slice, in pieces of any size; they end where chunks do."""
+    whole = np.arange(53 * 7 * 5, dtype=np.float32).reshape(53, 7, 5)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / orbax_files.WEIGHTS, {"a.b": whole})
+    (tensor,) = orbax_files.scan(str(tmp_path))[0].values()
     rng = np.random.default_rng(0)
-    for _ in range(500):
-        whole, chunk = int(rng.integers(1, 60)), int(rng.integers(1, 60))
-        size = int(rng.integers(1, whole + 1))
-        tensor = orbax_files.Tensor("", "", "F32", (whole,), (min(chunk, whole),))
-        chunk = tensor.chunk[0]
-        reads = [
-            (-(-(at + size) // chunk) - at // chunk) * chunk * 4 for at in range(whole - size + 1)
-        ]
-        assert (
-            max(reads) <= 4 * orbax_files._elements_read(tensor, (size,)) <= max(reads) + 8 * chunk
-        )
+    for piece in (1, 200, 1000, 10**9):
+        monkeypatch.setattr(orbax_files, "_PIECE", piece)
+        for _ in range(5):
+            low, high = np.sort([rng.integers(0, n + 1, 2) for n in whole.shape], axis=1).T
+            index = tuple(slice(int(a), int(b) + 1) for a, b in zip(low, high, strict=True))
+            index = index[: rng.integers(0, 4)]
+            found = orbax_files.read(tensor, index, np.dtype(np.float32))
+            np.testing.assert_array_equal(found, whole[index])
+        ends = [end for _, end in orbax_files._pieces(5, 50, 35 * 4, 10)]
+        assert ends[-1] == 50
+        assert all(end % 10 == 0 for end in ends)
+        assert piece < 10**9 or len(ends) == 1
 
 
 def test_large_tensors_are_cut_so_that_slices_can_be_read(tmp_path: pathlib.Path) -> None:
@@ -291,7 +296,7 @@ def test_large_tensors_are_cut_so_that_slices_can_be_read(tmp_path: pathlib.Path
         assert np.prod(tensor.chunk) * 2 <= 2**20, name
     down = tensors[f"{prefix}.mlp.down_proj.weight"]
     assert down.shape == (1024, 8192)
-    assert orbax_files._elements_read(down, (1024, 1024)) <= 1024 * 8192 / 4
+    assert down.chunk[1] <= 1024  # a slice for one of eight devices
 
 
 def test_the_fingerprint_is_of_all_that_was_converted(pair: tuple[str, str]) -> None:

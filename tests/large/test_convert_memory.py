@@ -43,8 +43,9 @@ MESHES: dict[str, dict[str, Any]] = {
     "8": {"tensor": 8},
     "2x4": {"context": 2, "tensor": 4},
 }
-# What the C library keeps of freed buffers: it does not grow with the checkpoint.
-SLACK = 128 * 2**20
+# Orbax reads up to 128 chunks of 1 MiB at once, and the C library keeps some of what is freed:
+# neither grows with the checkpoint.
+SLACK = 256 * 2**20
 
 
 def write(directory: pathlib.Path, fields: dict[str, Any], *, files: int) -> None:
@@ -104,9 +105,7 @@ class Peak:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-
-    def above(self) -> dict[str, int]:
-        return {
+        self.above = {
             "anonymous": self.anonymous - self.base["RssAnon"],
             "resident": _memory()["VmHWM"] - self.base["VmRSS"],
         }
@@ -130,7 +129,7 @@ def step(kind: str, folder: pathlib.Path, axes: dict[str, Any], source: str) -> 
         convert.convert(str(folder / "tiny"), str(folder / "tiny_converted"))
         with Peak() as peak:
             convert.convert(str(folder / "direct"), str(folder / "converted"))
-        return peak.above()
+        return peak.above
     import jax
 
     import star_jax
@@ -149,7 +148,7 @@ def step(kind: str, folder: pathlib.Path, axes: dict[str, Any], source: str) -> 
     context = engine.prefill(list(range(2, 18)))
     logits = np.asarray(engine.score(context, [5, 6, 7]))
     np.save(folder / f"{source}-{len(mesh.devices.flat)}-{axes}.npy", logits)
-    return {**peak.above(), "devices": sum(s.data.nbytes for s in shards)}
+    return {**peak.above, "devices": sum(s.data.nbytes for s in shards)}
 
 
 def run(kind: str, folder: pathlib.Path, axes: dict[str, Any], source: str) -> dict[str, Any]:
@@ -167,8 +166,8 @@ def _folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     run("write", folder, {}, "")
     peak = run("convert", folder, {}, "")
     _show("convert", peak)
-    assert peak["anonymous"] <= LARGEST + SLACK
-    assert peak["resident"] <= 2 * LARGEST + SLACK  # the tensor's pages in the input's mapping
+    assert peak["anonymous"] <= LARGEST
+    assert peak["resident"] <= 2 * LARGEST  # with its pages in the mapping of the input
     return folder
 
 
