@@ -24,9 +24,9 @@ points of 100:
 cwe is with common words 30 times and others 3 times, as here; fwe's answers had 120 tokens, here
 RULER's 50. The paper's templates and fitting differ in places (star_jax/eval/ruler says where).
 Ring attention is the exact one beside star here: the scores of dense attention, balanced over
-the devices. None of this has been run here yet. At the paper's seconds per sample on eight A100s (exact
-ring attention 10, 12, 22 and 53; star 9, 10, 12 and 20) all of it would take 123 hours, and with
---config.data.num_samples=100 a fifth of that. More samples can be added to a run later.
+the devices. None of this has been run here yet. At the paper's seconds per sample on eight A100s
+(exact ring attention 10, 12, 22 and 53; star 9, 10, 12 and 20) all of it would take 123 hours,
+and with --config.data.num_samples=100 a fifth of that. More samples can be added to a run later.
 """
 
 from star_jax.eval.config import (

@@ -9,6 +9,7 @@ _FILES = (
     "config.json",
     "generation_config.json",
     "tokenizer*",
+    "chat_template*",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.*",

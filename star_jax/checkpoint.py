@@ -23,6 +23,7 @@ SMALL_FILES = [
     "config.json",
     "generation_config.json",
     "tokenizer*",
+    "chat_template*",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.*",

@@ -319,9 +319,10 @@ def test_a_directory_is_itself_and_an_id_is_fetched(
     repository = [
         "config.json", "generation_config.json", "model-00001-of-00004.safetensors",
         "model.safetensors", "model.safetensors.index.json", "tokenizer.json",
-        "tokenizer_config.json", "original/consolidated.00.pth", "pytorch_model.bin", "README.md",
+        "tokenizer_config.json", "chat_template.jinja",
+        "original/consolidated.00.pth", "pytorch_model.bin", "README.md",
     ]  # fmt: skip
-    assert list(filter_repo_objects(repository, allow_patterns=patterns)) == repository[:7]
+    assert list(filter_repo_objects(repository, allow_patterns=patterns)) == repository[:8]
 
 
 @pytest.mark.parametrize("path", ["nowhere/at/all", "./nowhere", "/nowhere", "a b", ""])

@@ -326,12 +326,14 @@ def run(here: pathlib.Path, *argv: str) -> commands.Result:
 
 def test_commands_take_what_the_command_has_made(here: pathlib.Path) -> None:
     (here / "converted").mkdir()  # empty: allowed
+    (here / "checkpoint" / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
     done = run(here, "--input=checkpoint", "--output=converted")
     assert done.code == 0, done.stderr
     assert "converted: 0.000 GB of weights in" in done.stderr
     assert "checkpoint" not in done.stderr  # of which Orbax's log is full
     assert {p.name for p in (here / "converted").iterdir()} == {
-        "config.json", "tokenizer.json", "tokenizer_config.json", "weights", "weights_files.json",
+        "config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+        "weights", "weights_files.json",
     }  # fmt: skip
     for path in ("checkpoint", "converted"):
         result = infer(here, model_path=path, output_path=f"{path}.jsonl", dtype="float32")
