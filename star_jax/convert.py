@@ -26,22 +26,24 @@ from star_jax.models.llama import Llama
 
 _STORED = "stored"
 
-_INPUT = flags.DEFINE_string("input", None, "A directory, or a hub id.", required=True)
-_OUTPUT = flags.DEFINE_string("output", None, "The directory to make.", required=True)
-_DTYPE = flags.DEFINE_enum(
-    "dtype", _STORED, (_STORED, *DTYPES), "Of the weights in the output; as they are stored."
-)
+
+def define_flags() -> None:
+    """The command's; not on import, since `infer` has a --dtype of its own."""
+    flags.DEFINE_string("input", None, "A directory, or a hub id.", required=True)
+    flags.DEFINE_string("output", None, "The directory to make.", required=True)
+    flags.DEFINE_enum("dtype", _STORED, (_STORED, *DTYPES), "Of the weights in the output.")
 
 
 def main(argv: Sequence[str]) -> None:
     """Converts what the flags say."""
     del argv
+    given = flags.FLAGS
     mesh_lib.simulate_cpu_devices(1)  # no accelerator is needed, nor taken
-    dtype = None if _DTYPE.value == _STORED else _DTYPE.value
     begin = time.monotonic()
-    size = convert(_INPUT.value, _OUTPUT.value, dtype=dtype)
+    dtype = None if given.dtype == _STORED else given.dtype
+    size = convert(given.input, given.output, dtype=dtype)
     seconds = time.monotonic() - begin
-    print(f"{_OUTPUT.value}: {size / 1e9:.3f} GB of weights in {seconds:.1f} s", file=sys.stderr)
+    print(f"{given.output}: {size / 1e9:.3f} GB of weights in {seconds:.1f} s", file=sys.stderr)
 
 
 def convert(source: str, output: str, *, dtype: str | None = None) -> int:
@@ -111,4 +113,5 @@ def _sources(directory: str, dtype: str | None) -> dict[str, orbax_files.Source]
 
 
 if __name__ == "__main__":
+    define_flags()
     cli.run(main)

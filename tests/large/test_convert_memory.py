@@ -3,6 +3,20 @@
 Each step runs in a process of its own, which first does the same with a tiny checkpoint: what
 Orbax and its thread pools take for themselves is in the baseline. Two figures: anonymous
 memory, which the kernel cannot drop, and the whole resident set, with pages of mapped files.
+
+Measured on two cores with `pytest -s tests/large/test_convert_memory.py` (peaks above the
+baseline in MiB; the largest tensor has 256, and `devices` is what they hold in the end):
+
+    step           mesh                   devices   anonymous   resident
+    convert                                             225        388
+    safetensors    1                         1904      2185       2194
+    converted      1                         1904      2325       2324
+    safetensors    tensor=4                  1904      2234       2247
+    converted      tensor=4                  1904      2375       2375
+    safetensors    tensor=8                  1953      2311       2316
+    converted      tensor=8                  1953      2438       2439
+    safetensors    context=2, tensor=4       3809      3858       3860
+    converted      context=2, tensor=4       3809      4007       4007
 """
 
 import json
@@ -43,8 +57,8 @@ MESHES: dict[str, dict[str, Any]] = {
     "8": {"tensor": 8},
     "2x4": {"context": 2, "tensor": 4},
 }
-# Orbax reads up to 128 chunks of 1 MiB at once, and the C library keeps some of what is freed:
-# neither grows with the checkpoint.
+# Pieces of 64 MiB on their way from or to the files, and what the C library keeps of what is
+# freed; 229 MiB were measured at most.
 SLACK = 256 * 2**20
 
 
@@ -166,8 +180,8 @@ def _folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     run("write", folder, {}, "")
     peak = run("convert", folder, {}, "")
     _show("convert", peak)
-    assert peak["anonymous"] <= LARGEST
-    assert peak["resident"] <= 2 * LARGEST  # with its pages in the mapping of the input
+    assert peak["anonymous"] <= LARGEST + SLACK
+    assert peak["resident"] <= 2 * LARGEST + SLACK  # with its pages in the mapping of the input
     return folder
 
 
