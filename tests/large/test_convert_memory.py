@@ -196,6 +196,9 @@ def test_loading_needs_the_devices_share_and_a_tensor(
         with capsys.disabled():
             _show(f"{source} on {name}", peak)
         assert peak["anonymous"] <= peak["devices"] + LARGEST + SLACK
+        # What the host needs beside the devices: less than a tensor and one device's share.
+        share = peak["devices"] / math.prod(axes.values())
+        assert peak["anonymous"] - peak["devices"] <= LARGEST + share
         if source == "converted":  # nothing is mapped
             assert peak["resident"] <= peak["devices"] + LARGEST + SLACK
         (path,) = folder.glob(f"{source}-*-{axes}.npy")
