@@ -5,8 +5,8 @@ paper's figures. On purpose different from RULER: no common word is a part of an
 the prompt, or the metric, which looks for parts of the answer, would count it where it was
 not meant; no word of the example is in the list; words with a space are left out; and lists
 that need more words than wonderwords has go on with made-up ones. Below 4096 tokens RULER has
-6 times, once and a smaller example; below 2048, where that fits not with every tokenizer, there
-are 3 times, once and no example.
+6 times, once and a smaller example; below 2048, where that does not fit with every tokenizer,
+there are 3 times, once and no example.
 """
 
 import itertools
