@@ -15,7 +15,9 @@ def get_config():
         model=config.ModelConfig(path="checkpoint"),
         attention=config.AttentionConfig(kind="dense,star", block_size="L/4", anchor_size="b,0"),
         mesh=config.MeshConfig(data=2, cpu_devices=2),
-        data=config.DataConfig(lengths="600,900", num_samples=7),
+        data=config.DataConfig(
+            tasks="niah_single_1,niah_multikey_2", lengths="600,900", num_samples=7
+        ),
         generation=config.GenerationConfig(max_new_tokens=16),
         output_dir="never",
     )
