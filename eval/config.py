@@ -26,6 +26,7 @@ EXACT: dict[str, Dense | Ring | Ulysses] = {"dense": Dense(), "ring": Ring(), "u
 KINDS = (*EXACT, "star")
 SUITES = ("jsonl", "ruler")
 CHAT = "chat"  # the template that comes with the model
+DATE = "26 Jul 2024"  # for templates that show one, whenever a run goes on
 
 
 @dataclasses.dataclass
@@ -150,6 +151,7 @@ def resolve(config: object) -> EvalConfig:
     getattr(config, "output_dir", None)  # of a file that did not load, it raises why
     if not isinstance(config, EvalConfig):
         raise ValueError("get_config() of the --config file must return star_jax's EvalConfig")
+    _check_types(config)
     if not config.output_dir:
         raise ValueError("output_dir is empty: say where the results go")
     if not config.model.path:
@@ -170,6 +172,23 @@ def resolve(config: object) -> EvalConfig:
     config.model.path = existing(config.model.path)
     config.data.keys = existing(config.data.keys)
     return config
+
+
+def _check_types(config: EvalConfig) -> None:
+    """Numbers and switches: a config file may well have "4" for 4. Texts may be lists, too."""
+    kinds = {"int": (int, "an integer"), "float": (int | float, "a number"), "bool": (bool, "")}
+    for section in dataclasses.fields(EvalConfig):
+        value = getattr(config, section.name)
+        for field in dataclasses.fields(value) if dataclasses.is_dataclass(value) else ():
+            kind = getattr(field.type, "__name__", "")
+            if kind not in kinds:
+                continue
+            fits, name = kinds[kind]
+            given = getattr(value, field.name)
+            if not isinstance(given, fits) or isinstance(given, bool) != (kind == "bool"):
+                raise ValueError(
+                    f"{section.name}.{field.name}={given!r} must be {name or 'True or False'}"
+                )
 
 
 def _check_mesh(mesh: MeshConfig) -> None:
@@ -326,6 +345,10 @@ def sampling(generation: GenerationConfig, indices: Sequence[int] = ()) -> Sampl
     if not 0 <= generation.seed < 2**32:
         raise ValueError(f"generation.seed={generation.seed} must be from 0 to 2**32 - 1")
     fields = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    for name in ("top_k", "top_p", "min_p"):
+        value = getattr(generation, name)
+        if generation.temperature == 0 and value != getattr(Sampling(), name):
+            raise ValueError(f"generation.{name}={value} needs a generation.temperature above 0")
     seeds = tuple(generation.seed * 2**32 + index % 2**32 for index in indices)
     try:
         return Sampling(**{name: getattr(generation, name) for name in fields}, seed=seeds or 0)

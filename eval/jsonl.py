@@ -9,6 +9,7 @@ import dataclasses
 import json
 from typing import Any
 
+from star_jax.eval.config import DATE
 from star_jax.eval.sample import Sample
 from star_jax.tokenizer import Tokenizer
 
@@ -64,6 +65,7 @@ def in_chat(line: Line, tokenizer: Tokenizer) -> Sample:
         line.sample.context,
         line.fields["input_query"],
         answer_prefix=line.fields.get("answer_prefix", ""),
+        date_string=DATE,
     )
     return dataclasses.replace(line.sample, context=context, query=query)
 

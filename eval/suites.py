@@ -9,7 +9,7 @@ from typing import Any
 
 from star_jax.eval import config as config_lib
 from star_jax.eval import fingerprint, jsonl, ruler
-from star_jax.eval.config import CHAT, DataConfig, EvalConfig
+from star_jax.eval.config import CHAT, DATE, DataConfig, EvalConfig
 from star_jax.eval.metrics import string_match_all
 from star_jax.eval.sample import Sample
 from star_jax.tokenizer import Tokenizer
@@ -98,7 +98,7 @@ def _generate(position: int, **options: Any) -> Sample:
 
 def _chat(tokenizer: Tokenizer) -> tuple[str, str]:
     """What the model's chat template has before a context and after a question."""
-    before, after = tokenizer.chat("A", "B")
+    before, after = tokenizer.chat("A", "B", date_string=DATE)
     return before.removesuffix("A"), after.removeprefix("B")
 
 

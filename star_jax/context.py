@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from star_jax import mesh as mesh_lib
@@ -24,16 +25,16 @@ class Context:
         """Rows, with those that pad the batch."""
         return self.cache.valid.shape[0]
 
-    def prefix(self, length: int) -> "Context":
+    def prefix(self, length: int | np.integer) -> "Context":
         """The context of the first `length` tokens of each row, as if no more were encoded.
 
         It shares the keys and values; nothing is computed. Shorter rows stay whole.
         """
-        if length < 1:
-            raise ValueError(f"{length=} must be at least 1")
+        if not isinstance(length, int | np.integer) or length < 1:
+            raise ValueError(f"{length=} must be an integer, at least 1")
         return self.cut(length)
 
-    def cut(self, length: int) -> "Context":
+    def cut(self, length: int | np.integer) -> "Context":
         """`prefix`, of no token at all too: nothing but the tail is then attended to."""
         tokens = [row[:length] for row in self.tokens]
         valid = self.deal.valid([*map(len, tokens), *[0] * (self.batch - len(tokens))])

@@ -2,6 +2,7 @@
 
 import collections
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -99,13 +100,15 @@ class Engine:
 
     def with_attention(self, attention: Attention) -> "Engine":
         """The same weights with another kind of attention."""
-        return Engine(
+        other = Engine(
             self.model,
             mesh=self.mesh,
             attention=attention,
             implementation=self.implementation,
             tokenizer=self.tokenizer,
         )
+        other.eos_token_ids = self.eos_token_ids
+        return other
 
     def prefill(self, context_ids: Ids) -> Context:
         """Phase 1: encodes a context, or a batch of contexts of any lengths.
@@ -241,7 +244,8 @@ class Engine:
         sampling, each = parse(sampling), inputs.count("samples", samples)
         asked = self._ask(context, query_ids, limits.max_new_tokens)
         decode = None if self.tokenizer is None else self.tokenizer.decode
-        rows = [Row(limits, decode) for _ in range(each * len(asked.queries))]
+        probe = None if self.tokenizer is None else self.tokenizer.probe
+        rows = [Row(limits, decode, probe) for _ in range(each * len(asked.queries))]
         run = generate_lib.generate(
             self.model,
             context.cache,
@@ -319,7 +323,11 @@ def _pieces(row: Row, run: Iterator[None]) -> Iterator[str]:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(f"star_jax: {message}", UserWarning, stacklevel=4)
+    """Warns whoever has called the library."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals["__name__"].partition(".")[0] == "star_jax":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(f"star_jax: {message}", UserWarning, stacklevel=level)
 
 
 def check(

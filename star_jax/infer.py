@@ -11,6 +11,7 @@ was stopped goes on from where it was when the same command is given again.
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,7 +73,10 @@ def main(argv: Sequence[str]) -> None:
     lines = jsonl.read(_INPUT.value)
     lines = lines if _SAMPLES.value == -1 else lines[: _SAMPLES.value]
     generation = _generation()
-    sampling(generation)  # raises if it cannot be
+    try:
+        sampling(generation)
+    except ValueError as e:  # names the evaluation's settings
+        raise ValueError(str(e).replace("generation.", "--")) from e
     if _CPUS.value:
         mesh_lib.simulate_cpu_devices(_CPUS.value)
     mesh = mesh_lib.make_mesh(data=_DATA.value, context=_CONTEXT.value, tensor=_TENSOR.value)
@@ -112,6 +116,8 @@ def main(argv: Sequence[str]) -> None:
                 records.write_manifest(manifest, settings, num_samples=len(lines))
             records.append(output, answered)
             all_answered += answered
+            # Once is enough: they name each length.
+            warnings.filterwarnings("ignore", message=r"star_jax: .* (idle|would be as fast)\b")
             progress.advance(len(batch), f"{batch.stop}/{len(lines)} questions")
         peak = timing.peak_memory(mesh.devices.flat)
         print(timing.rates(all_answered, peak), file=sys.stderr)

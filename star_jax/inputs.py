@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from star_jax.cache import bucket, pad
@@ -22,7 +23,9 @@ def rows(ids: Ids, what: str, *, vocab_size: int) -> tuple[list[list[int]], bool
     """
     if isinstance(ids, str):
         raise ValueError(f"{what} is text; it takes token ids (see engine.tokenizer)")
-    if getattr(ids, "ndim", 1) in (1, 2) and len(ids) == 0:
+    if getattr(ids, "ndim", 1) == 0 or not isinstance(ids, Sequence | np.ndarray | jax.Array):
+        raise ValueError(f"{what} must be a list of token ids, or a list of such lists")
+    if len(ids) == 0:
         raise ValueError(f"{what} is empty: it needs at least one token")
     is_batch = np.ndim(ids[0]) > 0 or isinstance(ids[0], str)
     found = [_row(row, f"{what} {i}") for i, row in enumerate(ids)] if is_batch else []
@@ -109,16 +112,17 @@ def limits(
     has_tokenizer: bool,
 ) -> Limits:
     """When answers end; raises ValueError for what cannot be."""
-    if not isinstance(max_new_tokens, int | np.integer) or max_new_tokens < 1:
-        raise ValueError(f"{max_new_tokens=} must be an integer, at least 1")
-    stop = () if stop is None else stop
-    if isinstance(stop, str):
+    max_new_tokens = count("max_new_tokens", max_new_tokens)
+    if isinstance(stop, str | bytes):
+        raise ValueError(f"{stop=} must be a list of strings")
+    stop = tuple(stop or ())
+    if not all(isinstance(word, str) for word in stop):
         raise ValueError(f"{stop=} must be a list of strings")
     if not all(stop):
         raise ValueError(f"{stop=} has an empty string, which would end every answer")
     if stop and not has_tokenizer:
         raise ValueError(f"{stop=} needs a tokenizer, and the checkpoint has none")
-    return Limits(int(max_new_tokens), tuple(stop), eos)
+    return Limits(max_new_tokens, stop, eos)
 
 
 def count(name: str, value: int | np.integer | None) -> int:

@@ -35,6 +35,7 @@ def score_document(
     rows = document.tokens + [[]] * (document.batch - len(document.tokens))
     if min(map(len, document.tokens)) < 2:
         raise ValueError("a document of one token has nothing to score")
+    window = min(window, max(map(len, rows)) - 1)
     put = mesh_lib.putter(document.mesh)
     found: list[list[np.ndarray]] = [[] for _ in document.tokens]
     for start in range(0, max(map(len, rows)) - 1, window):

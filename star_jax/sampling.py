@@ -18,17 +18,19 @@ from star_jax import mesh as mesh_lib
 from star_jax.array_typing import Array, Bool, Float, Int, UInt32
 
 SEEDS = 2**64
+LARGE = 1e6  # beyond it, or below its inverse, scores would leave float32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
     """Draws tokens at random, from probabilities that are first made sharper or cut.
 
-    In this order, as `transformers` has it; each field's default changes nothing.
+    In this order, as `transformers` has it; each field's default changes nothing. Of tokens that
+    are equally likely, the first in the vocabulary counts as the likelier.
 
     repetition_penalty: logits of tokens that context, query or answer hold are divided by it
       where positive, and multiplied where negative. Works without drawing, too.
-    temperature: logits are divided by it; 0 takes the likeliest token.
+    temperature: logits are divided by it; 0 takes the likeliest token, as does all below 1e-6.
     top_k: only the k likeliest tokens; 0: all.
     top_p: only the likeliest tokens that together reach this probability.
     min_p: only tokens at least this probable, relative to the likeliest.
@@ -48,25 +50,33 @@ class Sampling:
             value = getattr(self, name)
             if not isinstance(value, numbers.Real) or isinstance(value, bool):
                 raise ValueError(f"{name}={value!r} must be a number")
-            if not math.isfinite(value):
+            if value != value or abs(value) == math.inf:
                 raise ValueError(f"{name}={value!r} must be finite")
-        if self.temperature < 0:
-            raise ValueError(f"temperature={self.temperature} must be at least 0 (0: greedy)")
+        if not 0 <= self.temperature <= LARGE:
+            raise ValueError(
+                f"temperature={self.temperature} must be at least 0 (0: greedy), "
+                f"and at most {LARGE:.0f}"
+            )
         if not isinstance(self.top_k, numbers.Integral) or self.top_k < 0:
             raise ValueError(f"top_k={self.top_k} must be an integer, at least 0 (0: all tokens)")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p} must be above 0 and at most 1")
         if not 0 <= self.min_p <= 1:
             raise ValueError(f"min_p={self.min_p} must be from 0 to 1")
-        if self.repetition_penalty <= 0:
-            raise ValueError(f"repetition_penalty={self.repetition_penalty} must be above 0")
+        if not 1 / LARGE <= self.repetition_penalty <= LARGE:
+            raise ValueError(
+                f"repetition_penalty={self.repetition_penalty} must be above 0, "
+                f"from {1 / LARGE} to {LARGE:.0f}"
+            )
         for seed in self.seed if isinstance(self.seed, tuple) else (self.seed,):
-            if not isinstance(seed, numbers.Integral) or not 0 <= seed < SEEDS:
+            if not isinstance(seed, numbers.Integral) or isinstance(seed, bool):
+                raise ValueError(f"{seed=} must be an integer")
+            if not 0 <= seed < SEEDS:
                 raise ValueError(f"{seed=} must be an integer from 0 to 2**64 - 1")
 
     @property
     def mode(self) -> "Mode":
-        draws = self.temperature > 0
+        draws = self.temperature >= 1 / LARGE
         return Mode(
             draws=draws,
             filters=draws and (self.top_k > 0 or self.top_p < 1 or self.min_p > 0),
@@ -175,7 +185,7 @@ def choose(
     if mode.draws:
         scores = scores / knobs.temperature
         if mode.filters:
-            scores = jnp.where(scores < _least(scores, knobs), -jnp.inf, scores)
+            scores = jnp.where(_kept(scores, knobs), scores, -jnp.inf)
         # The largest of score + Gumbel noise is a draw from the softmax of the scores.
         scores = scores + _noise(knobs.keys, step, logits.shape[1])
     token = jnp.argmax(scores, axis=-1).astype(jnp.int32)
@@ -183,15 +193,17 @@ def choose(
     return Choice(token, chosen - jax.nn.logsumexp(logits, axis=-1))
 
 
-def _least(scores: Float[Array, "R V"], knobs: Knobs) -> Float[Array, "R 1"]:
-    """The lowest score that `top_k`, `top_p` and `min_p` keep."""
-    ranked = jnp.sort(scores, axis=-1, descending=True)
-    kept = (jnp.arange(ranked.shape[1]) < knobs.top_k) | (knobs.top_k == 0)
+def _kept(scores: Float[Array, "R V"], knobs: Knobs) -> Bool[Array, "R V"]:
+    """The tokens that `top_k`, `top_p` and `min_p` keep; one at least."""
+    order = jnp.argsort(scores, axis=-1, descending=True, stable=True)
+    ranked = jnp.take_along_axis(scores, order, axis=-1)
+    rank = jnp.arange(ranked.shape[1])
+    kept = (rank < knobs.top_k) | (knobs.top_k == 0)
     probability = jax.nn.softmax(jnp.where(kept, ranked, -jnp.inf), axis=-1)
     likelier = jnp.cumsum(probability, axis=-1) - probability
     kept = kept & (likelier < knobs.top_p) & (probability >= knobs.min_p * probability[:, :1])
-    kept = kept.at[:, 0].set(True)
-    return jnp.where(kept, ranked, jnp.inf).min(axis=-1, keepdims=True)
+    kept = kept | (rank == 0)
+    return jnp.zeros(scores.shape, bool).at[jnp.arange(len(order))[:, None], order].set(kept)
 
 
 def _noise(

@@ -34,15 +34,21 @@ class Limits:
 
 
 class Row:
-    """The answer of one row, as it grows."""
+    """The answer of one row, as it grows.
 
-    def __init__(self, limits: Limits, decode: Callable[..., str] | None):
+    Stop words are looked for in the text with special tokens, and what is left of it is shown
+    without them. `probe` is a token that may change the text of those before it; see
+    `Tokenizer.probe`.
+    """
+
+    def __init__(self, limits: Limits, decode: Callable[..., str] | None, probe: int | None = None):
         self.limits = limits
         self.decode = decode
+        self.probe = probe
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
         self.stop_reason: StopReason | None = None
-        self._checked = 0  # tokens that are known to complete no stop word, or not yet the first
+        self._checked = 0  # tokens up to which no stop word was completed
 
     def extend(self, tokens: Sequence[int], logprobs: Sequence[float]) -> None:
         """Adds generated tokens, as far as the answer goes."""
@@ -63,9 +69,8 @@ class Row:
         """The answer so far."""
         text = None
         if self.decode is not None:
-            # A stop word that is a special token is not in this text; its token is the last.
-            text = self.decode(self.tokens, skip_special_tokens=True)
-            text = text[: find(text, self.limits.stop)]
+            whole = self.decode(self.tokens)
+            text = self._shown(self.decode, whole, find(whole, self.limits.stop))
         return Answer(self.tokens, text, self.stop_reason or "length", self.logprobs)
 
     def settled(self) -> str:
@@ -74,16 +79,37 @@ class Row:
             raise ValueError("text needs a tokenizer, and there is none")
         if self.stop_reason is not None:
             return self.answer().text or ""
-        text = self.decode(self.tokens, skip_special_tokens=True)
-        return text[: _undecided(text, self.limits.stop)]
+        whole = self.decode(self.tokens)
+        at = _undecided(whole, self.limits.stop)
+        if self.probe is not None:
+            other = self.decode([*self.tokens, self.probe])
+            same = zip(whole, other, strict=False)
+            at = min(at, next((i for i, (a, b) in enumerate(same) if a != b), at))
+        return self._shown(self.decode, whole, at)
+
+    def _shown(self, decode: Callable[..., str], whole: str, end: int | None) -> str:
+        """whole[:end] without special tokens; `whole` is the text of all tokens."""
+        shown = decode(self.tokens, skip_special_tokens=True)
+        if shown == whole or end is None:
+            return shown[:end]
+        for count in range(len(self.tokens), -1, -1):
+            before = decode(self.tokens[:count])
+            if len(before) <= end:
+                break
+        shown = decode(self.tokens[:count], skip_special_tokens=True)
+        rest = self.tokens[count : count + 1]  # the token that is cut
+        is_special = not decode(rest, skip_special_tokens=True)
+        return shown if is_special else shown + whole[len(before) : end]
 
     def _stop_at_word(self, decode: Callable[..., str]) -> None:
         """Cuts the tokens after the one that completes the stop word that begins first."""
-        stop = self.limits.stop
-        if find(decode(self.tokens), stop) is None:
-            self._checked = len(self.tokens)
-            return
+        stop, window = self.limits.stop, 4 * max(map(len, self.limits.stop)) + 4
         for count in range(self._checked + 1, len(self.tokens) + 1):
+            # Of the last tokens alone, as a character has four at most: or it would take long.
+            if find(decode(self.tokens[max(0, count - window) : count]), stop) is None:
+                if self._checked == count - 1:
+                    self._checked = count
+                continue
             text = decode(self.tokens[:count])
             at = find(text, stop)
             is_last = count == len(self.tokens) and self.stop_reason is not None

@@ -22,10 +22,18 @@ _LEADS = ("\n", ".", "0", "a")
 
 
 class Tokenizer:
-    """A Hugging Face tokenizer; made by `from_pretrained`."""
+    """A Hugging Face tokenizer; made by `from_pretrained`.
+
+    probe: a token that may change the text of those before it, None where none does. Decoders
+      that fall back on bytes make marks of a whole run of them if its last character is not
+      complete: what was text may not be text any more.
+    """
+
+    probe: int | None = None
 
     def __init__(self, tokenizer: Any):
         self._tokenizer = tokenizer
+        self.probe = tokenizer.get_vocab().get("<0xFF>")  # a byte that no character has
         added = tokenizer("a", return_special_tokens_mask=True, verbose=False)
         ids, special = added["input_ids"], added["special_tokens_mask"]
         # What the tokenizer itself puts in front: BOS, or nothing. Asking for `bos_token_id`
@@ -72,9 +80,18 @@ class Tokenizer:
         return len(self.encode_context(text)) - len(self._ids(text))
 
     def chat(
-        self, context: str, query: str, *, answer_prefix: str = "", system: str | None = None
+        self,
+        context: str,
+        query: str,
+        *,
+        answer_prefix: str = "",
+        system: str | None = None,
+        date_string: str | None = None,
     ) -> tuple[str, str]:
         """Context and query as one message in the model's chat template, cut between them.
+
+        Special tokens that a text spells out are those tokens. Templates like Llama 3.1's show
+        a date: `date_string`, or else today.
 
         Returns:
           What is to be encoded as context, and as query: this ends with the header of the
@@ -86,15 +103,16 @@ class Tokenizer:
             user's message as it is.
         """
         text = context + query
-        marker = next(m for i in itertools.count() if (m := f"[[cut{i}]]") not in text)
-        rendered = self._render(context + marker + query, system)
+        taken = text + (system or "")
+        marker = next(m for i in itertools.count() if (m := f"[[cut{i}]]") not in taken)
+        rendered = self._render(context + marker + query, system, date_string)
         if (count := rendered.count(marker)) != 1:
             raise ValueError(
                 f"the chat template shows a user's message {count} times: "
                 "it cannot be cut into context and query"
             )
         before, after = rendered.split(marker)
-        if before + after != self._render(text, system):
+        if before + after != self._render(text, system, date_string):
             raise ValueError(
                 "the chat template changes a user's message: "
                 "it cannot be cut into context and query"
@@ -135,14 +153,15 @@ class Tokenizer:
         inside = [ids[len(before) :] for lead, before in leads if (ids := self._ids(lead + "a"))]
         return [] if alone in inside else leads
 
-    def _render(self, message: str, system: str | None) -> str:
+    def _render(self, message: str, system: str | None, date_string: str | None) -> str:
         if not self._tokenizer.chat_template:
             raise ValueError("the tokenizer has no chat template")
         messages = [] if system is None else [{"role": "system", "content": system}]
         messages.append({"role": "user", "content": message})
+        variables = {} if date_string is None else {"date_string": date_string}
         try:
             return self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
+                messages, tokenize=False, add_generation_prompt=True, **variables
             )
         except Exception as e:  # a template is a program, and raises what it likes
             raise ValueError(f"the chat template fails: {' '.join(str(e).split())}") from e

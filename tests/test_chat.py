@@ -1,5 +1,6 @@
 """Chat templates cut into context and query, and tokenizers that put a space before a text."""
 
+import datetime
 import pathlib
 from typing import Any
 
@@ -99,6 +100,28 @@ def test_the_parts_are_the_template_rendered_whole(tmp_path: Any, name: str, add
             assert ids.count(0) == expected
             assert ids[:1] == [0] * expected or not expected
             assert ours.decode(ids).removeprefix("<s>") == (whole + " It is").removeprefix("<s>")
+
+
+DATED = (  # as Llama 3.1's has it
+    "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    "{{ bos_token }}Today is {{ date_string }}. {{ messages[0]['content'] }}"
+)
+
+
+def test_a_date_that_a_template_shows_can_be_held(tmp_path: pathlib.Path) -> None:
+    ours = tokenizer(tmp_path, DATED, adds=None)
+    before, _ = ours.chat("The sky.\n", "What?", date_string="26 Jul 2024")
+    assert before == "<s>Today is 26 Jul 2024. The sky.\n"
+    today = [datetime.date.today()]
+    before, _ = ours.chat("The sky.\n", "What?")
+    today.append(datetime.date.today())  # midnight may have passed
+    assert before in [f"<s>Today is {day.strftime('%d %b %Y')}. The sky.\n" for day in today]
+
+
+def test_a_system_message_may_look_like_the_marker(tmp_path: pathlib.Path) -> None:
+    ours = tokenizer(tmp_path, LLAMA3, adds=None)
+    before, after = ours.chat("The sky.\n", "[[cut1]]", system="[[cut0]]")
+    assert before.count("[[cut0]]") == after.count("[[cut1]]") == 1
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,11 @@ def test_rows_are_the_librarys_kinds_of_attention() -> None:
         ({"generation__temperature": -1.0}, "generation.temperature=-1.0 must be at least 0"),
         ({"generation__top_p": 0.0}, "generation.top_p=0.0"),
         ({"generation__seed": 2**32}, "generation.seed=4294967296"),
+        ({"generation__seed": "5"}, "generation.seed='5' must be an integer"),
+        ({"generation__max_new_tokens": True}, "max_new_tokens=True must be an integer"),
+        ({"generation__ignore_eos": 1}, "generation.ignore_eos=1 must be True or False"),
+        ({"generation__top_p": "0.9"}, "generation.top_p='0.9' must be a number"),
+        ({"generation__top_k": 5}, "generation.top_k=5 needs a generation.temperature above 0"),
         (
             {"data__suite": "jsonl", "data__path": "x", "data__template": "llama3"},
             "data.template: 'llama3' is unknown; there is base, chat",

@@ -10,7 +10,7 @@ import tiny
 from jax.sharding import NamedSharding, PartitionSpec
 
 import star_jax
-from star_jax import Engine, Star
+from star_jax import Engine, Star, inputs
 from star_jax.generate import STRIDE
 from star_jax.stopping import Answer, Limits, Row
 from star_jax.tokenizer import Tokenizer
@@ -110,6 +110,11 @@ def test_bad_input_is_named(asked):
     batch = e.prefill([tiny.ids(40), tiny.ids(50)])
     other = Engine(e.model, mesh=star_jax.make_mesh(context=4), attention=e.attention)
     for message, call in {
+        "max_new_tokens=True": lambda: e.generate(context, query, max_new_tokens=True),
+        "context must be a list of token": lambda: e.prefill(5),
+        "query must be a list of token": lambda: e.generate(context, None, max_new_tokens=1),
+        "query must be": lambda: e.score(context, np.asarray(5)),
+        "length=0": lambda: context.prefix(0),
         "max_new_tokens=0": lambda: e.generate(context, query, max_new_tokens=0),
         "list of strings": lambda: e.generate(context, query, max_new_tokens=1, stop="x"),
         "empty string": lambda: e.generate(context, query, max_new_tokens=1, stop=[""]),
@@ -149,12 +154,21 @@ def test_wrong_types_are_refused(asked):
     e, context, query, _ = asked
     wrong: Any = 2.5
     for call in (
+        lambda: context.prefix(wrong),
+        lambda: e.generate(context, query, max_new_tokens=1, stop=[wrong]),
         lambda: e.generate(context, query, max_new_tokens=wrong),
         lambda: Star(block_size=wrong),
         lambda: Star(block_size=8, anchor_size=wrong),
     ):
         with pytest.raises((ValueError, TypeError), match=r"2\.5"):
             call()
+
+
+def test_stop_words_may_come_from_a_generator():
+    """Which can be gone through once; annotations, checked in tests alone, ask for a list."""
+    words = (word for word in ["never", "ever"])
+    limits: Any = inputs.limits
+    assert limits.__wrapped__(9, words, (), has_tokenizer=True).stop == ("never", "ever")
 
 
 def test_ids_may_be_arrays(asked):

@@ -36,6 +36,9 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+TIED = np.asarray([0, 2, 2, 2, 2, -np.inf, 1, 1, *[-9.0] * (VOCAB - 8)], np.float32)
+
+
 @functools.cache
 def logits() -> np.ndarray:
     return np.random.default_rng(3).normal(size=VOCAB).astype(np.float32) * 2
@@ -104,11 +107,18 @@ def knobs(options: Sampling, rows: int, contexts: int = 1) -> sampling.Knobs:
     )
 
 
-def draw(options: Sampling, rows: int, *, step: int = 0, contexts: int = 1) -> sampling.Choice:
+def draw(
+    options: Sampling,
+    rows: int,
+    *,
+    step: int = 0,
+    contexts: int = 1,
+    scores: np.ndarray | None = None,
+) -> sampling.Choice:
     seen = np.zeros((rows, VOCAB if options.mode.penalises else 0), bool)
     if options.mode.penalises:
         seen[:, SEEN] = True
-    many = jnp.broadcast_to(jnp.asarray(logits()), (rows, VOCAB))
+    many = jnp.broadcast_to(jnp.asarray(logits() if scores is None else scores), (rows, VOCAB))
     return sampling.choose(
         many, knobs(options, rows, contexts), jnp.asarray(seen), step, mode=options.mode
     )
@@ -132,6 +142,35 @@ def test_draws_are_distributed_as_they_should_be(options: dict[str, Any]) -> Non
         assert scipy.stats.chisquare(observed, wrong).pvalue < 1e-3
     else:
         assert observed[0] == DRAWS
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({"top_k": 2}, {1, 2}),
+        ({"top_k": 5}, {1, 2, 3, 4, 6}),
+        ({"top_p": 0.3}, {1, 2}),
+        ({"min_p": 0.99}, {1, 2, 3, 4}),
+        ({"top_p": 1e-9}, {1}),
+    ],
+)
+def test_of_equal_tokens_the_first_are_kept(options: dict[str, Any], kept: set[int]) -> None:
+    tokens = np.asarray(draw(Sampling(**options), 500, scores=TIED).token)
+    assert set(tokens.tolist()) == kept
+    expected = probabilities(TIED, [], **options)
+    assert set(np.flatnonzero(expected).tolist()) == kept
+
+
+def test_extreme_temperatures() -> None:
+    """Near 0 the likeliest, very high all that is possible; infinite penalties are refused."""
+    for temperature in (1e-6, 1e-7, 1e-300):
+        tokens = np.asarray(draw(Sampling(temperature=temperature, top_p=0.9), 50).token)
+        assert set(tokens.tolist()) == {int(logits().argmax())}
+    tokens = np.asarray(draw(Sampling(temperature=1e6), 4000, scores=TIED).token)
+    assert set(tokens.tolist()) == set(range(VOCAB)) - {5}
+    for fields in ({"temperature": 1e39}, {"temperature": 10**400}, {"repetition_penalty": 1e-50}):
+        with pytest.raises(ValueError, match=next(iter(fields))):
+            sampling.parse(fields)
 
 
 def test_draws_of_steps_samples_and_seeds_are_independent() -> None:
@@ -190,6 +229,8 @@ def test_log_probabilities_are_the_models_own() -> None:
         ({"repetition_penalty": 0}, "repetition_penalty=0"),
         ({"seed": -1}, "seed=-1"),
         ({"seed": 2**64}, "seed="),
+        ({"seed": True}, "seed"),
+        ({"top_p": True}, "top_p"),
         ({"temprature": 1.0}, r"unknown \['temprature'\]; there is temperature, top_k"),
     ],
 )

@@ -1,18 +1,41 @@
 """Where answers end: against decoding everything and cutting afterwards, on random texts."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from star_jax.stopping import Answer, Limits, Row, find
 
-# Tokens are bytes, some of them parts of a character; 9 is a special token, without text.
+# Tokens are bytes, some of them parts of a character; one is a special token.
 PIECES = [b"a", b"b", b"ab", b"ba", b"bb", b"\xc3", b"\xa9", "né".encode(), b"", b"<s>"]
 SPECIAL, EOS = 9, 8
 
 
 def decode(ids, *, skip_special_tokens=False):
+    """As byte-level tokenizers do: what is not a character is marked, the rest is left alone."""
     kept = [i for i in ids if not (skip_special_tokens and i == SPECIAL)]
     return b"".join(PIECES[i] for i in kept).decode(errors="replace")
+
+
+PROBE = 10  # a byte token that no character has
+FALLBACK = [*"ab", "ab", "ba", "n", b"\xc3", b"\xa9", b"\xa1", "", "<s>", b"\xff"]
+
+
+def decode_fallback(ids, *, skip_special_tokens=False):
+    """As SentencePiece's do: of a run of byte tokens, all are marked if one is no character."""
+    kept = [i for i in ids if not (skip_special_tokens and i == SPECIAL)]
+    text = ""
+    for is_bytes, run in itertools.groupby(kept, lambda i: isinstance(FALLBACK[i], bytes)):
+        pieces = [FALLBACK[i] for i in run]
+        if not is_bytes:
+            text += "".join(pieces)
+            continue
+        try:
+            text += b"".join(pieces).decode()
+        except UnicodeDecodeError:
+            text += "\N{REPLACEMENT CHARACTER}" * len(pieces)
+    return text
 
 
 def whole(text: str, stop: tuple[str, ...]) -> str:
@@ -34,25 +57,35 @@ def grow(row: Row, tokens: list[int], stride: int) -> str:
     return sent + row.settled()[len(sent) :]
 
 
+def sample(rng) -> tuple[list[int], tuple[str, ...], int]:
+    """Tokens, with specials and EOS now and then; stop words; the most tokens."""
+    tokens = rng.integers(0, 8, 12).tolist()
+    for token, share in ((EOS, 0.3), (SPECIAL, 0.3)):
+        if rng.random() < share:
+            tokens[rng.integers(0, 12)] = token
+    letters = [*"abbané", "<s>"]
+    stop = tuple(
+        "".join(rng.choice(letters, rng.integers(1, 6))) for _ in range(rng.integers(0, 4))
+    )
+    return tokens, stop, int(rng.integers(6, 13))
+
+
 @pytest.mark.parametrize("stride", [1, 3, 32])
 def test_the_text_is_that_of_decoding_everything_and_cutting_afterwards(stride: int) -> None:
+    """Where special tokens are seen; they are left out of what is shown."""
     rng, reasons = np.random.default_rng(stride), []
     for _ in range(3000):
-        tokens = rng.integers(0, 8, 12).tolist()
-        if rng.random() < 0.3:
-            tokens[rng.integers(0, 12)] = EOS
-        stop = tuple(
-            "".join(rng.choice(list("abbané"), rng.integers(1, 6)))
-            for _ in range(rng.integers(0, 4))
-        )
-        most = int(rng.integers(6, 13))
+        tokens, stop, most = sample(rng)
         row = Row(Limits(most, stop, (EOS,)), decode)
         sent = grow(row, tokens, stride)
         answer = row.answer()
 
         everything = tokens[: tokens.index(EOS) if EOS in tokens else most][:most]
         text = decode(everything)
-        assert answer.text == sent == whole(text, stop)
+        cut = whole(text, stop)
+        # Not where a stop word cuts the name of a special token, or that a character in two.
+        if not cut.endswith(("<", "<s")) and not (SPECIAL in everything and "\ufffd" in text):
+            assert answer.text == sent == cut.replace("<s>", "")
         if find(text, stop) is None:
             assert answer.tokens == everything
             assert answer.stop_reason == ("eos" if len(everything) < most else "length")
@@ -67,6 +100,28 @@ def test_the_text_is_that_of_decoding_everything_and_cutting_afterwards(stride: 
     assert all(reasons.count(reason) > 100 for reason in ("eos", "length", "stop"))
 
 
+@pytest.mark.parametrize("stride", [3, 4, 32])
+def test_a_decoder_that_takes_text_back_changes_neither_answers_nor_streams(stride: int) -> None:
+    """The same answer at every stride, its stream included; and without a stop word, all text."""
+    rng, taken_back = np.random.default_rng(stride), 0
+    for _ in range(3000):
+        tokens, stop, most = sample(rng)
+        rows = [Row(Limits(most, stop, (EOS,)), decode_fallback, PROBE) for _ in range(2)]
+        sent = [grow(row, tokens, n) for row, n in zip(rows, (stride, 1), strict=True)]
+        assert rows[0].answer() == rows[1].answer()
+        if SPECIAL not in tokens:  # which may cut a character in two
+            assert sent[0] == sent[1] == rows[0].answer().text
+        if rows[0].stop_reason != "stop":
+            everything = tokens[: tokens.index(EOS) if EOS in tokens else most][:most]
+            assert rows[0].answer().text == decode_fallback(everything, skip_special_tokens=True)
+            parts = [decode_fallback(everything[:n]) for n in range(len(everything))]
+            taken_back += any(
+                not decode_fallback(everything).startswith(part.rstrip("\N{REPLACEMENT CHARACTER}"))
+                for part in parts
+            )
+    assert taken_back > 50  # otherwise this test says little
+
+
 def test_a_longer_stop_word_that_began_earlier_wins() -> None:
     row = Row(Limits(9, ("abb", "b"), ()), decode)
     row.extend([0, 1], [0.0, 0.0])  # "ab": is it the beginning of "abb"?
@@ -77,6 +132,22 @@ def test_a_longer_stop_word_that_began_earlier_wins() -> None:
     row.extend([0, 1], [0.0, 0.0])
     row.extend([0, 1], [0.0, 0.0])  # it was not: "b" it is
     assert row.answer() == Answer([0, 1], "a", "stop")
+
+
+@pytest.mark.parametrize(
+    ("stop", "tokens", "text", "reason"),
+    [
+        ("b<s>", [0, 1, 9], "a", "stop"),  # spans it
+        ("ab", [0, 9, 1, 0], "aba", "length"),  # there is a token between
+        ("<s>a", [9, 1, 9, 0], "b", "stop"),
+        ("s", [0, 9, 1], "a", "stop"),  # within its name
+    ],
+)
+def test_stop_words_see_special_tokens(stop, tokens, text, reason) -> None:
+    row = Row(Limits(4, (stop,), ()), decode)
+    row.extend(tokens, [0.0] * len(tokens))
+    assert (row.answer().text, row.answer().stop_reason) == (text, reason)
+    assert row.settled() == text
 
 
 def test_a_special_token_may_stop_and_has_no_text() -> None:
