@@ -11,7 +11,9 @@ from star_jax.eval import config, records, runner
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def run(output_dir: pathlib.Path, batch_size: int, num_samples: int) -> list[dict[str, Any]]:
+def run(
+    output_dir: pathlib.Path, batch_size: int, num_samples: int, profile_dir: str = ""
+) -> list[dict[str, Any]]:
     """The shipped model on one device: the records, without the seconds."""
     runner.run(
         config.resolve(
@@ -28,6 +30,7 @@ def run(output_dir: pathlib.Path, batch_size: int, num_samples: int) -> list[dic
                 ),
                 generation=config.GenerationConfig(max_new_tokens=12, temperature=1.5, seed=5),
                 output_dir=str(output_dir),
+                profile_dir=profile_dir,
             )
         )
     )
@@ -36,9 +39,14 @@ def run(output_dir: pathlib.Path, batch_size: int, num_samples: int) -> list[dic
 
 
 def test_the_batch_size_changes_nothing(tmp_path: pathlib.Path) -> None:
-    """In one go, and when a run is resumed with another one; answers are drawn."""
-    one = run(tmp_path / "one", 1, 5)
+    """In one go, and when a run is resumed with another one; answers are drawn.
+
+    The first run writes a profile, which changes nothing either.
+    """
+    one = run(tmp_path / "one", 1, 5, profile_dir=str(tmp_path / "profile"))
     assert len(one) == 5 and len({r["pred"] for r in one}) == 5
+    (profile,) = (tmp_path / "profile").rglob("*.xplane.pb")
+    assert profile.stat().st_size > 1000
     assert run(tmp_path / "four", 4, 5) == one
     assert run(tmp_path / "resumed", 4, 3) == one[:3]
     assert run(tmp_path / "resumed", 1, 5) == one
