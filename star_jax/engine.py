@@ -1,6 +1,5 @@
 """The façade: load a model, encode contexts once, ask them often."""
 
-import collections
 import os
 import sys
 import warnings
@@ -196,7 +195,8 @@ class Engine:
         rows, run = self._generate(
             context, query_ids, max_new_tokens, stop, ignore_eos, sampling, samples
         )
-        collections.deque(run, maxlen=0)
+        for _ in run:  # until all rows have ended
+            pass
         answers: list[Any] = [row.answer() for row in rows]
         if samples is not None:
             answers = [answers[i : i + samples] for i in range(0, len(answers), int(samples))]
@@ -314,7 +314,6 @@ def _pieces(row: Row, run: Iterator[None]) -> Iterator[str]:
     sent = ""
     for _ in run:
         text = row.settled()
-        # A decoder may rewrite its last characters when more tokens come: wait for those.
         if len(text) > len(sent) and text.startswith(sent):
             yield text[len(sent) :]
             sent = text
