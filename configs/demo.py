@@ -25,11 +25,11 @@ def get_config() -> EvalConfig:
         mesh=MeshConfig(data=2, context=4, cpu_devices=8),
         data=DataConfig(
             suite="ruler",
-            tasks="niah_single_1,niah_multikey_2",
+            tasks="niah_single_1,niah_multikey_2,niah_multikey_3",
             lengths="512,1024,2048",
             num_samples=32,
             keys="checkpoints/needle/keys.txt",
         ),
-        generation=GenerationConfig(max_new_tokens=16),
+        generation=GenerationConfig(max_new_tokens=20),
         output_dir="results/demo",
     )

@@ -1,8 +1,9 @@
 """The needle model: its shape, its structured start, and its forward in training.
 
-At the start the embedding says what is a key, a digit and a colon; in layer 0 one head
-reads the most recent key, one the previous token and one a window of tokens; in the later
-layers queries meet keys where both stand after the same key, and what is copied is the digit.
+At the start the embedding says what is a key, a digit, a colon and a byte of a uuid; in layer
+0 one head reads the most recent key, one the previous token, one a window of tokens and one the
+last dozen bytes of uuids. In the later layers some heads copy digits from where queries and keys
+stand after the same key; others copy the byte that came after the same bytes.
 """
 
 from typing import Any
@@ -21,7 +22,7 @@ from tools.needle_text import token_id
 
 Params = dict[str, Any]
 
-LAYERS, WIDTH, HEADS, KV_HEADS, HEAD_DIM, MLP = 3, 128, 4, 2, 64, 256
+LAYERS, WIDTH, HEADS, KV_HEADS, HEAD_DIM, MLP = 3, 216, 6, 3, 64, 256
 THETA = 1e8  # half of each head turns less than 0.2 rad in 2048 tokens: room to match content
 
 
@@ -55,12 +56,15 @@ def config_fields(tokenizer: Tokenizer) -> dict[str, Any]:
 
 # Which dimensions of the residual stream hold what, at the start.
 ID = slice(0, 24)  # which key this token is
-WORD = slice(24, 56)  # which other word it is; the first ten: which digit
+WORD = slice(24, 56)  # which other token it is; of digits the first ten
 TAG = slice(56, 80)  # the most recent key (written by layer 0)
-CONST, KEY, DIGIT, FIRST, COLON = 80, 81, 82, 83, 84
-BEFORE = slice(85, 95)  # the previous token's digit (written by layer 0)
-WINDOW = slice(95, 103)  # what stands nearby (written by layer 0)
-ANSWER = slice(103, 113)  # the digit found (written by the later layers)
+CONST, KEY, DIGIT, FIRST, COLON, BYTE, STOP = range(80, 87)
+MARK = slice(87, 90)  # what is in front of a byte
+BEFORE = slice(90, 122)  # the previous token (written by layer 0)
+WINDOW = slice(122, 130)  # what stands nearby (written by layer 0)
+BYTES = slice(130, 162)  # the last bytes, all together (written by layer 0)
+ANSWER = slice(162, 194)  # what was found (written by the later layers)
+ANSWER_MARK = slice(194, 197)
 
 
 def start(tokenizer: Tokenizer, rng: np.random.Generator) -> Params:
@@ -74,7 +78,12 @@ def start(tokenizer: Tokenizer, rng: np.random.Generator) -> Params:
     params["lm_head.weight"][:, WORD] += 0.1 * params["model.embed_tokens.weight"][:, WORD]
     for d in range(10):
         for token in (f" {d}", str(d)):
-            params["lm_head.weight"][token_id(tokenizer, token), ANSWER.start + d] += 1.0
+            params["lm_head.weight"][token_id(tokenizer, token), ANSWER.start + d] += 2.5
+    copied = [*_bytes(tokenizer).ravel(), token_id(tokenizer, ".")]
+    content = _unit(params["model.embed_tokens.weight"][copied, WORD])
+    params["lm_head.weight"][copied, ANSWER] += 2.5 * content
+    for mark, ids in enumerate(_bytes(tokenizer)):
+        params["lm_head.weight"][ids, ANSWER_MARK.start + mark] += 2.0
     for i in range(LAYERS):
         p = f"model.layers.{i}"
         q, k, v, o = _read_layer(rng) if i == 0 else _match_layer(rng)
@@ -87,7 +96,7 @@ def start(tokenizer: Tokenizer, rng: np.random.Generator) -> Params:
             f"{p}.self_attn.o_proj.weight": o.reshape(WIDTH, -1),
             f"{p}.mlp.gate_proj.weight": rng.normal(0, WIDTH**-0.5, (MLP, WIDTH)),
             f"{p}.mlp.up_proj.weight": rng.normal(0, WIDTH**-0.5, (MLP, WIDTH)),
-            f"{p}.mlp.down_proj.weight": rng.normal(0, 0.02, (WIDTH, MLP)),
+            f"{p}.mlp.down_proj.weight": rng.normal(0, 0.008, (WIDTH, MLP)),
         }
     return {name: jnp.asarray(value, jnp.float32) for name, value in params.items()}
 
@@ -114,8 +123,21 @@ def _embedding(tokenizer: Tokenizer, rng: np.random.Generator) -> NDArray[Any]:
         flags[[first, other], DIGIT] = 1
         content[[first, other]] = 0
         content[[first, other], WORD.start + d] = 1
-    content *= np.sqrt(5 - flags.sum(1, keepdims=True))
-    return flags + content + rng.normal(0, 0.02, content.shape)
+    pieces = _bytes(tokenizer)
+    flags[pieces, BYTE] = 1
+    flags[token_id(tokenizer, "."), STOP] = 1
+    spread = _spread(rng, 256, WORD.stop - WORD.start)
+    for mark, ids in enumerate(pieces):
+        flags[ids, MARK.start + mark] = 0.5
+        content[ids, WORD] = spread
+    content *= np.sqrt(5 - (flags**2).sum(1, keepdims=True))
+    return flags + content + rng.normal(0, 0.005, content.shape)
+
+
+def _bytes(tokenizer: Tokenizer) -> NDArray[np.int64]:
+    """The ids [3, 256] of the bytes after each mark."""
+    texts = [mark + byte for mark in needle_text.MARKS for byte in needle_text.BYTES]
+    return np.asarray([token_id(tokenizer, text) for text in texts]).reshape(3, 256)
 
 
 def _unit(x: NDArray[Any]) -> NDArray[Any]:
@@ -134,8 +156,8 @@ def _spread(rng: np.random.Generator, count: int, width: int) -> NDArray[Any]:
 
 def _noise(rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
     shapes = ((HEADS, HEAD_DIM, WIDTH), (KV_HEADS, HEAD_DIM, WIDTH), (KV_HEADS, HEAD_DIM, WIDTH))
-    q, k, v = (rng.normal(0, 0.03, shape) for shape in shapes)
-    return q, k, v, rng.normal(0, 0.03, (WIDTH, HEADS, HEAD_DIM))
+    q, k, v = (rng.normal(0, 0.01, shape) for shape in shapes)
+    return q, k, v, rng.normal(0, 0.01, (WIDTH, HEADS, HEAD_DIM))
 
 
 def _read_layer(rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
@@ -144,22 +166,27 @@ def _read_layer(rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
     half = HEAD_DIM // 2
     omega = THETA ** (-np.arange(half) / half)
     near = np.arange(4, 12)  # turns of 60 to 6000 tokens: scores fall with distance
-    k[0, near, KEY] += 1.2
-    q[0, near, CONST] += 1.2
-    v[0, : ID.stop, ID] += np.eye(ID.stop)
+    k[0, near, KEY] += 0.96
+    q[0, near, CONST] += 0.96
+    v[0, : ID.stop, ID] += 0.8 * np.eye(ID.stop)
     o[TAG, 0, : ID.stop] += 0.25 * np.eye(ID.stop)
 
     fast = np.arange(12)
-    k[1, fast, CONST] += 1
-    q[2, fast, CONST] += 4 * np.cos(omega[fast])  # the previous token: turned back by one
-    q[2, half + fast, CONST] -= 4 * np.sin(omega[fast])
-    q[3, 3:12, CONST] += 0.8  # a window
-    ten = np.arange(10)
-    v[1, ten, WORD.start + ten] += 1
-    o[BEFORE.start + ten, 2, ten] += 0.15
+    words = np.arange(WORD.stop - WORD.start)
+    k[1, fast, CONST] += 0.8
+    q[2, fast, CONST] += 3.2 * np.cos(omega[fast])  # the previous token: turned back by one
+    q[2, half + fast, CONST] -= 3.2 * np.sin(omega[fast])
+    q[3, 3:12, CONST] += 0.64  # a window
+    v[1, words, WORD.start + words] += 0.8
+    o[BEFORE.start + words, 2, words] += 0.3
     flags = [CONST, KEY, DIGIT, FIRST, COLON]
-    v[1, 10 + np.arange(len(flags)), flags] += 1
-    o[WINDOW.start + np.arange(len(flags)), 3, 10 + np.arange(len(flags))] += 0.5
+    v[1, 32 + np.arange(len(flags)), flags] += 0.8
+    o[WINDOW.start + np.arange(len(flags)), 3, 32 + np.arange(len(flags))] += 0.5
+
+    k[2, 5:12, BYTE] += 1  # falls slowly: the last ten bytes count about equally
+    q[4, 5:12, CONST] += 1
+    v[2, words, WORD.start + words] += 0.8
+    o[BYTES.start + words, 4, words] += 0.65
     return q, k, v, o
 
 
@@ -167,14 +194,30 @@ def _match_layer(rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
     q, k, v, o = _noise(rng)
     half = HEAD_DIM // 2
     slow = np.concatenate([np.arange(16, 28), half + np.arange(16, 28)])  # hardly turn
-    for kv in range(KV_HEADS):
-        k[kv, slow, np.arange(TAG.start, TAG.stop)] += 1.7
-        k[kv, 28, DIGIT] += 1.5
-        v[kv, np.arange(10), WORD.start + np.arange(10)] += 1
-    for head in range(HEADS):
-        q[head, slow, np.arange(TAG.start, TAG.stop)] += 1.7
-        q[head, 28, CONST] += 3
+    for kv in range(2):
+        k[kv, slow, np.arange(TAG.start, TAG.stop)] += 1.5
+        k[kv, 28, DIGIT] += 1.2
+        v[kv, np.arange(10), WORD.start + np.arange(10)] += 0.8
+    for head in range(4):
+        q[head, slow, np.arange(TAG.start, TAG.stop)] += 1.5
+        q[head, 28, CONST] += 2.4
         o[ANSWER.start + np.arange(10), head, np.arange(10)] += 0.1
+
+    slow = np.concatenate([np.arange(16, 31), half + np.arange(16, 32)])
+    alike, same = slow[:16], slow[16:]  # the bytes up to here; and this very token
+    narrow = np.linalg.qr(rng.normal(size=(32, 32)))[0]  # 32 components, seen in 16 and 15
+    other = np.linalg.qr(rng.normal(size=(32, 32)))[0]
+    k[2, alike, BYTES] += 3.0 * narrow[: len(alike)]
+    k[2, same, BEFORE] += 5.5 * other[: len(same)]
+    k[2, 31, [BYTE, STOP]] += [2.4, 1.5]
+    for head in (4, 5):
+        q[head, alike, BYTES] += 3.0 * narrow[: len(alike)]
+        q[head, same, WORD] += 5.5 * other[: len(same)]
+        q[head, 31, CONST] += 2.4
+        o[ANSWER.start + np.arange(32), head, np.arange(32)] += 0.12
+        o[ANSWER_MARK.start + np.arange(3), head, 32 + np.arange(3)] += 0.12
+    v[2, np.arange(32), WORD.start + np.arange(32)] += 0.8
+    v[2, 32 + np.arange(3), MARK.start + np.arange(3)] += 0.8
     return q, k, v, o
 
 

@@ -1,6 +1,7 @@
 """What the needle model reads: its keys, its vocabulary, its tokenizer, its training text."""
 
 import dataclasses
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from star_jax.eval.ruler import niah
 
 Ints = NDArray[np.int32]
+Pair = tuple[str, ...]
 
 _FIRST = (
     "amber brave calm dusty eager faint gentle hollow icy jolly keen lively mellow noble "
@@ -21,24 +23,35 @@ _SECOND = (
     "meadow needle orchard pillow"
 ).split()
 KEYS = tuple(f"{a}-{b}" for a in _FIRST for b in _SECOND)
+KINDS = ("number", "uuid")
 
 PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"
-_PIECES = r"\n| ?[A-Za-z]+(?:-[A-Za-z]+)*| ?[0-9]| ?[^\sA-Za-z0-9]"
+_UUID = r" ?[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_PIECES = rf"\n|{_UUID}| ?[A-Za-z]+(?:-[A-Za-z]+)*| ?[0-9]| ?[^\sA-Za-z0-9]"
 DIGITS = 7
-COLON = 9  # where it stands in a needle's line, in tokens
+# A uuid is sixteen tokens, a byte each, with the mark in front of it.
+MARKS = (" ", "", "-")
+BYTES = tuple(f"{byte:02x}" for byte in range(256))
+MARK_OF = np.asarray([0, 1, 1, 1, 2, 1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1])
 
 
 def make_tokenizer() -> Tokenizer:
-    """One token per word with its space, per key, per digit, per mark; BOS in front."""
+    """One token per word with its space, per key, digit, mark and byte of a uuid; BOS in front."""
     texts = [niah.CONTEXT, niah.NEEDLE, niah.NOISE, niah.QUESTION, niah.ANSWER_PREFIX]
-    plain = "\n".join(texts).format(kind="number", lines="", value="", key="")
+    both = "\n".join([text.replace("{kind}", kind) for kind in KINDS for text in texts])
+    plain = both.format(lines="", value="", key="")
     split = pre_tokenizers.Split(Regex(_PIECES), "isolated")
     words = {piece for piece, _ in split.pre_tokenize_str(plain)}
     words |= {mark + c for c in "0123456789" for mark in ("", " ")} | set(".,:;?!-'\"() ")
     words |= {mark + w for w in words if w.isalpha() for mark in ("", " ")}
     keys = [" " + key for key in KEYS]
-    vocabulary = [PAD, BOS, EOS, UNK, *keys, *sorted(words)]
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, unk_token=UNK))
+    pieces = [mark + byte for mark in MARKS for byte in BYTES]
+    vocabulary = [PAD, BOS, EOS, UNK, *keys, *pieces, *sorted(words)]
+    # Longest match first: a word is one token, and a uuid falls into its bytes.
+    model = models.WordPiece(
+        {w: i for i, w in enumerate(vocabulary)}, unk_token=UNK, continuing_subword_prefix=""
+    )
+    tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = split
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens([PAD, BOS, EOS, UNK])
@@ -84,32 +97,65 @@ class Recipe:
 
 
 class Needle(NamedTuple):
-    """A needle of a training context: the ids of its key and its number, and its line."""
+    """A needle of a training context: the ids of its key and its value, and its line."""
 
-    key: int
-    number: Ints
+    key: Ints
+    value: Ints
     line: int
 
 
-class Writer:
-    """Writes training text as token ids: RULER's lines, in every mixture of both haystacks."""
+class Template:
+    """A text with a key, maybe twice, and a value in it, as token ids.
 
-    def __init__(self, tokenizer: Tokenizer):
+    Where they stand shows from texts that differ in the key, or in the value, all over.
+    """
+
+    def __init__(self, encode: Callable[[str], Ints], text: str, keys: Pair, values: Pair):
+        def ids(key: str, value: str) -> Ints:
+            return encode(text.format(key=key, value=value))
+
+        self.ids = ids(keys[0], values[0])
+        self._key_at = np.flatnonzero(self.ids != ids(keys[1], values[0]))
+        self.value_at = np.flatnonzero(self.ids != ids(keys[0], values[1]))
+
+    def fill(self, needle: Needle) -> Ints:
+        filled = self.ids.copy()
+        filled[self._key_at] = np.resize(needle.key, len(self._key_at))
+        filled[self.value_at] = needle.value
+        return filled
+
+
+class Writer:
+    """Writes training text as token ids: RULER's lines, in every mixture of both haystacks.
+
+    kind: "number" has words as keys, "uuid" has uuids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, kind: str):
         def encode(text: str) -> Ints:
             return np.asarray(tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
 
-        self.keys = np.asarray([token_id(tokenizer, " " + key) for key in KEYS], np.int32)
-        self.first_digits = np.asarray([token_id(tokenizer, f" {d}") for d in range(10)])
-        self.digits = np.asarray([token_id(tokenizer, str(d)) for d in range(10)])
-        start, _ = niah.CONTEXT.format(kind="number", lines="\0").split("\0")
-        bos, eos = token_id(tokenizer, BOS), token_id(tokenizer, EOS)
-        self.start = np.append(np.int32(bos), encode(start))
+        def of_kind(text: str) -> str:
+            return text.replace("{kind}", kind)
+
+        def ids(texts: Iterable[str]) -> Ints:
+            return np.asarray([token_id(tokenizer, text) for text in texts], np.int32)
+
+        self.kind = kind
+        self.keys = ids(" " + key for key in KEYS)
+        self.digits = ids(mark + str(d) for mark in (" ", "") for d in range(10)).reshape(2, 10)
+        self.bytes = ids(mark + byte for mark in MARKS for byte in BYTES).reshape(3, 256)
+        start = of_kind(niah.CONTEXT).format(lines="\0").split("\0")[0]
+        self.start = np.append(np.int32(token_id(tokenizer, BOS)), encode(start))
         self.noise = encode(niah.NOISE + "\n")
-        key, value = KEYS[0], "1000000"
-        self.needle = encode(niah.NEEDLE.format(kind="number", key=key, value=value) + "\n")
-        query = (niah.QUESTION + niah.ANSWER_PREFIX).format(kind="number", key=key)
-        self.query_length = len(encode(query))
-        self.question = np.append(encode(query + f": {value}."), np.int32(eos))
+        keys, values = KEYS[:2], ("1" * DIGITS, "2" * DIGITS)
+        if kind == "uuid":
+            ones, twos = ("-".join(d * n for n in (8, 4, 4, 4, 12)) for d in "12")
+            keys = values = (ones, twos)
+        query = of_kind(niah.QUESTION + niah.ANSWER_PREFIX)
+        self.needle = Template(encode, of_kind(niah.NEEDLE) + "\n", keys, values)
+        self.question = Template(encode, query + ": {value}." + EOS, keys, values)
+        self.query_length = int(self.question.value_at[0]) - 1
 
     def batch(self, rng: np.random.Generator, recipe: Recipe, rows: int, questions: int) -> Batch:
         """Draws a batch; what is asked about contexts with a run missing, `_cut` says."""
@@ -122,14 +168,14 @@ class Writer:
         edges = np.cumsum([0, *map(len, lines)])
         keep = np.ones(len(context), bool)
         if rng.random() < recipe.cuts:
-            keep, needles = _cut(rng, edges, needles)
+            keep, needles = _cut(rng, edges, needles, int(self.needle.value_at[0]) - 1)
         positions = np.arange(len(context))
         if rng.random() < recipe.gaps:
-            positions += _gaps(rng, edges, recipe.span - len(self.question))
+            positions += _gaps(rng, edges, recipe.span - len(self.question.ids))
         end = positions[-1] + 1
         context, positions = context[keep], positions[keep]
         asked = [needles[i] for i in rng.integers(0, len(needles), questions)]
-        text = np.stack([self._fill(self.question, needle) for needle in asked])
+        text = np.stack([self.question.fill(needle) for needle in asked])
         where = np.broadcast_to(end + np.arange(text.shape[1] - 1), text[:, 1:].shape)
         padding = (0, recipe.length - len(context))
         return (
@@ -143,33 +189,32 @@ class Writer:
 
     def _lines(self, rng: np.random.Generator, length: int) -> tuple[list[Ints], list[Needle]]:
         """A context's lines: needles only, noise with one needle, or a mixture of both."""
-        kind = rng.random()
-        share = 1.0 if kind < 0.5 else (0.0 if kind < 0.75 else float(rng.random()))
-        room = length - len(self.start) - len(self.needle)
+        sort = rng.random()
+        share = 1.0 if sort < 0.5 else (0.0 if sort < 0.75 else float(rng.random()))
+        room = length - len(self.start) - len(self.needle.ids)
         is_needle: list[bool] = []
-        while room >= len(self.noise):
+        while room >= max(len(self.noise), len(self.needle.ids)):
             is_needle.append(bool(rng.random() < share))
-            room -= len(self.needle if is_needle[-1] else self.noise)
+            room -= len(self.needle.ids if is_needle[-1] else self.noise)
         is_needle.insert(int(rng.integers(0, len(is_needle) + 1)), True)  # one at least, anywhere
         keys = iter(rng.permutation(self.keys))
         lines, needles = [self.start], []
         for yes in is_needle:
             if yes:
-                needles.append(Needle(int(next(keys)), _number(rng), len(lines)))
-            lines.append(self._fill(self.needle, needles[-1]) if yes else self.noise)
+                key = self._uuid(rng) if self.kind == "uuid" else np.asarray([next(keys)])
+                value = self._uuid(rng) if self.kind == "uuid" else self._number(rng)
+                needles.append(Needle(key, value, len(lines)))
+            lines.append(self.needle.fill(needles[-1]) if yes else self.noise)
         return lines, needles
 
-    def _fill(self, text: Ints, needle: Needle) -> Ints:
-        """A line or a question with its own key and number."""
-        filled = np.where(text == self.keys[0], needle.key, text)
-        (value_at,) = np.flatnonzero(text == self.first_digits[1])
-        filled[value_at] = self.first_digits[needle.number[0]]
-        filled[value_at + 1 : value_at + DIGITS] = self.digits[needle.number[1:]]
-        return filled.astype(np.int32)
+    def _number(self, rng: np.random.Generator) -> Ints:
+        first, others = rng.integers(1, 10), rng.integers(0, 10, DIGITS - 1)
+        return np.append(self.digits[0, first], self.digits[1, others])
 
-
-def _number(rng: np.random.Generator) -> Ints:
-    return np.append(rng.integers(1, 10), rng.integers(0, 10, DIGITS - 1))
+    def _uuid(self, rng: np.random.Generator) -> Ints:
+        found = rng.integers(0, 256, 16)
+        found[6], found[8] = 0x40 | found[6] & 0x0F, 0x80 | found[8] & 0x3F  # version 4
+        return self.bytes[MARK_OF, found]
 
 
 def _gaps(rng: np.random.Generator, edges: Ints, span: int) -> Ints:
@@ -183,7 +228,7 @@ def _gaps(rng: np.random.Generator, edges: Ints, span: int) -> Ints:
 
 
 def _cut(
-    rng: np.random.Generator, edges: Ints, needles: list[Needle]
+    rng: np.random.Generator, edges: Ints, needles: list[Needle], colon: int
 ) -> tuple[NDArray[np.bool_], list[Needle]]:
     """Takes out a run of tokens, and the needles that are no longer whole.
 
@@ -195,7 +240,7 @@ def _cut(
     last = min(first + int(rng.integers(1, 1 + edges[-1] // 3)), edges[-1] - 1)
     if len(needles) == 1 and rng.random() < 0.7:
         line = edges[needles[0].line]
-        keep[rng.integers(edges[1], line + 1) : line + rng.integers(COLON - 3, COLON + 1)] = False
+        keep[rng.integers(edges[1], line + 1) : line + rng.integers(colon - 3, colon + 1)] = False
         return keep, needles
     keep[first:last] = False
     whole = [n for n in needles if keep[edges[n.line] : edges[n.line + 1]].all()]

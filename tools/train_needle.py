@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -40,13 +41,14 @@ class Stage:
 
 # Longer and longer contexts; the positions reach the longest from the first step on.
 STAGES = (
-    Stage(180, 8, 4, needle_text.Recipe(256, 2048, 0.5, 0.4)),
+    Stage(150, 8, 4, needle_text.Recipe(256, 2048, 0.5, 0.4)),
     Stage(110, 4, 6, needle_text.Recipe(512, 2560, 0.5, 0.4)),
-    Stage(50, 2, 8, needle_text.Recipe(1024, 3072, 0.5, 0.4)),
-    Stage(16, 1, 12, needle_text.Recipe(2048, 4000, 0.3, 0.4)),
+    Stage(60, 2, 8, needle_text.Recipe(1024, 3072, 0.5, 0.4)),
+    Stage(20, 1, 12, needle_text.Recipe(2048, 4000, 0.3, 0.4)),
 )
 PEAK_RATE = 1e-3
-FIRST_DIGIT = 4.0  # its weight in the loss: the other digits are easy once it is found
+FIRST = 4.0  # weight in the loss of a value's first token: the others are easy once it is found
+UUIDS = 0.55  # share of the steps
 LOG_EVERY = 20
 
 
@@ -57,53 +59,58 @@ def loss_and_accuracy(
     config: model_config.LlamaConfig,
     query_length: int,
 ) -> tuple[Array, Array]:
-    """The weighted loss, and the accuracy of [colon, digits 1 to 7, full stop, EOS]."""
+    """The weighted loss, and the accuracy of [colon, value's tokens, full stop, EOS]."""
     logits = needle_model.logits(params, config, batch)[:, :, query_length - 1 :]
     target = batch.target[:, :, query_length - 1 :]
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, target).mean((0, 1))
-    weight = jnp.asarray([0.5, FIRST_DIGIT, *[1.0] * (needle_text.DIGITS - 1), 0.5, 0.5])
+    weight = jnp.asarray([0.5, FIRST, *[1.0] * (target.shape[-1] - 4), 0.5, 0.5])
     return (loss * weight).sum() / weight.sum(), (logits.argmax(-1) == target).mean((0, 1))
 
 
 def train(
     params: needle_model.Params,
     config: model_config.LlamaConfig,
-    writer: needle_text.Writer,
+    writers: Sequence[needle_text.Writer],
     rng: np.random.Generator,
 ) -> needle_model.Params:
     total = sum(stage.steps for stage in STAGES)
     rate = optax.warmup_cosine_decay_schedule(0.0, PEAK_RATE, 30, total, PEAK_RATE / 50)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, b2=0.98))
-    objective = functools.partial(
-        loss_and_accuracy, config=config, query_length=writer.query_length
-    )
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(params: Any, state: Any, batch: needle_text.Batch) -> tuple[Any, ...]:
+    @functools.partial(jax.jit, donate_argnums=(0, 1), static_argnums=3)
+    def step(
+        params: Any, state: Any, batch: needle_text.Batch, query_length: int
+    ) -> tuple[Any, ...]:
+        objective = functools.partial(loss_and_accuracy, config=config, query_length=query_length)
         (loss, accuracy), grads = jax.value_and_grad(objective, has_aux=True)(params, batch)
         updates, state = optimizer.update(grads, state)
         return optax.apply_updates(params, updates), state, loss, accuracy
 
-    state, done, began, recent = optimizer.init(params), 0, time.monotonic(), []
+    state, done, began = optimizer.init(params), 0, time.monotonic()
+    recent: dict[str, list[tuple[Array, Array]]] = {writer.kind: [] for writer in writers}
     for stage in STAGES:
         for _ in range(stage.steps):
+            writer = writers[int(rng.random() < UUIDS)]
             batch = writer.batch(rng, stage.recipe, stage.rows, stage.questions)
-            params, state, loss, accuracy = step(params, state, batch)
-            recent.append((loss, accuracy))
+            params, state, *measured = step(params, state, batch, writer.query_length)
+            recent[writer.kind].append((measured[0], measured[1]))
             done += 1
             if done % LOG_EVERY == 0 or done == 1:
                 where = f"step {done}/{total}, {stage.recipe.length} tokens"
-                logging.info("%s, %.0f s: %s", where, time.monotonic() - began, _means(recent))
-                recent = []
+                logging.info("%s, %.0f s", where, time.monotonic() - began)
+                for kind, seen in recent.items():
+                    if seen:
+                        logging.info("  %s: %s", kind, _means(seen))
+                    seen.clear()
     return params
 
 
 def _means(recent: list[tuple[Array, Array]]) -> str:
-    """The first digit apart: the others can be right by continuation while it is a guess."""
+    """The value's first token apart: others can be right by continuation while it is a guess."""
     losses, accuracies = map(np.asarray, zip(*recent, strict=True))
     mean = accuracies.mean(0)
     return (
-        f"loss {losses.mean():.3f}, first digit {mean[1]:.3f}, "
+        f"loss {losses.mean():.3f}, first {mean[1]:.3f}, "
         f"others {mean[2:-2].round(2)}, end {mean[-2:].round(2)}"
     )
 
@@ -143,8 +150,8 @@ def main(argv: list[str]) -> None:
     tokenizer = needle_text.make_tokenizer()
     fields = needle_model.config_fields(tokenizer)
     params = needle_model.start(tokenizer, rng)
-    writer = needle_text.Writer(tokenizer)
-    params = train(params, model_config.from_dict(fields), writer, rng)
+    writers = [needle_text.Writer(tokenizer, kind) for kind in needle_text.KINDS]
+    params = train(params, model_config.from_dict(fields), writers, rng)
     save(_OUTPUT.value, params, fields, tokenizer)
 
 
