@@ -28,6 +28,7 @@ def get_config() -> EvalConfig:
             tasks="niah_single_1,niah_multikey_2,niah_multikey_3",
             lengths="512,1024,2048",
             num_samples=32,
+            batch_size=8,
             keys="checkpoints/needle/keys.txt",
         ),
         generation=GenerationConfig(max_new_tokens=20),
