@@ -1,0 +1,67 @@
+"""Which keys a query sees, and which tiles of keys: the arithmetic that the GPU kernels share.
+
+Keys lie in two segments: a prefix, all of whose valid keys every query sees, and `k`, of which
+a query sees the valid ones up to its own. Either way a query sees the first so many of a
+segment, so that one number per query says it all. A tile of keys is *whole* for a tile of
+queries if every query sees all of its keys; it needs no mask then.
+
+Everything here is scalar or elementwise int32, and runs inside kernels and outside alike.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+
+from star_jax.array_typing import Array
+
+
+class Bounds(NamedTuple):
+    """What one row of the batch may see."""
+
+    offset: Array | int  # query i sees keys up to i + offset of `k`, if causal
+    length: Array | int  # valid keys of `k`
+    prefix: Array | int  # valid keys of the prefix
+
+
+class Tiles(NamedTuple):
+    """The tiles of keys that a tile of queries visits: [0, whole) without a mask, then to end."""
+
+    prefix_whole: Array
+    prefix_end: Array
+    whole: Array
+    end: Array
+
+
+def keys_seen(query: Array, bounds: Bounds, *, causal: bool) -> Array:
+    """How many keys of `k`, from the first on, the query with this index sees."""
+    if not causal:
+        return jnp.full_like(query, 0) + bounds.length
+    return jnp.maximum(jnp.minimum(query + bounds.offset + 1, bounds.length), 0)
+
+
+def visited(first: Array, last: Array, bounds: Bounds, *, tile: int, causal: bool) -> Tiles:
+    """The tiles of `tile` keys that the queries first, ..., last visit between them."""
+    return Tiles(
+        prefix_whole=_floor(bounds.prefix, tile),
+        prefix_end=_ceil(bounds.prefix, tile),
+        whole=_floor(keys_seen(first, bounds, causal=causal), tile),
+        end=_ceil(keys_seen(last, bounds, causal=causal), tile),
+    )
+
+
+def split(index: Array, count: int, length: Array, *, tile: int) -> tuple[Array, Array]:
+    """Tiles [start, end) of `length` valid keys that part `index` of `count` takes.
+
+    The valid keys are shared out, not the capacity: parts differ by one tile at most.
+    """
+    tiles = _ceil(length, tile)
+    return lax.div(index * tiles, jnp.int32(count)), lax.div((index + 1) * tiles, jnp.int32(count))
+
+
+def _floor(x: Array | int, tile: int) -> Array:
+    return lax.div(jnp.int32(x), jnp.int32(tile))  # of no negative number
+
+
+def _ceil(x: Array | int, tile: int) -> Array:
+    return lax.div(jnp.int32(x) + (tile - 1), jnp.int32(tile))
