@@ -2,7 +2,7 @@
 
 import itertools
 
-import numpy as np
+import jax.numpy as jnp
 import pytest
 
 from star_jax.attention.tiles import Bounds, keys_seen, split, visited
@@ -21,7 +21,7 @@ def seen_by(query, keys, bounds, *, causal):
 def test_a_query_sees_the_first_so_many_keys(causal):
     for offset, length in itertools.product(OFFSETS, LENGTHS):
         bounds = Bounds(offset, length, 0)
-        counts = keys_seen(np.arange(30, dtype=np.int32), bounds, causal=causal)
+        counts = keys_seen(jnp.arange(30), bounds, causal=causal)
         assert list(counts) == [len(seen_by(i, 40, bounds, causal=causal)) for i in range(30)]
 
 
@@ -31,7 +31,7 @@ def test_whole_tiles_need_no_mask_and_none_is_forgotten(tile, causal):
     for offset, length, first in itertools.product(OFFSETS, LENGTHS, (0, 7, 16)):
         bounds = Bounds(offset, length, prefix=length)
         rows = range(first, first + 12)
-        tiles = visited(np.int32(rows[0]), np.int32(rows[-1]), bounds, tile=tile, causal=causal)
+        tiles = visited(jnp.int32(rows[0]), jnp.int32(rows[-1]), bounds, tile=tile, causal=causal)
         seen = [set(seen_by(i, 40, bounds, causal=causal)) for i in rows]
         everyone, anyone = set.intersection(*seen), set.union(*seen)
         for j in range(5):
@@ -46,7 +46,7 @@ def test_whole_tiles_need_no_mask_and_none_is_forgotten(tile, causal):
 @pytest.mark.parametrize("count", [1, 3, 16])
 def test_parts_share_the_valid_keys_out_evenly(count):
     for length in (0, 1, 64, 65, 1000, 64 * 33):
-        parts = [split(np.int32(i), count, np.int32(length), tile=64) for i in range(count)]
+        parts = [split(jnp.int32(i), count, jnp.int32(length), tile=64) for i in range(count)]
         taken = [t for start, end in parts for t in range(int(start), int(end))]
         assert taken == list(range(-(-length // 64)))
         sizes = [int(end) - int(start) for start, end in parts]
