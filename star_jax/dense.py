@@ -47,10 +47,13 @@ class Gathered:
         alone = jax.lax.axis_size(CONTEXT) == 1
         part = partial_attention(
             q,
-            state[0],
-            state[1],
+            k,
+            v,
             causal=True,
-            q_offset=None if alone else self.offset,
+            # All keys before this device's first: a prefix, as the anchor is for Star Attention.
+            prefix_k=None if alone else state[0],
+            prefix_v=None if alone else state[1],
+            prefix_length=None if alone else self.offset,
             scale=q.shape[-1] ** -0.5,
             implementation=self.implementation,
         )

@@ -1,11 +1,17 @@
 """What attention is: partials, their merge, and the implementations."""
 
-from star_jax.attention.dispatch import IMPLEMENTATIONS, partial_attention, resolve
+from star_jax.attention.dispatch import (
+    IMPLEMENTATIONS,
+    implementations,
+    partial_attention,
+    resolve,
+)
 from star_jax.attention.partial import Partial, merge, merge_over_axis
 
 __all__ = [
     "IMPLEMENTATIONS",
     "Partial",
+    "implementations",
     "merge",
     "merge_over_axis",
     "partial_attention",

@@ -16,6 +16,16 @@ from star_jax.array_typing import (
 from star_jax.attention.partial import Partial
 
 
+def refuses_device(device: jax.Device) -> str:
+    """It runs everywhere."""
+    return ""
+
+
+def refuses(dtype: str, head_dim: int) -> str:
+    """It serves every dtype and head dim."""
+    return ""
+
+
 def partial_attention(
     q: Queries,
     k: Keys,

@@ -55,6 +55,16 @@ class Softmax(NamedTuple):
     total: Array  # [..., T], sum of exp(scale * (score - top))
 
 
+def refuses_device(device: jax.Device) -> str:
+    """It runs everywhere."""
+    return ""
+
+
+def refuses(dtype: str, head_dim: int) -> str:
+    """It serves every dtype and head dim."""
+    return ""
+
+
 def partial_attention(
     q: Queries,
     k: Keys,
@@ -74,11 +84,8 @@ def partial_attention(
     segments = [Segment(k, v, causal, q_offset, kv_length)]
     if prefix_k is not None and prefix_v is not None:
         segments.insert(0, Segment(prefix_k, prefix_v, False, None, prefix_length))
-    segments = [s for s in segments if s.k.shape[1]]
     batch, queries, heads, _ = q.shape
     keys = sum(s.k.shape[1] for s in segments)
-    if not keys or not queries:
-        return Partial(jnp.zeros(q.shape, jnp.float32), jnp.full(q.shape[:3], -jnp.inf))
     if queries <= FEW_QUERIES or batch * heads * queries * keys * 4 <= SMALL_SCORES:
         return merge(*(_whole(q, s, scale=scale) for s in segments))
     return _tiled(q, segments, scale=scale)

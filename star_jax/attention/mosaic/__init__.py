@@ -1,0 +1,71 @@
+"""Our kernels for Hopper, in Pallas Mosaic GPU."""
+
+import jax
+
+from star_jax.array_typing import Keys, PerRow, PrefixKeys, PrefixValues, Queries, Values
+from star_jax.attention import device as device_lib
+from star_jax.attention.partial import Partial
+
+DTYPES = ("bfloat16", "float16")
+HEAD_DIMS = (64, 96, 128, 256)
+JAX = (0, 11)  # the first version whose Mosaic has what the kernels use
+DECODE_ROWS = 1024  # query tokens times query heads per key head
+
+
+def refuses_device(device: jax.Device) -> str:
+    """Why it cannot run on this device; empty if it can."""
+    if device_lib.capability(device) != (9, 0):
+        return f"mosaic needs a Hopper GPU (sm_90); this is {device_lib.name(device)}"
+    if jax.version.__version_info__[:2] < JAX:
+        return f"mosaic needs JAX {JAX[0]}.{JAX[1]} or newer; this is {jax.__version__}"
+    return ""
+
+
+def refuses(dtype: str, head_dim: int) -> str:
+    """Why it cannot serve such arrays on any GPU; empty if it can."""
+    if dtype not in DTYPES:
+        return f"mosaic has no kernel for {dtype}, only for {' and '.join(DTYPES)}"
+    if head_dim not in HEAD_DIMS:
+        return f"mosaic has no kernel for {head_dim=}, only for {HEAD_DIMS}"
+    return ""
+
+
+def partial_attention(
+    q: Queries,
+    k: Keys,
+    v: Values,
+    *,
+    causal: bool,
+    q_offset: PerRow | None = None,
+    kv_length: PerRow | None = None,
+    prefix_k: PrefixKeys | None = None,
+    prefix_v: PrefixValues | None = None,
+    prefix_length: PerRow | None = None,
+    scale: float,
+) -> Partial:
+    """See `dispatch.partial_attention`."""
+    if reason := refuses(str(q.dtype), q.shape[-1]):
+        raise NotImplementedError(reason)
+    if not q.dtype == k.dtype == v.dtype:
+        raise NotImplementedError(f"mosaic with {q.dtype=}, {k.dtype=}, {v.dtype=}: one dtype")
+    if scale <= 0:
+        raise NotImplementedError(f"{scale=} must be positive")
+    # Imported when used: on older versions of JAX what these modules need is not there.
+    from star_jax.attention.mosaic import decode, prefill
+
+    q = device_lib.only_on_cuda(q, implementation="mosaic")
+    rows = q.shape[1] * (q.shape[2] // k.shape[2])
+    if not causal and prefix_k is None and rows <= DECODE_ROWS:
+        return decode.attend(q, k, v, kv_length=kv_length, scale=scale)
+    return prefill.attend(
+        q,
+        k,
+        v,
+        causal=causal,
+        q_offset=q_offset,
+        kv_length=kv_length,
+        prefix_k=prefix_k,
+        prefix_v=prefix_v,
+        prefix_length=prefix_length,
+        scale=scale,
+    )

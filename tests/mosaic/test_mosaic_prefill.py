@@ -1,0 +1,108 @@
+"""The Hopper prefill kernel against the float32 reference, in Pallas's GPU interpreter.
+
+The interpreter runs the warpgroups as threads, with barriers, copies and shared memory as they
+are on the GPU: a wait for what never comes hangs or fails here too. Only the product of weights
+and values, whose left operand lies in registers, is replaced by one in jnp.
+"""
+
+import dataclasses
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from attention_cases import CASES, TOLERANCE, Case, check, make, make_gap, reference_of
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from star_jax.attention.mosaic import prefill
+from star_jax.attention.tiles import Bounds, visited
+
+INTERPRET = plgpu.InterpretGPUParams()
+SMALL = prefill.Tuning(keys=64, stages=2)  # many tiles of few keys
+
+RUNS = [(dataclasses.replace(c, H=64), "bfloat16", SMALL) for c in CASES if c.prefix != 0]
+RUNS += [
+    (dataclasses.replace(c, H=H, N=2, K=1), dtype, None)
+    for c, H, dtype in [
+        (Case("causal", 300, 300), 64, "float16"),
+        (Case("prefix", 256, 200, prefix=136), 96, "bfloat16"),
+        (Case("offset and lengths", 100, 450, offset=(300, 0), length=(450, 40)), 128, "bfloat16"),
+        (Case("lengths", 150, 400, causal=False, length=(0, 399)), 256, "float16"),
+    ]
+]
+
+
+def attend(arrays, options, tuning=None):
+    return prefill.attend(**arrays, **options, tuning=tuning, interpret=INTERPRET)
+
+
+@pytest.mark.parametrize(
+    ("case", "dtype", "tuning"),
+    RUNS,
+    ids=[f"{c.name}-{c.H}-{d}".replace(" ", "-") for c, d, _ in RUNS],
+)
+def test_the_kernel_equals_the_reference(case, dtype, tuning):
+    arrays, options = make(case, dtype)
+    check(attend(arrays, options, tuning), reference_of(arrays, options), TOLERANCE[dtype])
+
+
+def test_an_lse_gap_of_200_between_segments():
+    arrays, options = make_gap("bfloat16", H=64)
+    expected = reference_of(arrays, options)
+    assert float(expected.lse.max()) > 200
+    check(attend(arrays, options, SMALL), expected, TOLERANCE["bfloat16"])
+
+
+@pytest.mark.parametrize("consumers", [1, 2])
+def test_more_stages_than_tiles_and_fewer(consumers):
+    arrays, options = make(
+        Case("", 130, 264, N=1, K=1, H=64, prefix=72, offset=(134, 0)), "bfloat16"
+    )
+    expected = reference_of(arrays, options)
+    for stages in (2, 3, 8):
+        tuning = prefill.Tuning(keys=64, stages=stages, consumers=consumers)
+        check(attend(arrays, options, tuning), expected, TOLERANCE["bfloat16"])
+
+
+def test_each_visited_tile_is_located_once_and_those_without_a_mask_come_first():
+    for prefix, length, offset, first in itertools.product(
+        (0, 5, 64, 70), (0, 64, 200), (-9, 0, 90), (0, 64)
+    ):
+        bounds = Bounds(offset, length, prefix)
+        plan = visited(jnp.int32(first), jnp.int32(first + 63), bounds, tile=64, causal=True)
+        total, unmasked = int(plan.prefix_end + plan.end), int(plan.prefix_whole + plan.whole)
+        found = [tuple(map(int, prefill.locate(jnp.int32(i), plan))) for i in range(total)]
+        assert sorted(found) == [(0, j) for j in range(int(plan.end))] + [
+            (1, j) for j in range(int(plan.prefix_end))
+        ]
+        whole = [(1, j) for j in range(int(plan.prefix_whole))] + [
+            (0, j) for j in range(int(plan.whole))
+        ]
+        assert found[:unmasked] == whole
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"keys": 32}, "keys=32"), ({"stages": 1}, "stages=1"), ({"consumers": 3}, "consumers=3")],
+)
+def test_tunings_are_checked(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SMALL, **change)
+
+
+def test_what_does_not_fit_into_shared_memory_is_refused():
+    arrays, options = make(Case("", 8, 8, H=256), "bfloat16")
+    with pytest.raises(ValueError, match="head_dim=256"):
+        attend(arrays, options, prefill.Tuning(keys=128, stages=3))
+
+
+def test_the_defaults_fit():
+    for head_dim, tuning in prefill.DEFAULTS.items():
+        assert tuning.shared_memory(head_dim) <= prefill.online.SHARED_MEMORY
+
+
+def test_queries_beyond_the_last_are_not_returned():
+    arrays, options = make(Case("", 5, 5, H=64), "bfloat16")
+    part = attend(arrays, options)
+    assert part.out.shape == (2, 5, 4, 64) and part.lse.shape == (2, 5, 4)
+    assert np.isfinite(part.out).all() and np.isfinite(part.lse).all()
