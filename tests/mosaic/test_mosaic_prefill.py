@@ -17,7 +17,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from star_jax.attention.mosaic import prefill
 from star_jax.attention.tiles import Bounds, visited
 
-INTERPRET = plgpu.InterpretGPUParams()
+INTERPRET = plgpu.InterpretGPUParams(detect_races=True)
 SMALL = prefill.Tuning(keys=64, stages=2)  # many tiles of few keys
 
 RUNS = [(dataclasses.replace(c, H=64), "bfloat16", SMALL) for c in CASES if c.prefix != 0]

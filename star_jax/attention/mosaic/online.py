@@ -68,7 +68,9 @@ def indices(keys: int) -> tuple[Array, Array]:
 def add_values(acc: Array, p: Array, v: Any, *, interpret: bool) -> Array:
     """acc + p @ v: one wgmma with p in registers and v [keys, H] in shared memory."""
     if interpret:  # the interpreter has wgmma with both operands in shared memory only
-        return acc + jnp.dot(p, v[...], preferred_element_type=jnp.float32)
+        acc += jnp.dot(p, v[...], preferred_element_type=jnp.float32)
+        plgpu.commit_smem()  # wgmma needs no fence between its reads and the next copy
+        return acc
     return pl.run_state(lambda ref: plgpu.wgmma(ref, p, v))(plgpu.ACC.init(acc))
 
 
