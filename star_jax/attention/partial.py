@@ -36,6 +36,17 @@ def merge(*parts: Partial) -> Partial:
     return _normalise(numerator, sum(weights, start=jnp.zeros_like(top)), top)
 
 
+def merge_stacked(parts: Partial) -> Partial:
+    """`merge` of partials that lie along the first axis of one array each.
+
+    parts.out: [P, B, T, N, H]; parts.lse: [P, B, T, N].
+    """
+    top = _finite(parts.lse.max(axis=0))
+    weight = jnp.exp(parts.lse - top)
+    numerator = (weight[..., None] * parts.out).sum(axis=0)
+    return _normalise(numerator, weight.sum(axis=0), top)
+
+
 def merge_over_axis(part: Partial, axis: str, *, method: Method) -> Partial:
     """Merges the partials that the devices along a mesh axis hold; all get the result.
 
@@ -47,7 +58,7 @@ def merge_over_axis(part: Partial, axis: str, *, method: Method) -> Partial:
     if method == "gather":
         packed = jnp.concatenate([part.out, part.lse[..., None]], axis=-1)  # [B, T, N, H + 1]
         packed = jax.lax.all_gather(packed, axis)  # [B, T, N, H + 1] -> [C, B, T, N, H + 1]
-        return merge(*(Partial(p[..., :-1], p[..., -1]) for p in packed))
+        return merge_stacked(Partial(packed[..., :-1], packed[..., -1]))
     if method == "psum":
         top = _finite(jax.lax.pmax(part.lse, axis))  # [B, T, N], the highest of all devices
         weight = jnp.exp(part.lse - top)[..., None]

@@ -74,6 +74,19 @@ def add_values(acc: Array, p: Array, v: Any, *, interpret: bool) -> Array:
     return pl.run_state(lambda ref: plgpu.wgmma(ref, p, v))(plgpu.ACC.init(acc))
 
 
+def store(out: Array, smem: Any, gmem: Any) -> None:
+    """Writes out [ROWS, H] to gmem [ROWS, H] by halves, through smem [ROWS, H / 2].
+
+    Rows beyond the end of the array behind gmem are left out.
+    """
+    half = out.shape[1] // 2
+    for i in range(2):
+        smem[...] = out[:, i * half : (i + 1) * half]
+        plgpu.commit_smem()
+        plgpu.copy_smem_to_gmem(smem, gmem.at[:, pl.ds(i * half, half)])
+        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+
+
 def swizzled(shape: tuple[int, ...], dtype: Any) -> Any:
     """Shared memory in the layout that TMA writes and wgmma reads without bank conflicts."""
     item = jnp.dtype(dtype).itemsize

@@ -289,13 +289,7 @@ def _kernel(
         pl.when(jnp.logical_not(late))(end_turn)
 
         out, lse_smem[warpgroup] = online.finish(state)
-        half = out.shape[1] // 2
-        for i in range(2):
-            out_smem[...] = out[:, i * half : (i + 1) * half]
-            plgpu.commit_smem()
-            target = out_gmem.at[(*rows, pl.ds(i * half, half))]
-            plgpu.copy_smem_to_gmem(out_smem, target)
-            plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+        online.store(out, out_smem, out_gmem.at[rows])
         plgpu.copy_smem_to_gmem(lse_smem.at[warpgroup], lse_gmem.at[row, head, pl.ds(mine, ROWS)])
         plgpu.wait_smem_to_gmem(0)
 

@@ -1,0 +1,87 @@
+"""The Hopper decode kernel against the float32 reference, in Pallas's GPU interpreter."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from attention_cases import CASES, TOLERANCE, Case, check, make, reference_of
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from star_jax.attention.mosaic import decode
+
+SMALL = decode.Tuning(keys=64, stages=2, blocks=12)
+
+RUNS = [
+    (dataclasses.replace(c, H=64), "bfloat16", SMALL)
+    for c in CASES
+    if not c.causal and c.prefix is None
+]
+RUNS += [
+    (Case("decode", 1, 1000, N=8, H=128, causal=False, length=(1000, 700)), "bfloat16", None),
+    (Case("a query", 40, 600, N=8, H=128, causal=False, length=(600, 1)), "float16", SMALL),
+    (Case("many rows", 100, 130, N=4, K=1, H=64, causal=False), "bfloat16", SMALL),
+    (Case("odd", 3, 77, N=3, K=1, H=96, causal=False, length=(70, 77)), "bfloat16", None),
+    (Case("wide", 2, 300, N=4, K=2, H=256, causal=False, length=(0, 299)), "bfloat16", None),
+]
+
+
+def attend(arrays, options, tuning=None):
+    options = {name: value for name, value in options.items() if name != "causal"}
+    rows = arrays["q"].shape[1] * (arrays["q"].shape[2] // arrays["k"].shape[2])
+    # Queries and output lie over each other, consumer by consumer. The detector takes them as a
+    # whole, and the first one's queries and the second one's output for the same bytes.
+    interpret = plgpu.InterpretGPUParams(detect_races=rows <= decode.ROWS)
+    return decode.attend(**arrays, **options, tuning=tuning, interpret=interpret)
+
+
+@pytest.mark.parametrize(
+    ("case", "dtype", "tuning"), RUNS, ids=[f"{c.name}-{c.H}".replace(" ", "-") for c, *_ in RUNS]
+)
+def test_the_kernel_equals_the_reference(case, dtype, tuning):
+    arrays, options = make(case, dtype)
+    check(attend(arrays, options, tuning), reference_of(arrays, options), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("blocks", [1, 6, 40])
+def test_any_number_of_parts_gives_the_same(blocks):
+    case = Case("", 1, 1100, N=2, K=1, H=64, causal=False, length=(1100, 3))
+    arrays, options = make(case, "bfloat16")
+    tuning = decode.Tuning(keys=64, stages=3, blocks=blocks)
+    assert tuning.parts(1100, 2) == {1: 1, 6: 3, 40: 5}[blocks]
+    check(attend(arrays, options, tuning), reference_of(arrays, options), TOLERANCE["bfloat16"])
+
+
+def test_parts_whose_lse_differ_by_200():
+    arrays, options = make(Case("", 1, 600, N=2, K=1, H=64, causal=False), "bfloat16")
+    peak = jnp.sign(arrays["q"][:, :, :1]) * 40
+    arrays["k"] = arrays["k"].at[:, :256].set(peak.astype(arrays["k"].dtype))
+    expected = reference_of(arrays, options)
+    assert float(expected.lse.max()) > 200
+    check(attend(arrays, options, SMALL), expected, TOLERANCE["bfloat16"])
+
+
+def test_keys_beyond_the_length_do_not_matter():
+    case = Case("", 2, 200, N=2, K=1, H=64, causal=False, length=(70, 130))
+    arrays, options = make(case, "bfloat16")
+    expected = attend(arrays, options, SMALL)
+    for name in ("k", "v"):
+        beyond = np.arange(200)[None, :] >= np.asarray(case.length)[:, None]
+        arrays[name] = jnp.where(beyond[..., None, None], 1e4, arrays[name]).astype("bfloat16")
+    actual = attend(arrays, options, SMALL)
+    np.testing.assert_array_equal(actual.out, expected.out)
+    np.testing.assert_array_equal(actual.lse, expected.lse)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"keys": 32}, "keys=32"), ({"stages": 1}, "stages=1"), ({"blocks": 0}, "blocks=0")],
+)
+def test_tunings_are_checked(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SMALL, **change)
+
+
+def test_the_defaults_fit():
+    for head_dim, tuning in decode.DEFAULTS.items():
+        assert tuning.shared_memory(head_dim, 2) <= decode.online.SHARED_MEMORY
