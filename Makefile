@@ -2,6 +2,7 @@
 #
 #   make demo         the small model on RULER tasks, on eight simulated devices
 #   make test         lint, types and tests; what CI runs
+#   make test-mosaic  the Hopper kernels' tests, in .venv-mosaic if .venv's JAX is too old for them
 #   make lint         lint and types alone
 #   make test-large   tests that need an hour or more than 8 GB
 #
@@ -10,6 +11,7 @@
 PYTHON ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
+MOSAIC := .venv-mosaic
 
 # Everything here runs on CPU devices, whatever the shell or the machine would choose.
 export JAX_PLATFORMS := cpu
@@ -18,7 +20,7 @@ unexport PYTHONHOME PYTHONPATH PYTHONWARNINGS PYTEST_ADDOPTS XLA_FLAGS
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint test-large clean
+.PHONY: help demo test test-mosaic lint test-large clean
 
 help:
 	@sed -n 's/^#   \(make .*\)/\1/p' Makefile
@@ -27,8 +29,17 @@ demo: $(VENV)/.demo
 	$(RUN) -m star_jax.eval --config=configs/demo.py
 
 # Two processes, a file each: compiling is most of the work, and a file's tests share programs.
-test: lint
+test: lint test-mosaic
 	$(RUN) -m pytest -n 2 --dist loadfile
+
+# The kernels need JAX >= 0.11, and that Python >= 3.12: where .venv has neither, the newest
+# Python of the machine gets an environment of its own.
+test-mosaic: $(VENV)/.test
+	@if $(RUN) -c '$(HAS_MOSAIC)'; then echo "Mosaic's tests run in $(VENV), with the others"; \
+	else \
+	  $(MAKE) --no-print-directory $(MOSAIC)/.made || exit 1; \
+	  [ ! -e $(MOSAIC)/.made ] || $(MOSAIC)/bin/python -m pytest -n 2 --dist loadfile tests/mosaic; \
+	fi
 
 test-large: $(VENV)/.test
 	$(RUN) -m pytest tests/large
@@ -39,7 +50,7 @@ lint: $(VENV)/.test
 	$(RUN) -m mypy
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(MOSAIC) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 # The stamps: what is in the environment, and since when.
 
@@ -73,3 +84,22 @@ $(VENV)/.made:
 	  "$$found" -m venv --clear $(VENV) || exit 1; \
 	fi
 	@touch $@
+
+HAS_MOSAIC := import jax, sys; sys.exit(jax.version.__version_info__[:2] < (0, 11))
+# Prints a Python's version, if JAX of a version that we support can be had for it.
+NEWER := import sys, venv, ensurepip; v = sys.version_info; \
+  (3, 12) <= v < (3, 15) and print(v.minor, sys.executable)
+
+$(MOSAIC)/.made: pyproject.toml
+	@found="$$(for python in $(CANDIDATES); do "$$python" -c '$(NEWER)' 2>/dev/null; done \
+	  | sort -rn | head -n 1 | cut -d ' ' -f 2-)"; \
+	if [ -z "$$found" ]; then \
+	  echo "****************************************************************************" >&2; \
+	  echo "NOT TESTED: the Hopper kernels. They need Python 3.12, 3.13 or 3.14, and there is" >&2; \
+	  echo "none among: $(strip $(CANDIDATES))" >&2; \
+	  echo "****************************************************************************" >&2; \
+	  exit 0; \
+	fi; \
+	echo "making $(MOSAIC) with $$found, for the Hopper kernels"; \
+	"$$found" -m venv --clear $(MOSAIC) && $(MOSAIC)/bin/python -m pip install --quiet \
+	  --disable-pip-version-check --editable '.[mosaic]' && touch $@

@@ -138,6 +138,19 @@ class Program:
         opcodes = (i.opcode.removesuffix("-start") for i in self.instructions(within))
         return Counter(opcode for opcode in opcodes if opcode in COLLECTIVES)
 
+    def hidden_broadcasts(self) -> int:
+        """Broadcasts with a matmul scheduled between their start and their end."""
+        instructions = self.instructions()
+        starts = [i for i in instructions if i.opcode == "collective-broadcast-start"]
+        starts += [i for i in instructions if i.opcode == "async-start" and "-broadcast" in i.text]
+        hidden = 0
+        for start in starts:
+            names = [i.name for i in instructions if i.computation == start.computation]
+            done = next(i for i in instructions if "-done" in i.opcode and start.name in i.operands)
+            between = names[names.index(start.name) + 1 : names.index(done.name)]
+            hidden += any(i.name in between and "dot" in i.text for i in instructions)
+        return hidden
+
     def moves(self, at_least: int, within: str | None = None) -> list[Instruction]:
         """Instructions that write `at_least` elements or more which they only copied.
 

@@ -48,15 +48,21 @@ class Programs:
     """Each property is a traced program, as the engine would run it."""
 
     def __init__(
-        self, shapes: Shapes, kind: str = "h200", sampling: star_jax.Sampling = sampling.GREEDY
+        self,
+        shapes: Shapes,
+        kind: str = "h200",
+        sampling: star_jax.Sampling = sampling.GREEDY,
+        implementation: str = "xla",
     ):
         self.shapes, self.config = shapes, shapes.config
         self.context = DEVICES // shapes.tensor
         self.mesh: Mesh = aot.gpu_mesh(kind, context=self.context, tensor=shapes.tensor)
         self.model = Llama(self.config, self._weight)
-        self._star = star.programs(self.config, self.mesh, shapes.block, "xla")
-        self._sampling = sampling
-        self._query = query.programs(self.config, self.mesh, "xla", generate.STRIDE, sampling.mode)
+        self._star = star.programs(self.config, self.mesh, shapes.block, implementation)
+        self._sampling, self._implementation = sampling, implementation
+        self._query = query.programs(
+            self.config, self.mesh, implementation, generate.STRIDE, sampling.mode
+        )
 
     def first_wave(self):
         return self._star[0].trace(self.model, *self._wave())
@@ -76,7 +82,7 @@ class Programs:
 
     def _exact(self, attention):
         tokens = self._array((1, self.context * self.shapes.block), mesh_lib.BLOCKS)
-        program = exact.program(self.config, self.mesh, attention, "xla")
+        program = exact.program(self.config, self.mesh, attention, self._implementation)
         return program.trace(self.model, tokens, tokens)
 
     def ask(self):

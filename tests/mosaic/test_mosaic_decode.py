@@ -12,7 +12,7 @@ from star_jax.attention.mosaic import decode
 
 SMALL = decode.Tuning(keys=64, stages=2, blocks=12)
 
-RUNS = [
+RUNS: list[tuple[Case, str, decode.Tuning | None]] = [
     (dataclasses.replace(c, H=64), "bfloat16", SMALL)
     for c in CASES
     if not c.causal and c.prefix is None
@@ -75,7 +75,12 @@ def test_keys_beyond_the_length_do_not_matter():
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"keys": 32}, "keys=32"), ({"stages": 1}, "stages=1"), ({"blocks": 0}, "blocks=0")],
+    [
+        ({"keys": 32}, "keys=32"),
+        ({"stages": 1}, "stages=1"),
+        ({"blocks": 0}, "blocks=0"),
+        ({"consumers": 3}, "consumers=3"),
+    ],
 )
 def test_tunings_are_checked(change, message):
     with pytest.raises(ValueError, match=message):
@@ -84,4 +89,4 @@ def test_tunings_are_checked(change, message):
 
 def test_the_defaults_fit():
     for head_dim, tuning in decode.DEFAULTS.items():
-        assert tuning.shared_memory(head_dim, 2) <= decode.online.SHARED_MEMORY
+        assert tuning.shared_memory(head_dim, tuning.consumers) <= decode.online.SHARED_MEMORY

@@ -20,7 +20,9 @@ from star_jax.attention.tiles import Bounds, visited
 INTERPRET = plgpu.InterpretGPUParams(detect_races=True)
 SMALL = prefill.Tuning(keys=64, stages=2)  # many tiles of few keys
 
-RUNS = [(dataclasses.replace(c, H=64), "bfloat16", SMALL) for c in CASES if c.prefix != 0]
+RUNS: list[tuple[Case, str, prefill.Tuning | None]] = [
+    (dataclasses.replace(c, H=64), "bfloat16", SMALL) for c in CASES if c.prefix != 0
+]
 RUNS += [
     (dataclasses.replace(c, H=H, N=2, K=1), dtype, None)
     for c, H, dtype in [

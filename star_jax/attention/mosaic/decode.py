@@ -30,12 +30,17 @@ LEAST_TILES = 4  # of a part: its start and its merge cost as much as about one
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-    """keys: of one tile. stages: tiles of K, and of V, in use or on their way. blocks: how many
-    thread blocks to make, if there are keys enough."""
+    """How the work is cut up.
+
+    keys: of one tile. stages: tiles of K, and of V, in use or on their way. blocks: how many
+    thread blocks to make, if there are keys enough. consumers: warpgroups of a block that compute,
+    if there are rows enough.
+    """
 
     keys: int
     stages: int
     blocks: int
+    consumers: int = 2
 
     def __post_init__(self) -> None:
         if self.keys % 64 or not 64 <= self.keys <= 256:
@@ -44,6 +49,8 @@ class Tuning:
             raise ValueError(f"stages={self.stages} must be at least 2: one in use, one coming")
         if self.blocks < 1:
             raise ValueError(f"blocks={self.blocks} must be at least 1")
+        if self.consumers not in (1, 2):
+            raise ValueError(f"consumers={self.consumers} must be 1 or 2")
 
     def shared_memory(self, head_dim: int, consumers: int) -> int:
         """Bytes that a thread block needs, of 16-bit inputs."""
@@ -57,12 +64,13 @@ class Tuning:
 
 
 # By head dim. Two blocks fit a multiprocessor (of which there are 132) but at 256: one's copies
-# go on while the other computes. Not timed against others yet.
+# go on while the other computes. At 256 two consumers would spill registers. Not timed against
+# others yet.
 DEFAULTS = {
     64: Tuning(keys=128, stages=2, blocks=264),
     96: Tuning(keys=64, stages=3, blocks=264),
     128: Tuning(keys=64, stages=2, blocks=264),
-    256: Tuning(keys=64, stages=2, blocks=132),
+    256: Tuning(keys=64, stages=2, blocks=132, consumers=1),
 }
 
 
@@ -95,10 +103,9 @@ def attend(
     rows = online.pad_to_8(rows.reshape(batch, kv_heads, queries * group, head_dim), 2)
     k, v = online.pad_to_8(k, 1), online.pad_to_8(v, 1)
     padded = rows.shape[2]
-    consumers = min(2, -(-padded // ROWS))
-    row_blocks = -(-padded // (consumers * ROWS))
-
     tuning = DEFAULTS[head_dim] if tuning is None else tuning
+    consumers = min(tuning.consumers, -(-padded // ROWS))
+    row_blocks = -(-padded // (consumers * ROWS))
     if (needed := tuning.shared_memory(head_dim, consumers)) > online.SHARED_MEMORY:
         raise ValueError(f"{tuning} needs {needed} bytes at {head_dim=}")
     parts = tuning.parts(keys, batch * kv_heads * row_blocks)
@@ -194,8 +201,6 @@ def _kernel(
 
     @pl.when(warpgroup == consumers)
     def _produce() -> None:
-        plgpu.set_max_registers(40, action="decrease")
-
         @pl.loop(0, total)
         def _tile(i: Array) -> None:
             slot = online.cycle(i, tuning.stages)
@@ -207,7 +212,6 @@ def _kernel(
 
     @pl.when(warpgroup < consumers)
     def _consume() -> None:
-        plgpu.set_max_registers(160, action="increase")
         q_smem, out_smem = (x.at[warpgroup] for x in q_and_out)
         mine = pl.ds((lax.axis_index("block") * consumers + warpgroup) * ROWS, ROWS)
         plgpu.copy_gmem_to_smem(q_gmem.at[row, kv_head, mine], q_smem, q_ready.at[warpgroup])

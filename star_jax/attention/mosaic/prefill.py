@@ -216,7 +216,8 @@ def _kernel(
 
     @pl.when(warpgroup == tuning.consumers)
     def _produce() -> None:
-        plgpu.set_max_registers(40, action="decrease")
+        if tuning.consumers == 2:  # a block of 384 threads starts with 168 each
+            plgpu.set_max_registers(40, action="decrease")
 
         @pl.loop(0, total)
         def _tile(i: Array) -> None:
@@ -235,7 +236,8 @@ def _kernel(
 
     @pl.when(warpgroup < tuning.consumers)
     def _consume() -> None:
-        plgpu.set_max_registers(232, action="increase")
+        if tuning.consumers == 2:
+            plgpu.set_max_registers(232, action="increase")
         q_smem, out_smem = (x.at[warpgroup] for x in q_and_out)
         head = kv_head * group + lax.axis_index("member")
         mine = first + warpgroup * ROWS

@@ -1,0 +1,90 @@
+"""The Hopper kernels, compiled for H200s that are not there: what the assembler makes of them."""
+
+import re
+
+import aot
+import jax.numpy as jnp
+import pytest
+
+from star_jax import attention
+from star_jax.attention import mosaic
+from star_jax.attention.mosaic import decode
+
+B, N, K = 1, 32, 8  # Llama-3.1-8B's heads
+
+
+def assemble(dump, monkeypatch, q, k, **options):
+    """Compiles attention; returns its PTX, the assembler's report, and the program."""
+    monkeypatch.setenv("MOSAIC_GPU_DUMP_TO", str(dump))
+    monkeypatch.setenv("MOSAIC_GPU_DUMP_PTX", "1")
+    mesh = aot.gpu_mesh("h200", context=1)
+
+    def array(shape, dtype=q.dtype):
+        return aot.abstract(shape, dtype, mesh)
+
+    names = [name for name in options if hasattr(options[name], "shape")]
+    arrays = [array(options.pop(n).shape, "int32" if "length" in n else q.dtype) for n in names]
+
+    def run(q, k, v, *rest):
+        return attention.partial_attention(
+            q, k, v, **dict(zip(names, rest, strict=True)), **options, implementation="mosaic"
+        )
+
+    compiled = aot.compile(run, array(q.shape), array(k.shape), array(k.shape), *arrays)
+    (ptx,) = dump.glob("*.ptx")
+    (report,) = dump.glob("*.ptxas")
+    return ptx.read_text(), report.read_text(errors="replace"), aot.Program(compiled)
+
+
+def check_assembly(ptx, report):
+    """Hopper's matmuls and copies; no register in memory, no matmul that waits for the next."""
+    assert "wgmma.mma_async" in ptx and "cp.async.bulk.tensor" in ptx
+    spills = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes", report)
+    assert spills == [("0", "0", "0")], report
+    assert "serialized" not in report, report
+
+
+def empty(*shape, dtype="bfloat16"):
+    return jnp.broadcast_to(jnp.zeros((), dtype), shape)
+
+
+@pytest.mark.parametrize("dtype", mosaic.DTYPES)
+@pytest.mark.parametrize("head_dim", mosaic.HEAD_DIMS)
+@pytest.mark.parametrize("causal", [True, False])
+def test_prefill_spills_nothing(head_dim, dtype, causal, tmp_path, monkeypatch):
+    T = 4096
+    q, k = empty(B, T, N, head_dim, dtype=dtype), empty(B, T, K, head_dim, dtype=dtype)
+    row = empty(B, dtype="int32")
+    options = {"prefix_k": k, "prefix_v": k, "prefix_length": row} if causal else {}
+    ptx, report, program = assemble(
+        tmp_path, monkeypatch, q, k, kv_length=row, causal=causal, scale=0.1, **options
+    )
+    check_assembly(ptx, report)
+    assert not program.moves(B * T * K * head_dim)  # keys and values are read where they lie
+
+
+@pytest.mark.parametrize("dtype", mosaic.DTYPES)
+@pytest.mark.parametrize("head_dim", mosaic.HEAD_DIMS)
+@pytest.mark.parametrize("queries", [1, 64])
+def test_decode_spills_nothing(head_dim, dtype, queries, tmp_path, monkeypatch):
+    S = 65536
+    q, k = empty(B, queries, N, head_dim, dtype=dtype), empty(B, S, K, head_dim, dtype=dtype)
+    ptx, report, program = assemble(
+        tmp_path, monkeypatch, q, k, kv_length=empty(B, dtype="int32"), causal=False, scale=0.1
+    )
+    check_assembly(ptx, report)
+    assert not program.moves(B * S * K * head_dim)
+    if queries == 1 and head_dim < 256:
+        # Two blocks on a multiprocessor: of its 228 KB of shared memory, each takes 1 KB more.
+        needed = decode.DEFAULTS[head_dim].shared_memory(head_dim, 1) + 1024
+        registers = max(map(int, re.findall(r"[Uu]sed (\d+) registers", report)))
+        assert 2 * needed <= 228 * 1024 and 2 * 256 * registers <= 65536
+
+
+def test_lengths_that_divide_nothing_compile(tmp_path, monkeypatch):
+    q, k = empty(2, 777, N, 128), empty(2, 1001, K, 128)
+    prefix = empty(2, 13, K, 128)
+    ptx, report, _ = assemble(
+        tmp_path, monkeypatch, q, k, causal=True, scale=0.1, prefix_k=prefix, prefix_v=prefix
+    )
+    check_assembly(ptx, report)
