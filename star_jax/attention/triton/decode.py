@@ -1,0 +1,165 @@
+"""Few queries over many keys, all of which they see: the keys are split over the GPU.
+
+The query heads that share a key/value head are rows of one tile, T * G of them, so that keys
+and values are read once for all, and where they lie. Each split makes a partial of its share
+of the valid keys, and the partials merge like any others.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+from star_jax.array_typing import Keys, PerRow, Queries, Values
+from star_jax.attention.partial import Partial, merge
+from star_jax.attention.tiles import split
+from star_jax.attention.triton import softmax
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes of a tile, how it is compiled, and how the keys are split."""
+
+    rows: int  # of queries, at most
+    keys: int
+    num_warps: int
+    num_stages: int  # tiles of keys on the way: one less is loaded ahead
+    programs: int = 256  # as many as fill a GPU: two for each multiprocessor of the largest
+    keys_per_split: int = 256  # at least, lest partials cost more than the keys they stand for
+    splits: int = 64  # at most: each is a term of the merge
+
+    def __post_init__(self) -> None:
+        softmax.check_tile(self.rows, self.keys, self.num_warps, self.num_stages)
+        if min(self.programs, self.keys_per_split, self.splits) < 1:
+            raise ValueError(f"{self} must have sizes of at least 1")
+
+
+# By head dim, for a decode step and for a query of many tokens. The former is bound by memory:
+# tiles are small and more of them on their way. The latter is like prefill.
+FEW_ROWS = 32
+FEW = {
+    64: Config(rows=FEW_ROWS, keys=128, num_warps=4, num_stages=3),
+    96: Config(rows=FEW_ROWS, keys=64, num_warps=4, num_stages=3),
+    128: Config(rows=FEW_ROWS, keys=64, num_warps=4, num_stages=3),
+    256: Config(rows=FEW_ROWS, keys=32, num_warps=4, num_stages=3),
+}
+MANY = {
+    64: Config(rows=128, keys=64, num_warps=4, num_stages=2),
+    96: Config(rows=128, keys=64, num_warps=8, num_stages=2),
+    128: Config(rows=128, keys=64, num_warps=8, num_stages=2),
+    256: Config(rows=64, keys=32, num_warps=8, num_stages=2),
+}
+
+
+def partial_attention(
+    q: Queries,
+    k: Keys,
+    v: Values,
+    *,
+    length: PerRow,  # int32
+    scale: float,
+    interpret: bool,
+) -> Partial:
+    """All queries over the first `length` keys."""
+    batch, queries, heads, head_dim = q.shape
+    keys, kv_heads = k.shape[1:3]
+    rows = queries * (heads // kv_heads)
+    config = (FEW if rows <= FEW_ROWS else MANY)[head_dim]
+    width = softmax.padded(head_dim)
+    tile = min(max(pl.next_power_of_2(rows), softmax.MIN_TILE), config.rows)
+    tiles = pl.cdiv(rows, tile)
+    splits = count_splits(batch * kv_heads * tiles, keys, config)
+
+    # The first axis of the grid is the fastest. Tiles of rows that read the same keys run side
+    # by side, and so do the heads, whose keys lie side by side.
+    grid = (tiles, kv_heads, splits, batch)
+    all_heads = (queries, heads, width)
+    kv_head = pl.BlockSpec((None, keys, None, width), lambda i, n, s, b: (b, 0, n, 0))
+    out, lse = pl.pallas_call(
+        functools.partial(
+            _kernel,
+            scale=scale * softmax.LOG2_E,
+            head_dim=head_dim,
+            tile=tile,
+            keys=config.keys,
+            splits=splits,
+        ),
+        grid=grid,
+        in_specs=[
+            pl.BlockSpec((None,), lambda i, n, s, b: (b,)),
+            pl.BlockSpec((None, *all_heads), lambda i, n, s, b: (b, 0, 0, 0)),
+            kv_head,
+            kv_head,
+        ],
+        out_specs=[
+            pl.BlockSpec((None, None, *all_heads), lambda i, n, s, b: (s, b, 0, 0, 0)),
+            pl.BlockSpec((None, None, queries, heads), lambda i, n, s, b: (s, b, 0, 0)),
+        ],
+        out_shape=[
+            jax.ShapeDtypeStruct((splits, *q.shape), jnp.float32),
+            jax.ShapeDtypeStruct((splits, *q.shape[:3]), jnp.float32),
+        ],
+        compiler_params=plgpu.CompilerParams(
+            num_warps=config.num_warps, num_stages=config.num_stages
+        ),
+        interpret=interpret,
+        name="star_decode",
+    )(length, q, k, v)
+    return merge(*(Partial(out[i], lse[i]) for i in range(splits)))
+
+
+def count_splits(programs: int, keys: int, config: Config) -> int:
+    """How many splits let `programs` of one split each fill a GPU."""
+    wanted = pl.cdiv(config.programs, programs)
+    return max(1, min(wanted, keys // config.keys_per_split, config.splits))
+
+
+def _kernel(
+    length_ref: Any,  # []
+    q_ref: Any,  # [T, N, W]: W is the head dim, padded to a power of two
+    k_ref: Any,  # [S, W]
+    v_ref: Any,  # [S, W]
+    out_ref: Any,  # [T, N, W]
+    lse_ref: Any,  # [T, N]
+    *,
+    scale: float,  # times log2(e)
+    head_dim: int,
+    tile: int,
+    keys: int,
+    splits: int,
+) -> None:
+    queries, heads, width = q_ref.shape
+    group = heads // pl.num_programs(1)
+    row = pl.program_id(0) * tile + jnp.arange(tile)
+    valid = row < queries * group
+    query = jax.lax.div(row, jnp.int32(group))
+    head = pl.program_id(1) * group + jax.lax.rem(row, jnp.int32(group))
+    lane = jnp.arange(width)
+    where = (query[:, None], head[:, None], lane[None, :])
+    mask = valid[:, None] & (lane < head_dim)[None, :]
+    q = plgpu.load(q_ref.at[where], mask=mask, other=0.0)  # [tile, W]
+
+    length = jnp.clip(length_ref[...], 0, k_ref.shape[0])
+    first, end = split(pl.program_id(2), splits, length, tile=keys)
+    whole = jnp.clip(jax.lax.div(length, jnp.int32(keys)), first, end)
+    visit = functools.partial(
+        softmax.visit,
+        q=q,
+        k_ref=k_ref,
+        v_ref=v_ref,
+        length=length,
+        tile=keys,
+        head_dim=head_dim,
+        scale=scale,
+    )
+    s = softmax.start(tile, width)
+    s = visit(s, first, whole)
+    s = visit(s, whole, end, seen=jnp.full_like(row, 0) + length)
+
+    out, lse = softmax.finish(s)
+    plgpu.store(out_ref.at[where], out, mask=mask)
+    plgpu.store(lse_ref.at[query, head], lse, mask=valid)

@@ -1,0 +1,149 @@
+"""Many queries over the keys [prefix | k], in one launch and one online softmax.
+
+Each program takes a tile of queries of one head through the keys that they see: the tiles of
+the prefix, then those of `k` up to the diagonal. Only tiles that some of these queries do not
+see whole are masked: the last one of the prefix, those on the diagonal, and the last of `k`.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+from star_jax.array_typing import Array, Keys, PrefixKeys, PrefixValues, Queries, Values
+from star_jax.attention.partial import Partial
+from star_jax.attention.tiles import Bounds, keys_seen, visited
+from star_jax.attention.triton import softmax
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes of a tile, and how it is compiled."""
+
+    queries: int
+    keys: int
+    num_warps: int
+    num_stages: int  # tiles of keys on the way: one less is loaded ahead
+
+    def __post_init__(self) -> None:
+        softmax.check_tile(self.queries, self.keys, self.num_warps, self.num_stages)
+
+
+# By head dim: the largest tiles that compile without a register spilled for every GPU that the
+# kernels are for, in the 99 KB of shared memory that Ada has. tests/test_aot_triton.py checks it.
+CONFIGS = {
+    64: Config(queries=128, keys=64, num_warps=4, num_stages=2),
+    96: Config(queries=128, keys=64, num_warps=8, num_stages=2),
+    128: Config(queries=128, keys=64, num_warps=8, num_stages=2),
+    256: Config(queries=64, keys=32, num_warps=8, num_stages=2),
+}
+
+
+def partial_attention(
+    q: Queries,
+    k: Keys,
+    v: Values,
+    prefix_k: PrefixKeys | None,
+    prefix_v: PrefixValues | None,
+    *,
+    bounds: Bounds,  # of int32 [B]
+    causal: bool,
+    scale: float,
+    interpret: bool,
+) -> Partial:
+    """See `dispatch.partial_attention`; keys beyond the bounds are not read."""
+    batch, queries, heads, head_dim = q.shape
+    group = heads // k.shape[2]
+    config = CONFIGS[head_dim]
+    width = softmax.padded(head_dim)
+    segments = [k, v]
+    if prefix_k is not None and prefix_v is not None:
+        segments += [prefix_k, prefix_v]
+
+    # Programs start in the order of the grid, its first axis fastest: the heads of a group run
+    # side by side, and find their keys in L2.
+    grid = (heads, batch, pl.cdiv(queries, config.queries))
+    row = pl.BlockSpec((None,), lambda n, b, i: (b,))
+    head = pl.BlockSpec((None, queries, None, width), lambda n, b, i: (b, 0, n, 0))
+
+    def kv_head(x: Array) -> pl.BlockSpec:
+        block = (None, x.shape[1], None, width)
+        return pl.BlockSpec(block, lambda n, b, i: (b, 0, jax.lax.div(n, jnp.int32(group)), 0))
+
+    out, lse = pl.pallas_call(
+        functools.partial(
+            _kernel,
+            causal=causal,
+            scale=scale * softmax.LOG2_E,
+            head_dim=head_dim,
+            config=config,
+        ),
+        grid=grid,
+        in_specs=[row, row, row, head, *map(kv_head, segments)],
+        out_specs=[head, pl.BlockSpec((None, queries, None), lambda n, b, i: (b, 0, n))],
+        out_shape=[
+            jax.ShapeDtypeStruct(q.shape, jnp.float32),
+            jax.ShapeDtypeStruct(q.shape[:3], jnp.float32),
+        ],
+        compiler_params=plgpu.CompilerParams(
+            num_warps=config.num_warps, num_stages=config.num_stages
+        ),
+        interpret=interpret,
+        name="star_prefill",
+    )(*bounds, q, *segments)
+    return Partial(out, lse)
+
+
+def _kernel(
+    offset_ref: Any,  # []
+    length_ref: Any,  # []
+    prefix_length_ref: Any,  # []
+    q_ref: Any,  # [T, W]: W is the head dim, padded to a power of two
+    k_ref: Any,  # [S, W]
+    v_ref: Any,  # [S, W]
+    *refs: Any,  # with a prefix, its k [P, W] and v [P, W]; out [T, W], lse [T]
+    causal: bool,
+    scale: float,  # times log2(e)
+    head_dim: int,
+    config: Config,
+) -> None:
+    *prefix_refs, out_ref, lse_ref = refs
+    count, width = q_ref.shape
+    # Under a causal mask the last queries have the most work. They start first.
+    tile = pl.num_programs(2) - 1 - pl.program_id(2)
+    first = tile * config.queries
+    query = first + jnp.arange(config.queries)
+    last = jnp.minimum(first + config.queries, count) - 1
+    prefix = prefix_refs[0].shape[0] if prefix_refs else 0
+    bounds = Bounds(
+        offset=offset_ref[...],
+        length=jnp.clip(length_ref[...], 0, k_ref.shape[0]),
+        prefix=jnp.clip(prefix_length_ref[...], 0, prefix),
+    )
+    tiles = visited(first, last, bounds, tile=config.keys, causal=causal)
+
+    q = softmax.load(q_ref, first, config.queries, end=count, head_dim=head_dim)
+    visit = functools.partial(softmax.visit, q=q, tile=config.keys, head_dim=head_dim, scale=scale)
+    s = softmax.start(config.queries, width)
+    if prefix_refs:
+        seen = jnp.full_like(query, 0) + bounds.prefix
+        segment = functools.partial(
+            visit, k_ref=prefix_refs[0], v_ref=prefix_refs[1], length=bounds.prefix
+        )
+        s = segment(s, 0, tiles.prefix_whole)
+        s = segment(s, tiles.prefix_whole, tiles.prefix_end, seen=seen)
+    seen = keys_seen(query, bounds, causal=causal)
+    segment = functools.partial(visit, k_ref=k_ref, v_ref=v_ref, length=bounds.length)
+    s = segment(s, 0, tiles.whole)
+    s = segment(s, tiles.whole, tiles.end, seen=seen)
+
+    out, lse = softmax.finish(s)
+    valid = query < count
+    lanes = jnp.arange(width) < head_dim
+    rows = pl.ds(first, config.queries)
+    plgpu.store(out_ref.at[rows, :], out, mask=valid[:, None] & lanes[None, :])
+    plgpu.store(lse_ref.at[rows], lse, mask=valid)

@@ -1,0 +1,193 @@
+"""The Triton kernels, interpreted on CPU, against the float32 reference on the shared cases.
+
+That they compile, and into what, is for `test_aot_triton.py`.
+"""
+
+import dataclasses
+import functools
+
+import attention_cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from attention_cases import CASES, TOLERANCE, Case, check, make
+
+from star_jax.attention import Partial, reference, triton
+from star_jax.attention.triton import decode, prefill
+
+# Tiles so small that many are visited, whole ones and masked ones.
+PREFILL = prefill.Config(queries=32, keys=64, num_warps=4, num_stages=2)
+FEW = decode.Config(rows=32, keys=16, num_warps=4, num_stages=2, keys_per_split=64)
+MANY = dataclasses.replace(FEW, rows=64, keys=32)
+
+KERNEL_CASES = [
+    dataclasses.replace(case, H=64) for case in CASES if case.prefix != 0 and case.name != "mha"
+]
+KERNEL_CASES += [
+    Case("mha", 130, 130, N=3, K=3, H=128),
+    Case("padded head", 70, 100, H=96, prefix=90, prefix_length=(90, 33)),
+    Case("head of 128", 65, 129, H=128, causal=False),
+    Case("widest head", 40, 70, H=256, prefix=50),
+    Case("group of 5", 40, 100, N=5, K=1, H=64, causal=False, length=(100, 17)),
+    Case("padded head, few", 3, 100, H=96, causal=False, length=(100, 64)),
+    Case("longer than the keys", 40, 100, H=64, length=(1000, 64), offset=(90, 200)),
+]
+FP16 = ("prefix", "one query", "padded head")
+
+
+def splits(case: Case) -> bool:
+    return not case.causal and case.prefix is None
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    for head_dim in prefill.CONFIGS:
+        monkeypatch.setitem(prefill.CONFIGS, head_dim, PREFILL)
+        monkeypatch.setitem(decode.FEW, head_dim, FEW)
+        monkeypatch.setitem(decode.MANY, head_dim, MANY)
+
+
+@pytest.fixture
+def only_prefill(monkeypatch):
+    monkeypatch.setattr(triton, "DECODE_ROWS", 0)
+
+
+def run(arrays, options):
+    function = functools.partial(triton.partial_attention, interpret=True, **options)
+    quickly = {"xla_backend_optimization_level": 0}  # compiling takes longer than running
+    return jax.jit(function, compiler_options=quickly)(**arrays)
+
+
+def reference_of(arrays, options):
+    """Compiled whole: operation by operation it takes longer than the kernels."""
+    return jax.jit(functools.partial(reference.partial_attention, **options))(**arrays)
+
+
+def cases(some: list[Case]):
+    runs = [(case, "bfloat16") for case in some]
+    runs += [(case, "float16") for case in some if case.name in FP16]
+    label = [f"{case.name}-{dtype}".replace(" ", "-") for case, dtype in runs]
+    return pytest.mark.parametrize(("case", "dtype"), runs, ids=label)
+
+
+@cases(KERNEL_CASES)
+def test_prefill_equals_the_reference(case, dtype, only_prefill):
+    arrays, options = make(case, dtype)
+    check(run(arrays, options), reference_of(arrays, options), TOLERANCE[dtype])
+
+
+@cases([case for case in KERNEL_CASES if splits(case)])
+def test_decode_equals_the_reference(case, dtype):
+    arrays, options = make(case, dtype)
+    check(run(arrays, options), reference_of(arrays, options), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_any_number_of_splits_gives_the_same(count, monkeypatch):
+    """Parts of the valid keys, of which one row has fewer tiles than there are splits."""
+    config = dataclasses.replace(FEW, programs=10**6, keys_per_split=16, splits=count)
+    monkeypatch.setitem(decode.FEW, 64, config)
+    arrays, options = make(Case("", 2, 120, H=64, causal=False, length=(119, 20)), "bfloat16")
+    assert decode.count_splits(4, 120, config) == count
+    check(run(arrays, options), reference_of(arrays, options), TOLERANCE["bfloat16"])
+
+
+def test_splits_fill_the_gpu_and_are_worth_their_merge():
+    config = decode.FEW[128]
+    config = dataclasses.replace(config, programs=256, keys_per_split=256, splits=64)
+    assert decode.count_splits(8, 65536, config) == 32
+    assert decode.count_splits(8, 1024, config) == 4
+    assert decode.count_splits(8, 100, config) == 1
+    assert decode.count_splits(1, 10**6, config) == 64
+    assert decode.count_splits(1000, 10**6, config) == 1
+
+
+def test_an_lse_gap_of_200_between_segments(only_prefill):
+    arrays, options = attention_cases.make_gap("bfloat16", H=64)
+    expected = reference_of(arrays, options)
+    assert float(expected.lse.max()) > 200
+    check(run(arrays, options), expected, TOLERANCE["bfloat16"])
+
+
+@pytest.mark.parametrize("kernel", ["prefill", "decode"])
+def test_keys_beyond_the_length_do_not_matter(kernel, monkeypatch):
+    if kernel == "prefill":
+        monkeypatch.setattr(triton, "DECODE_ROWS", 0)
+    arrays, options = make(Case("", 8, 100, H=64, causal=False, length=(70, 33)), "bfloat16")
+    expected = reference_of(arrays, options)
+    garbage = jnp.asarray([3e38, jnp.inf, jnp.nan, -3e38])[jnp.arange(100) % 4][:, None, None]
+    hidden = (jnp.arange(100) >= arrays["kv_length"][:, None])[..., None, None]
+    for name in ("k", "v"):
+        arrays[name] = jnp.where(hidden, garbage, arrays[name]).astype("bfloat16")
+    check(run(arrays, options), expected, TOLERANCE["bfloat16"])
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_what_is_not_finite_stays_in_its_row(causal):
+    arrays, options = make(Case("", 8, 40, H=64, causal=causal, offset=(32, 32)), "bfloat16")
+    expected = reference_of(arrays, options)
+    arrays["q"] = arrays["q"].at[0, 3, 1].set(jnp.nan)
+    actual = run(arrays, options)
+    bad = np.isnan(actual.out).all(axis=-1)
+    assert bad[0, 3, 1] and bad.sum() == 1
+    error = np.where(bad[..., None], 0, actual.out - expected.out)
+    assert np.linalg.norm(error) <= 1e-2 * np.linalg.norm(expected.out)
+
+
+def test_decode_takes_few_queries_that_see_all_keys(monkeypatch):
+    """Rows are query tokens times heads of a group."""
+    taken = []
+
+    def take(module):
+        def partial_attention(q, *arrays, **options):
+            taken.append(module)
+            return Partial(q, q[..., 0])
+
+        monkeypatch.setattr(module, "partial_attention", partial_attention)
+
+    take(decode)
+    take(prefill)
+    for case in (
+        Case("", 512, 20, causal=False),
+        Case("", 513, 20, causal=False),
+        Case("", 1, 20),
+        Case("", 1, 20, causal=False, prefix=3),
+    ):
+        case = dataclasses.replace(case, H=64)
+        arrays, options = make(case, "bfloat16")
+        triton.partial_attention(**arrays, **options)
+    assert taken == [decode, prefill, prefill, prefill]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "head_dim", "change", "message"),
+    [
+        ("float32", 64, {}, "dtype float32"),
+        ("bfloat16", 80, {}, "head dim 80"),
+        ("bfloat16", 64, {"scale": -1.0}, r"scale=-1\.0"),
+        ("bfloat16", 64, {"k": jnp.zeros((2, 3, 2, 64), jnp.float16)}, "float16 and bfloat16"),
+    ],
+)
+def test_what_the_kernels_do_not_serve_is_named(dtype, head_dim, change, message):
+    arrays, options = make(Case("", 3, 3, H=head_dim), dtype)
+    with pytest.raises(NotImplementedError, match=message):
+        triton.partial_attention(**{**arrays, **options, **change})
+
+
+def test_refusals_are_known_before():
+    assert triton.refuses("bfloat16", 128) is None
+    assert triton.refuses(jnp.float16, 96) is None
+    for dtype, head_dim in (("float32", 128), ("bfloat16", 32)):
+        reason = triton.refuses(dtype, head_dim)
+        assert reason is not None
+        assert ("float32" if dtype == "float32" else "32") in reason
+
+
+@pytest.mark.parametrize("change", [{"keys": 48}, {"keys": 8}, {"num_warps": 3}, {"num_stages": 0}])
+def test_sizes_that_do_not_compile_are_refused(change):
+    for config in (PREFILL, FEW):
+        with pytest.raises(ValueError, match=str(next(iter(change.values())))):
+            dataclasses.replace(config, **change)
+    with pytest.raises(ValueError, match="splits=0"):
+        dataclasses.replace(FEW, splits=0)
