@@ -68,12 +68,15 @@ def run(config: EvalConfig) -> str:
     mesh = mesh_lib.make_mesh(
         data=config.mesh.data, context=config.mesh.context, tensor=config.mesh.tensor
     )
-    implementation = attention.resolve(config.attention.implementation or None, mesh)
+    asked = config.attention.implementation or None
+    attention.resolve(asked, mesh)  # before anything is fetched
     directory = checkpoint.resolve(config.model.path)
     model = model_config.read(directory)
     kinds = config_lib.items("attention.kind", config.attention.kind)
     for kind in kinds:
-        engine_lib.check(mesh, config_lib.EXACT.get(kind, Dense()), implementation, config=model)
+        implementation = engine_lib.check(
+            mesh, config_lib.EXACT.get(kind, Dense()), asked, config=model, dtype=config.model.dtype
+        )
     tokenizer = Tokenizer.from_pretrained(directory)
     if tokenizer is None:
         raise ValueError(f"{config.model.path} has no tokenizer files, and questions are text")

@@ -46,7 +46,8 @@ class Engine:
         implementation: str | None = None,
         tokenizer: Tokenizer | None = None,
     ):
-        implementation = check(mesh, attention, implementation, config=model.config)
+        dtype = str(jax.tree.leaves(model)[0].dtype)
+        implementation = check(mesh, attention, implementation, config=model.config, dtype=dtype)
         self.model = mesh_lib.place(model, mesh)
         self.mesh = mesh
         self.attention = attention
@@ -83,7 +84,8 @@ class Engine:
         check(mesh, attention, implementation)  # before anything is fetched
         directory = checkpoint.resolve(path)
         config = model_config.read(directory)
-        check(mesh, attention, implementation, config=config)  # before weights are read
+        # Before weights are read.
+        check(mesh, attention, implementation, config=config, dtype=dtype)
         return cls(
             checkpoint.load(directory, config, mesh=mesh, dtype=dtype),
             mesh=mesh,
@@ -335,8 +337,11 @@ def check(
     implementation: str | None,
     *,
     config: model_config.LlamaConfig | None = None,
+    dtype: str | None = None,
 ) -> str:
     """Refuses what cannot run, of this model if its config is there; names the implementation.
+
+    That is the one that serves the model's head dim in this dtype, if both are given.
 
     Raises:
       ValueError, NotImplementedError: what cannot run, and why.
@@ -349,4 +354,5 @@ def check(
         mesh_lib.weight_specs(config, mesh)  # raises if a weight cannot be divided
         if isinstance(attention, Ulysses):
             attention.check(config, mesh)
-    return resolve(implementation, mesh)
+    head_dim = None if config is None else config.head_dim
+    return resolve(implementation, mesh, dtype=dtype, head_dim=head_dim)

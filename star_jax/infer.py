@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> None:
         mesh_lib.simulate_cpu_devices(_CPUS.value)
     mesh = mesh_lib.make_mesh(data=_DATA.value, context=_CONTEXT.value, tensor=_TENSOR.value)
     directory = checkpoint.resolve(_MODEL.value)
-    engine_lib.check(mesh, attention, None, config=model_config.read(directory))
+    engine_lib.check(mesh, attention, None, config=model_config.read(directory), dtype=_DTYPE.value)
     tokenizer = Tokenizer.from_pretrained(directory)
     if tokenizer is None:
         raise ValueError(f"--model_path={_MODEL.value} has no tokenizer files; questions are text")

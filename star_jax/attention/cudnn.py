@@ -75,8 +75,9 @@ def _one_segment(
     call = functools.partial(fused.dot_product_attention, scale=scale, mask_type=mask)
     try:
         out, lse = call(q, k, v, q_seqlen=queries, kv_seqlen=length, return_residual=True)
-    except RuntimeError as e:  # no cuDNN on this machine: nor is there a GPU
-        raise NotImplementedError(f"implementation='cudnn': {e}") from e
+    except RuntimeError as e:  # raised while tracing, before it is known for which devices
+        here = f"the default device here is a {jax.default_backend()}"
+        raise NotImplementedError(f"cudnn runs on NVIDIA GPUs, with cuDNN; {here}: {e}") from e
     out, lse = out.astype(jnp.float32), lse.transpose(0, 2, 1)  # lse: [B, N, T] -> [B, T, N]
     if length is None:
         return Partial(out, lse)

@@ -8,15 +8,11 @@ from jax.interpreters import mlir
 
 from star_jax.array_typing import Array
 
-GPU_PLATFORMS = ("gpu", "cuda", "rocm")  # what JAX and its plugins call them
-
 
 def capability(device: jax.Device) -> tuple[int, int] | None:
     """The compute capability of an NVIDIA GPU, present or compile-only; None of other devices."""
     major, _, minor = str(getattr(device, "compute_capability", "")).partition(".")
-    if device.platform not in GPU_PLATFORMS or not (major.isdigit() and minor.isdigit()):
-        return None
-    return int(major), int(minor)
+    return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else None
 
 
 def name(device: jax.Device) -> str:

@@ -50,6 +50,11 @@ def partial_attention(
         raise NotImplementedError(f"mosaic with {q.dtype=}, {k.dtype=}, {v.dtype=}: one dtype")
     if scale <= 0:
         raise NotImplementedError(f"{scale=} must be positive")
+    if jax.version.__version_info__[:2] < JAX:
+        here = f"JAX {jax.__version__}, on {jax.default_backend()} by default"
+        raise NotImplementedError(
+            f"mosaic needs a Hopper GPU and JAX 0.11 or newer; this is {here}"
+        )
     # Imported when used: on older versions of JAX what these modules need is not there.
     from star_jax.attention.mosaic import decode, prefill
 

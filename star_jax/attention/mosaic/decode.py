@@ -101,6 +101,7 @@ def attend(
     # [B, T, N, H] -> [B, K, T * N / K, H]: the rows that see the same keys
     rows = q.reshape(batch, queries, kv_heads, group, head_dim).swapaxes(1, 2)
     rows = online.pad_to_8(rows.reshape(batch, kv_heads, queries * group, head_dim), 2)
+    length = online.lengths(kv_length, k)
     k, v = online.pad_to_8(k, 1), online.pad_to_8(v, 1)
     padded = rows.shape[2]
     tuning = DEFAULTS[head_dim] if tuning is None else tuning
@@ -109,7 +110,6 @@ def attend(
     if (needed := tuning.shared_memory(head_dim, consumers)) > online.SHARED_MEMORY:
         raise ValueError(f"{tuning} needs {needed} bytes at {head_dim=}")
     parts = tuning.parts(keys, batch * kv_heads * row_blocks)
-    length = jnp.full(batch, keys, jnp.int32) if kv_length is None else kv_length.astype(jnp.int32)
 
     kernel = plgpu.kernel(
         functools.partial(

@@ -105,21 +105,18 @@ def attend(
       ValueError: the tiles do not fit into shared memory.
     """
     batch, queries, heads, head_dim = q.shape
-    keys, kv_heads = k.shape[1:3]
+    kv_heads = k.shape[2]
     tuning = DEFAULTS[head_dim] if tuning is None else tuning
     block = tuning.queries
     if tuning.shared_memory(head_dim) > online.SHARED_MEMORY:
         raise ValueError(f"{tuning} needs {tuning.shared_memory(head_dim)} bytes at {head_dim=}")
 
-    def per_row(value: PerRow | None, default: int) -> Array:
-        return jnp.full(batch, default) if value is None else value
-
     if prefix_k is None or prefix_v is None:
         prefix_k, prefix_v, prefix_length = k, v, jnp.zeros(batch, int)
     bounds = Bounds(
-        offset=per_row(q_offset, 0),
-        length=per_row(kv_length, keys),
-        prefix=per_row(prefix_length, prefix_k.shape[1]),
+        offset=jnp.zeros(batch, int) if q_offset is None else q_offset,
+        length=online.lengths(kv_length, k),
+        prefix=online.lengths(prefix_length, prefix_k),
     )
     q, k, v, prefix_k, prefix_v = (online.pad_to_8(x, 1) for x in (q, k, v, prefix_k, prefix_v))
     padded = q.shape[1]

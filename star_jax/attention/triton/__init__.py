@@ -4,16 +4,15 @@ Two kernels: `prefill`, one launch for the mask of Star Attention, and `decode`,
 over many keys that they all see. Both read keys and values where they lie.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 
 from star_jax.array_typing import Keys, PerRow, PrefixKeys, PrefixValues, Queries, Values
+from star_jax.attention import device as device_lib
 from star_jax.attention.partial import Partial
 from star_jax.attention.tiles import Bounds
 from star_jax.attention.triton import decode, prefill
-
-__all__ = ["partial_attention", "refuses"]
 
 DTYPES = ("bfloat16", "float16")
 
@@ -41,6 +40,8 @@ def partial_attention(
     `interpret` runs the kernels on any device, slowly.
     """
     _check(q, k, v, scale=scale)
+    if not interpret:
+        q = device_lib.only_on_cuda(q, implementation="triton")
     batch, queries, heads, _ = q.shape
     keys, kv_heads = k.shape[1:3]
     length = _per_row(kv_length, keys, batch)
@@ -57,24 +58,30 @@ def partial_attention(
     )
 
 
-def refuses(dtype: DTypeLike, head_dim: int) -> str | None:
-    """Why these kernels do not serve a dtype or a head dim; None if they do."""
-    name = jnp.dtype(dtype).name
-    if name not in DTYPES:
-        return f"dtype {name} is not one of {', '.join(DTYPES)}"
+def refuses_device(device: jax.Device) -> str:
+    """Why it cannot run on this device; empty if it can."""
+    found = device_lib.capability(device)
+    if found is None or found < (8, 0):
+        return f"triton needs an NVIDIA GPU from sm_80 on; this is {device_lib.name(device)}"
+    return ""
+
+
+def refuses(dtype: str, head_dim: int) -> str:
+    """Why it cannot serve such arrays on any GPU; empty if it can."""
+    if dtype not in DTYPES:
+        return f"triton has no kernel for {dtype}, only for {' and '.join(DTYPES)}"
     if head_dim not in prefill.CONFIGS:
-        return f"head dim {head_dim} is not one of {', '.join(map(str, prefill.CONFIGS))}"
-    return None
+        return f"triton has no kernel for {head_dim=}, only for {tuple(prefill.CONFIGS)}"
+    return ""
 
 
 def _check(q: Queries, k: Keys, v: Values, *, scale: float) -> None:
-    reason = refuses(q.dtype, q.shape[-1])
-    if reason is None and not q.dtype == k.dtype == v.dtype:
-        reason = f"dtypes {q.dtype}, {k.dtype} and {v.dtype} of q, k and v differ"
-    if reason is None and scale <= 0:  # scores are compared before they are scaled
-        reason = f"{scale=} must be positive"
-    if reason is not None:
-        raise NotImplementedError(f"the Triton kernels do not serve this: {reason}")
+    if reason := refuses(str(q.dtype), q.shape[-1]):
+        raise NotImplementedError(reason)
+    if not q.dtype == k.dtype == v.dtype:
+        raise NotImplementedError(f"triton with {q.dtype=}, {k.dtype=}, {v.dtype=}: one dtype")
+    if scale <= 0:  # scores are compared before they are scaled
+        raise NotImplementedError(f"{scale=} must be positive")
 
 
 def _per_row(values: PerRow | None, default: int, batch: int) -> PerRow:

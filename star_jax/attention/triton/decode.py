@@ -15,7 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from star_jax.array_typing import Keys, PerRow, Queries, Values
-from star_jax.attention.partial import Partial, merge
+from star_jax.attention.partial import Partial, merge_stacked
 from star_jax.attention.tiles import split
 from star_jax.attention.triton import softmax
 
@@ -30,7 +30,7 @@ class Config:
     num_stages: int  # tiles of keys on the way: one less is loaded ahead
     programs: int = 256  # as many as fill a GPU: two for each multiprocessor of the largest
     keys_per_split: int = 256  # at least, lest partials cost more than the keys they stand for
-    splits: int = 64  # at most: each is a term of the merge
+    splits: int = 64  # at most
 
     def __post_init__(self) -> None:
         softmax.check_tile(self.rows, self.keys, self.num_warps, self.num_stages)
@@ -109,7 +109,7 @@ def partial_attention(
         interpret=interpret,
         name="star_decode",
     )(length, q, k, v)
-    return merge(*(Partial(out[i], lse[i]) for i in range(splits)))
+    return merge_stacked(Partial(out, lse))
 
 
 def count_splits(programs: int, keys: int, config: Config) -> int:

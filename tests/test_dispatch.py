@@ -1,0 +1,126 @@
+"""Which implementation runs where, and what those that cannot say."""
+
+import re
+
+import aot
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from attention_cases import Case, check, make, reference_of
+
+import star_jax
+from star_jax import attention
+from star_jax.attention import mosaic
+
+NEW = jax.version.__version_info__[:2] >= mosaic.JAX
+HOPPER = "mosaic" if NEW else "triton"
+
+
+def mesh(kind):
+    return star_jax.make_mesh(context=2) if kind == "cpu" else aot.gpu_mesh(kind, context=2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "head_dim", "best"),
+    [
+        ("cpu", "float32", 64, "xla"),
+        ("h200", "bfloat16", 128, HOPPER),
+        ("h200", "float16", 96, HOPPER),
+        ("h200", None, None, HOPPER),
+        ("h200", "float32", 128, "xla"),
+        ("h200", "bfloat16", 80, "xla"),
+        ("b200", "bfloat16", 128, "cudnn"),
+        ("b200", "float32", 128, "xla"),
+        ("a100", "bfloat16", 128, "triton"),
+        ("l40s", "bfloat16", 64, "triton"),
+        ("a100", None, None, "triton"),
+    ],
+)
+def test_none_is_the_best_for_the_devices_of_the_mesh(kind, dtype, head_dim, best):
+    assert attention.resolve(None, mesh(kind), dtype=dtype, head_dim=head_dim) == best
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "dtype", "head_dim", "message"),
+    [
+        ("mosaic", "cpu", "bfloat16", 128, "'mosaic': .*Hopper GPU .*cpu"),
+        ("mosaic", "a100", "bfloat16", 128, "Hopper GPU .*A100.*sm_80"),
+        ("mosaic", "b200", "bfloat16", 128, "Hopper GPU .*B200.*sm_100"),
+        ("triton", "cpu", "bfloat16", 128, "'triton': .*cpu"),
+        ("triton", "a100", "float32", 128, "float32"),
+        ("triton", "a100", "bfloat16", 80, "head_dim=80"),
+        ("cudnn", "cpu", "bfloat16", 128, "'cudnn': .*cpu"),
+        ("cudnn", "b200", "float32", 128, "float32"),
+        ("cudnn", "b200", "bfloat16", 100, "head_dim=100"),
+    ],
+)
+def test_one_that_cannot_serve_says_why(name, kind, dtype, head_dim, message):
+    with pytest.raises(NotImplementedError, match=message):
+        attention.resolve(name, mesh(kind), dtype=dtype, head_dim=head_dim)
+
+
+def test_an_old_jax_says_so_or_a_new_one_serves():
+    for dtype, head_dim, message in [("float32", 128, "float32"), ("bfloat16", 80, "head_dim=80")]:
+        with pytest.raises(NotImplementedError, match=message if NEW else r"JAX 0\.11"):
+            attention.resolve("mosaic", mesh("h200"), dtype=dtype, head_dim=head_dim)
+
+
+def test_implementations_of_the_present_device():
+    found = attention.implementations()
+    assert set(found) == set(attention.IMPLEMENTATIONS)
+    assert found["xla"] == found["reference"] == ""
+    for name in ("cudnn", "mosaic", "triton"):
+        assert re.search("cpu", found[name])
+
+
+def test_implementations_of_another_device():
+    found = attention.implementations(mesh("a100").devices.flat[0])
+    assert found["triton"] == found["cudnn"] == found["xla"] == ""
+    assert "sm_80" in found["mosaic"]
+
+
+@pytest.mark.parametrize("name", ["cudnn", "mosaic", "triton"])
+@pytest.mark.parametrize("jitted", [True, False])
+def test_a_kernel_called_on_a_cpu_says_so(name, jitted):
+    q = jnp.ones((1, 8, 2, 64), jnp.bfloat16)
+
+    def run(q):
+        return attention.partial_attention(q, q, q, causal=True, scale=1.0, implementation=name)
+
+    message = rf"{name}.*(NVIDIA GPUs.*cpu|JAX 0\.11.*cpu)"
+    with pytest.raises(NotImplementedError, match=message):
+        (jax.jit(run) if jitted else run)(q)
+
+
+@pytest.mark.parametrize("name", ["cudnn", "mosaic", "triton"])
+@pytest.mark.parametrize(
+    ("dtype", "head_dim", "message"), [("float32", 64, "float32"), ("bfloat16", 44, "head_dim=44")]
+)
+def test_a_kernel_names_what_it_does_not_serve(name, dtype, head_dim, message):
+    q = jnp.ones((1, 8, 2, head_dim), dtype)
+    with pytest.raises(NotImplementedError, match=message):
+        attention.partial_attention(q, q, q, causal=True, scale=1.0, implementation=name)
+
+
+def test_cudnn_has_no_offset():
+    arrays, options = make(Case("", 8, 8, H=64, offset=(1, 2)), "bfloat16")
+    with pytest.raises(NotImplementedError, match="q_offset"):
+        attention.partial_attention(**arrays, **options, implementation="cudnn")
+
+
+@pytest.mark.parametrize("name", ["reference", "xla"])
+def test_no_implementation_sees_an_empty_segment(name):
+    for case in (
+        Case("", 5, 0, prefix=7, prefix_length=(7, 3)),
+        Case("", 5, 0, causal=False, prefix=0),
+        Case("", 0, 5),
+        Case("", 5, 5, prefix=0, prefix_length=(0, 0)),
+    ):
+        arrays, options = make(case, "float32")
+        part = attention.partial_attention(**arrays, **options, implementation=name)
+        if case.T and (case.S or case.prefix):
+            check(part, reference_of(arrays, options), 2e-6)
+        else:
+            assert part.out.shape == arrays["q"].shape and not np.any(part.out)
+            assert part.lse.shape == arrays["q"].shape[:3] and np.isneginf(part.lse).all()
