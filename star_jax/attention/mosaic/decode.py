@@ -210,6 +210,8 @@ def _kernel(
             pl.when(i >= tuning.stages)(lambda: plgpu.barrier_wait(v_free.at[slot]))
             plgpu.copy_gmem_to_smem(v_gmem.at[where], v_smem.at[slot], v_ready.at[slot])
 
+        online.drain(total, tuning.stages, k_free, v_free)
+
     @pl.when(warpgroup < consumers)
     def _consume() -> None:
         q_smem, out_smem = (x.at[warpgroup] for x in q_and_out)

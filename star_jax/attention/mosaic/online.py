@@ -116,6 +116,15 @@ def cycle(i: Array, count: int) -> Array:
     return lax.rem(i, jnp.int32(count))
 
 
+def drain(total: Array, stages: int, *free: Any) -> None:
+    """Waits until the last tiles of `total` are done with: a barrier ends with nobody to await."""
+
+    @pl.loop(jnp.maximum(total - stages, 0), total)
+    def _tile(i: Array) -> None:
+        for barriers in free:
+            plgpu.barrier_wait(barriers.at[cycle(i, stages)])
+
+
 def _columns(x: Array, count: int) -> Array:
     """[ROWS] -> [ROWS, count], each value along its row."""
     return lax.broadcast_in_dim(x, (x.shape[0], count), [0])

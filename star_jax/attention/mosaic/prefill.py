@@ -231,6 +231,8 @@ def _kernel(
             pl.when(in_prefix)(lambda: bring(prefix_k_gmem, prefix_v_gmem))
             pl.when(jnp.logical_not(in_prefix))(lambda: bring(k_gmem, v_gmem))
 
+        online.drain(total, tuning.stages, k_free, v_free)
+
     @pl.when(warpgroup < tuning.consumers)
     def _consume() -> None:
         if tuning.consumers == 2:
