@@ -63,7 +63,7 @@ def _devices(kind: str, count: int) -> tuple[Any, ...]:
 
 
 def gpu_mesh(kind: str = "h200", *, data: int = 1, context: int = 8, tensor: int = 1) -> Mesh:
-    """A mesh of compile-only GPUs: `a100`, `h200`, `b200` or `l40s`, axes of type Auto."""
+    """A mesh of compile-only GPUs, each a file of `gpu_targets`, with axes of type Auto."""
     shape = (data, context, tensor)
     grid = np.asarray(_devices(kind, int(np.prod(shape)))).reshape(shape)
     return Mesh(grid, ("data", "context", "tensor"), axis_types=(AxisType.Auto,) * 3)

@@ -1,0 +1,149 @@
+"""The Triton kernels as they compile for GPUs that are not there: instructions, spills, copies.
+
+Each default configuration, at the sizes of real models, for each architecture that the kernels
+are for: Ampere, Ada, consumer Blackwell, Hopper.
+"""
+
+import functools
+import pathlib
+import re
+
+import aot
+import jax
+import ptx
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from star_jax.attention import triton
+from star_jax.attention.triton import decode, prefill
+
+# JAX >= 0.11 says so whenever it lowers a Triton kernel. It is known; the kernels serve for as
+# long as JAX ships them.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The Pallas Triton backend is deprecated:DeprecationWarning"
+)
+
+KINDS = ("a100", "l40s", "rtxpro6000", "h200")
+HEAD_DIMS = tuple(prefill.CONFIGS)
+HEADS, KV_HEADS, BLOCK, SHARD = 32, 8, 4096, 65536
+
+RUNS = [(kind, head_dim, "bfloat16") for kind in KINDS for head_dim in HEAD_DIMS]
+RUNS += [("l40s", head_dim, "float16") for head_dim in HEAD_DIMS]
+
+
+def compile_prefill(kind, head_dim, dtype="bfloat16", *, prefix=True, **options):
+    """A block of 4096 tokens after an anchor of the same size."""
+    mesh = aot.gpu_mesh(kind, context=1)
+
+    def f(q, k, v, *segment):
+        extra = dict(zip(("prefix_k", "prefix_v", "prefix_length"), segment, strict=False))
+        return triton.partial_attention(q, k, v, causal=True, scale=0.1, **extra)
+
+    q, k, length = shapes(mesh, BLOCK, BLOCK, head_dim, dtype)
+    segment = (k, k, length) if prefix else ()
+    return aot.compile(on(mesh, f), q, k, k, *segment, **options)
+
+
+def compile_decode(kind, head_dim, dtype="bfloat16", *, queries, **options):
+    """A query over the 64K tokens of a shard of the cache."""
+    mesh = aot.gpu_mesh(kind, context=1)
+
+    def f(q, k, v, length):
+        return triton.partial_attention(q, k, v, causal=False, kv_length=length, scale=0.1)
+
+    q, k, length = shapes(mesh, queries, SHARD, head_dim, dtype)
+    return aot.compile(on(mesh, f), q, k, k, length, **options)
+
+
+def on(mesh, f):
+    return jax.shard_map(f, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
+
+
+def shapes(mesh, queries, keys, head_dim, dtype):
+    """q, k (or v), and a length per row."""
+    q = aot.abstract((1, queries, HEADS, head_dim), dtype, mesh)
+    k = aot.abstract((1, keys, KV_HEADS, head_dim), dtype, mesh)
+    return q, k, aot.abstract((1,), "int32", mesh)
+
+
+def shared_memory_limit(kind: str) -> int:
+    target = pathlib.Path(__file__).parent / "gpu_targets" / f"{kind}.txtpb"
+    [limit] = re.findall(r"shared_memory_per_block_optin: (\d+)", target.read_text())
+    return int(limit)
+
+
+def check(folder, name, kind, label, capsys):
+    """Tensor cores are used, registers suffice, and so does shared memory."""
+    kernel = ptx.kernels(folder)[name]
+    report = kernel.report()
+    with capsys.disabled():
+        print(
+            f"\n{kind} {label}: {ptx.registers(report)} registers, {ptx.spills(report)} bytes"
+            f" spilled, {kernel.shared_bytes} bytes of shared memory"
+        )
+    assert "mma.sync" in kernel.text or "wgmma" in kernel.text
+    assert "cp.async" in kernel.text  # keys are loaded ahead
+    assert ptx.spills(report) == 0
+    assert kernel.shared_bytes <= shared_memory_limit(kind)
+
+
+@pytest.mark.parametrize(("kind", "head_dim", "dtype"), RUNS)
+def test_prefill_compiles_without_spills(kind, head_dim, dtype, tmp_path, capsys):
+    compile_prefill(kind, head_dim, dtype, **ptx.dump_to(tmp_path))
+    check(tmp_path, "star_prefill", kind, f"prefill {head_dim} {dtype}", capsys)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_prefill_without_a_prefix_compiles_without_spills(kind, tmp_path, capsys):
+    compile_prefill(kind, 128, prefix=False, **ptx.dump_to(tmp_path))
+    check(tmp_path, "star_prefill", kind, "prefill 128, no prefix", capsys)
+
+
+@pytest.mark.parametrize("queries", [1, 64])
+@pytest.mark.parametrize(("kind", "head_dim", "dtype"), RUNS)
+def test_decode_compiles_without_spills(kind, head_dim, dtype, queries, tmp_path, capsys):
+    compile_decode(kind, head_dim, dtype, queries=queries, **ptx.dump_to(tmp_path))
+    label = f"decode {head_dim} {dtype}, {queries} queries"
+    check(tmp_path, "star_decode", kind, label, capsys)
+
+
+@pytest.mark.parametrize("kind", ["a100", "h200"])
+def test_keys_and_queries_are_read_where_they_lie(kind):
+    """No copy or transpose of them, and nothing is written but partials and their merge."""
+    program = aot.Program(compile_prefill(kind, 128))
+    assert program.moves(BLOCK * 128) == []
+    assert [i.opcode for i in program.writes(BLOCK)] == ["custom-call"]
+    for queries in (1, 64):
+        program = aot.Program(compile_decode(kind, 128, queries=queries))
+        assert program.moves(queries * 128) == []
+        splits = decode.count_splits(KV_HEADS * max(1, queries * 4 // 128), SHARD, decode.FEW[128])
+        assert max(i.elements for i in program.writes(1)) == splits * queries * HEADS * 128
+        launches = [i for i in program.instructions() if "star_decode" in i.text]
+        assert len([i for i in launches if i.opcode == "custom-call"]) == 1
+
+
+def test_spills_are_found():
+    """The check above can fail: a tile too large for its warps."""
+    report = """
+ptxas info    : Function properties for star_prefill
+    112 bytes stack frame, 440 bytes spill stores, 512 bytes spill loads
+ptxas info    : Used 255 registers, used 1 barriers, 432 bytes cmem[0]
+"""
+    assert ptx.spills(report) == 952
+    assert ptx.registers(report) == 255
+
+
+def test_a_tile_too_large_spills(tmp_path, monkeypatch):
+    large = prefill.Config(queries=128, keys=64, num_warps=4, num_stages=2)
+    monkeypatch.setitem(prefill.CONFIGS, 128, large)
+    compile_prefill("h200", 128, **ptx.dump_to(tmp_path))
+    assert ptx.spills(ptx.kernels(tmp_path)["star_prefill"].report()) > 0
+
+
+def test_lengths_are_constants_where_there_are_none():
+    """Nothing runs but the kernel."""
+    mesh = aot.gpu_mesh("a100", context=1)
+    q, k, _ = shapes(mesh, 256, 256, 64, "bfloat16")
+    f = functools.partial(triton.partial_attention, causal=True, scale=0.1)
+    program = aot.Program(aot.compile(on(mesh, f), q, k, k))
+    assert [i.opcode for i in program.writes(0)] == ["custom-call"]
