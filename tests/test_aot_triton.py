@@ -31,17 +31,16 @@ RUNS = [(kind, head_dim, "bfloat16") for kind in KINDS for head_dim in HEAD_DIMS
 RUNS += [("l40s", head_dim, "float16") for head_dim in HEAD_DIMS]
 
 
-def compile_prefill(kind, head_dim, dtype="bfloat16", *, prefix=True, **options):
+def compile_prefill(kind, head_dim, dtype="bfloat16", **options):
     """A block of 4096 tokens after an anchor of the same size."""
     mesh = aot.gpu_mesh(kind, context=1)
 
-    def f(q, k, v, *segment):
-        extra = dict(zip(("prefix_k", "prefix_v", "prefix_length"), segment, strict=False))
-        return triton.partial_attention(q, k, v, causal=True, scale=0.1, **extra)
+    def f(q, k, v, prefix_k, prefix_v, length):
+        prefix = {"prefix_k": prefix_k, "prefix_v": prefix_v, "prefix_length": length}
+        return triton.partial_attention(q, k, v, causal=True, scale=0.1, **prefix)
 
     q, k, length = shapes(mesh, BLOCK, BLOCK, head_dim, dtype)
-    segment = (k, k, length) if prefix else ()
-    return aot.compile(on(mesh, f), q, k, k, *segment, **options)
+    return aot.compile(on(mesh, f), q, k, k, k, k, length, **options)
 
 
 def compile_decode(kind, head_dim, dtype="bfloat16", *, queries, **options):
@@ -94,9 +93,13 @@ def test_prefill_compiles_without_spills(kind, head_dim, dtype, tmp_path, capsys
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_prefill_without_a_prefix_compiles_without_spills(kind, tmp_path, capsys):
-    compile_prefill(kind, 128, prefix=False, **ptx.dump_to(tmp_path))
-    check(tmp_path, "star_prefill", kind, "prefill 128, no prefix", capsys)
+def test_odd_sizes_without_a_prefix_compile_without_spills(kind, tmp_path, capsys):
+    """Seven heads to a group, rows of a batch, a length that no tile divides."""
+    mesh = aot.gpu_mesh(kind, context=1)
+    q, k = (aot.abstract((2, 5000, heads, 128), "bfloat16", mesh) for heads in (28, 4))
+    f = functools.partial(triton.partial_attention, causal=True, scale=0.1)
+    aot.compile(on(mesh, f), q, k, k, **ptx.dump_to(tmp_path))
+    check(tmp_path, "star_prefill", kind, "prefill 128, odd sizes", capsys)
 
 
 @pytest.mark.parametrize("queries", [1, 64])

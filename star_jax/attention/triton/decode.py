@@ -42,7 +42,7 @@ class Config:
 # tiles are small and more of them on their way. The latter is like prefill.
 FEW_ROWS = 32
 FEW = {
-    64: Config(rows=FEW_ROWS, keys=128, num_warps=4, num_stages=3),
+    64: Config(rows=FEW_ROWS, keys=64, num_warps=4, num_stages=3),
     96: Config(rows=FEW_ROWS, keys=64, num_warps=4, num_stages=3),
     128: Config(rows=FEW_ROWS, keys=64, num_warps=4, num_stages=3),
     256: Config(rows=FEW_ROWS, keys=32, num_warps=4, num_stages=3),
@@ -158,7 +158,7 @@ def _kernel(
     )
     s = softmax.start(tile, width)
     s = visit(s, first, whole)
-    s = visit(s, whole, end, seen=jnp.full_like(row, 0) + length)
+    s = visit(s, whole, end, seen=length)
 
     out, lse = softmax.finish(s)
     plgpu.store(out_ref.at[where], out, mask=mask)

@@ -130,13 +130,12 @@ def _kernel(
     visit = functools.partial(softmax.visit, q=q, tile=config.keys, head_dim=head_dim, scale=scale)
     s = softmax.start(config.queries, width)
     if prefix_refs:
-        seen = jnp.full_like(query, 0) + bounds.prefix
         segment = functools.partial(
             visit, k_ref=prefix_refs[0], v_ref=prefix_refs[1], length=bounds.prefix
         )
         s = segment(s, 0, tiles.prefix_whole)
-        s = segment(s, tiles.prefix_whole, tiles.prefix_end, seen=seen)
-    seen = keys_seen(query, bounds, causal=causal)
+        s = segment(s, tiles.prefix_whole, tiles.prefix_end, seen=bounds.prefix)
+    seen = keys_seen(query, bounds, causal=True) if causal else bounds.length
     segment = functools.partial(visit, k_ref=k_ref, v_ref=v_ref, length=bounds.length)
     s = segment(s, 0, tiles.whole)
     s = segment(s, tiles.whole, tiles.end, seen=seen)

@@ -54,8 +54,8 @@ def visit(
 ) -> Softmax:
     """Adds the tiles first, ..., last - 1 of keys.
 
-    Row i sees the first seen[i] keys, and none of them sees more than `length`. Without
-    `seen`, all rows see all keys of these tiles, and nothing is masked.
+    Row i sees the first seen[i] keys, or all rows the first `seen`, never more than `length`.
+    Without `seen`, all rows see all keys of these tiles, and nothing is masked.
     """
 
     def step(index: Array, s: Softmax) -> Softmax:
@@ -63,7 +63,9 @@ def visit(
         end = None if seen is None else length
         k = load(k_ref, key, tile, end=end, head_dim=head_dim)
         v = load(v_ref, key, tile, end=end, head_dim=head_dim)
-        mask = None if seen is None else (key + jnp.arange(tile))[None, :] < seen[:, None]
+        mask = None
+        if seen is not None:
+            mask = (key + jnp.arange(tile))[None, :] < (seen[:, None] if seen.ndim else seen)
         return _update(s, q, k, v, mask, scale=scale)
 
     return lax.fori_loop(first, last, step, s)
@@ -113,7 +115,7 @@ def check_tile(rows: int, keys: int, num_warps: int, num_stages: int) -> None:
 def _update(
     s: Softmax, q: Array, k: Array, v: Array, seen: Array | None, *, scale: float
 ) -> Softmax:
-    """Adds one tile of keys; seen [rows, keys]."""
+    """Adds one tile of keys; seen [rows, keys], or [1, keys] if all rows see the same."""
     scores = _dot(q, k, contract=1)  # [rows, keys]
     if seen is not None:
         scores = jnp.where(seen, scores, -jnp.inf)
