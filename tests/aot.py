@@ -148,7 +148,7 @@ class Program:
             names = [i.name for i in instructions if i.computation == start.computation]
             done = next(i for i in instructions if "-done" in i.opcode and start.name in i.operands)
             between = names[names.index(start.name) + 1 : names.index(done.name)]
-            hidden += any(i.name in between and "dot" in i.text for i in instructions)
+            hidden += any(i.name in between and self._is_matmul(i) for i in instructions)
         return hidden
 
     def moves(self, at_least: int, within: str | None = None) -> list[Instruction]:
@@ -170,6 +170,12 @@ class Program:
             and i.elements >= at_least
             and not self._updates_in_place(i)
         ]
+
+    def _is_matmul(self, instruction: Instruction) -> bool:
+        if instruction.opcode == "custom-call":
+            return "gemm" in instruction.text
+        inside = [i for name in instruction.calls for i in self.computations.get(name, [])]
+        return any(i.opcode == "dot" for i in (instruction, *inside))
 
     def _is_move(self, instruction: Instruction) -> bool:
         if instruction.opcode == "fusion":

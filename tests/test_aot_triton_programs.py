@@ -1,0 +1,16 @@
+"""Llama-3.1-8B's programs with the Triton kernels in them, as eight A100s would run them."""
+
+import pytest
+from kernel_programs import Kernels
+
+AMPERE = Kernels("triton", "a100")
+
+# JAX >= 0.11 says so whenever it lowers a Triton kernel.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The Pallas Triton backend is deprecated:DeprecationWarning"
+)
+
+
+@pytest.mark.parametrize("program", ["first_wave", "later_wave", "query", "decode"])
+def test_the_program(program):
+    getattr(AMPERE, f"check_{program}")()
