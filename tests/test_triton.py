@@ -31,6 +31,7 @@ KERNEL_CASES += [
     Case("widest head", 40, 70, H=256, prefix=50),
     Case("group of 5", 40, 100, N=5, K=1, H=64, causal=False, length=(100, 17)),
     Case("padded head, few", 3, 100, H=96, causal=False, length=(100, 64)),
+    Case("some of a tile see none", 70, 130, H=64, offset=(-45, -10)),
     Case("longer than the keys", 40, 100, H=64, length=(1000, 64), offset=(90, 200)),
 ]
 FP16 = ("prefix", "one query", "padded head")
