@@ -17,12 +17,6 @@ from jax.sharding import PartitionSpec as P
 from star_jax.attention import triton
 from star_jax.attention.triton import decode, prefill
 
-# JAX >= 0.11 says so whenever it lowers a Triton kernel. It is known; the kernels serve for as
-# long as JAX ships them.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:The Pallas Triton backend is deprecated:DeprecationWarning"
-)
-
 KINDS = ("a100", "l40s", "rtxpro6000", "h200")
 HEAD_DIMS = tuple(prefill.CONFIGS)
 HEADS, KV_HEADS, BLOCK, SHARD = 32, 8, 4096, 65536

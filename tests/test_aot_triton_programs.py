@@ -5,11 +5,6 @@ from kernel_programs import Kernels
 
 AMPERE = Kernels("triton", "a100")
 
-# JAX >= 0.11 says so whenever it lowers a Triton kernel.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:The Pallas Triton backend is deprecated:DeprecationWarning"
-)
-
 
 @pytest.mark.parametrize("program", ["first_wave", "later_wave", "query", "decode"])
 def test_the_program(program):

@@ -5,6 +5,7 @@ the highest score so far, so that each score costs one multiply-add and one ex2.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -65,13 +66,24 @@ def indices(keys: int) -> tuple[Array, Array]:
     return row, plgpu.broadcasted_iota(jnp.int32, shape, 1, layout=_TILE)
 
 
-def add_values(acc: Array, p: Array, v: Any, *, interpret: bool) -> Array:
-    """acc + p @ v: one wgmma with p in registers and v [keys, H] in shared memory."""
+def add_values(
+    acc: Array, p: Array, v: Any, *, interpret: bool, meanwhile: Callable[[], None] = lambda: None
+) -> Array:
+    """acc + p @ v: one wgmma with p in registers and v [keys, H] in shared memory.
+
+    `meanwhile` is called between its start and its end.
+    """
     if interpret:  # the interpreter has wgmma with both operands in shared memory only
+        meanwhile()
         acc += jnp.dot(p, v[...], preferred_element_type=jnp.float32)
         plgpu.commit_smem()  # wgmma needs no fence between its reads and the next copy
         return acc
-    return pl.run_state(lambda ref: plgpu.wgmma(ref, p, v))(plgpu.ACC.init(acc))
+
+    def multiply(ref: Any) -> None:
+        plgpu.wgmma(ref, p, v)
+        meanwhile()
+
+    return pl.run_state(multiply)(plgpu.ACC.init(acc))
 
 
 def store(out: Array, smem: Any, gmem: Any) -> None:

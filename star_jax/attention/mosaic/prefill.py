@@ -277,9 +277,14 @@ def _kernel(
             plgpu.barrier_arrive(turn)
             plgpu.barrier_wait(v_ready.at[slot])
             plgpu.barrier_wait(turn)
-            acc = online.add_values(state.acc, p, v_smem.at[slot], interpret=interpret)
+
+            def await_keys() -> None:
+                pl.when(i + 1 < total)(lambda: plgpu.barrier_wait(k_ready.at[following]))
+
+            acc = online.add_values(
+                state.acc, p, v_smem.at[slot], interpret=interpret, meanwhile=await_keys
+            )
             plgpu.barrier_arrive(v_free.at[slot])
-            pl.when(i + 1 < total)(lambda: plgpu.barrier_wait(k_ready.at[following]))
             return state._replace(acc=acc)
 
         late = warpgroup == tuning.consumers - 1  # half a tile behind the other one, if any
