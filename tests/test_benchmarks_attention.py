@@ -1,0 +1,222 @@
+"""The attention benchmark: as a command, at toy size; what it counts; and what it refuses."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import get_args
+
+import aot
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import star_jax
+from benchmarks import attention_table, clock, machine, measure, oracle, ours, torch_attention
+from benchmarks import problems as problems_lib
+from benchmarks.problems import Problem, problems
+from star_jax.attention import Partial, reference
+
+ROOT = pathlib.Path(__file__).parents[1]
+KINDS = get_args(problems_lib.Kind)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Few heads, sets and samples, and no time to take them in."""
+    monkeypatch.setattr(problems_lib, "HEADS", {"8B": (4, 2)})
+    monkeypatch.setattr(problems_lib, "MOST_SETS", 2)
+    monkeypatch.setattr(clock, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(clock, "COUNT", 3)
+
+
+def test_the_command_checks_times_and_writes(tmp_path):
+    out = tmp_path / "results.json"
+    options = ["--lengths=20", "--keys=24", "--head_dims=16", "--models=8B", f"--out={out}"]
+    command = [sys.executable, "-m", "benchmarks.attention", *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(out.read_text())
+    assert record["command"].startswith("python -m benchmarks.attention --lengths=20 --keys=24 ")
+    assert record["device"] == "cpu" and record["date"] and record["wall_seconds"] > 0
+    assert set(record["versions"]) >= {"python", "jax", "jaxlib", "torch"}
+    assert set(record["absent"]) >= {"mosaic", "cudnn"} and min(record["ceilings"].values()) > 0
+    expected = [(kind, contender) for kind in KINDS for contender in ("xla", "torch cpu")]
+    results = record["results"]
+    assert [(r["kind"], r["contender"]) for r in results] == expected
+    for r in results:
+        assert 0 < r["seconds"]["min"] <= r["seconds"]["median"] <= r["seconds"]["max"]
+        assert len(r["differences"]) == 2
+        for difference in r["differences"]:
+            assert 0 < difference["out"] <= oracle.OUT_TOLERANCE
+    assert done.stdout == attention_table.of(record) + "\n"
+
+
+def wrong(scale_out, add_lse):
+    def attention(*args, implementation, **options):
+        out, lse = reference.partial_attention(*args, **options)
+        return Partial(out * scale_out, lse + add_lse)
+
+    return attention
+
+
+@pytest.mark.parametrize(
+    ("kind", "scale_out", "add_lse", "what"),
+    [("anchor+local", 1.02, 0, "out"), ("causal", 1, 0.02, "lse"), ("decode", 1, 0.02, "lse")],
+)
+def test_what_is_wrong_fails_the_run(kind, scale_out, add_lse, what, monkeypatch, tiny):
+    monkeypatch.setattr(ours, "partial_attention", wrong(scale_out, add_lse))
+    with pytest.raises(oracle.Wrong, match=rf"xla, .* 48: {what} differs from the float32"):
+        measure.run([Problem(kind, "8B", 16, 48)], star_jax.make_mesh())
+
+
+def test_one_wrong_query_among_few_is_found(monkeypatch, tiny):
+    """Of as many queries as are compared, all are."""
+
+    def attention(*args, implementation, **options):
+        out, lse = reference.partial_attention(*args, **options)
+        return Partial(out.at[:, -1].mul(2), lse)
+
+    monkeypatch.setattr(ours, "partial_attention", attention)
+    with pytest.raises(oracle.Wrong, match="out differs"):
+        measure.run([Problem("causal", "8B", 16, 200)], star_jax.make_mesh())
+
+
+def test_what_fails_is_written_down_and_the_rest_goes_on(monkeypatch, tiny):
+    real = ours.partial_attention
+
+    def attention(*args, causal, **options):
+        if not causal:
+            raise NotImplementedError("only causal")
+        return real(*args, causal=causal, **options)
+
+    def torch_attention_fails(name, problem, sets):
+        raise RuntimeError("out of memory\nwith details")
+
+    monkeypatch.setattr(ours, "partial_attention", attention)
+    monkeypatch.setattr(torch_attention, "to_time", torch_attention_fails)
+    asked = problems([20], [24], [16])[:2]
+    rows = measure.run(asked[:2], star_jax.make_mesh())["results"]
+    assert [r.get("reason") for r in rows] == [
+        None,
+        "RuntimeError: out of memory",
+        "NotImplementedError: only causal",
+        "RuntimeError: out of memory",
+    ]
+    with pytest.raises(ValueError, match="nothing could be timed"):
+        measure.run(asked[1:2], star_jax.make_mesh())
+
+
+def test_what_fails_while_it_is_timed_keeps_its_reason():
+    launches = iter([None, None])
+
+    def fail_later():
+        return next(launches)  # StopIteration at the third
+
+    passes = {
+        "fails": clock.Pass(fail_later, lambda x: None, 1),
+        "runs": clock.Pass(lambda: sum(range(10**5)), lambda x: None, 4),
+    }
+    seconds, reasons = clock.time_in_turns(passes)
+    assert set(seconds) == {"runs"} and reasons == {"fails": "StopIteration: "}
+    alone = clock.median_seconds(passes["runs"])
+    assert alone / 3 < seconds["runs"]["median"] < alone * 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pairs_are_those_that_the_mask_leaves(kind, tiny):
+    problem = Problem(kind, "8B", 16, 33)
+    arrays = problems_lib.draw(problem, 0)[0]
+    q, k = arrays["q"], arrays["k"]
+    length = arrays.get("kv_length")
+    seen = reference.visible(q, k, causal=problem.causal, q_offset=None, kv_length=length)
+    pairs = int(seen.sum()) + q.shape[1] * problem.anchor
+    assert problem.pairs == pairs
+    assert problem.flops == 4 * 16 * 4 * pairs
+    kv = [x for name, x in arrays.items() if name[-1] in "kv"]
+    assert problem.kv_bytes == sum(x.nbytes for x in kv)
+
+
+def test_calls_rotate_among_inputs_that_no_cache_holds():
+    for problem in problems([2048, 32768], [8192, 1048576], [64, 128]):
+        assert 2 <= problem.sets <= problems_lib.MOST_SETS
+        assert problem.sets * problem.kv_bytes > 2 * 60 * 2**20 or problem.kind != "decode"
+    arrays = problems_lib.draw(Problem("full", "8B", 16, 20), 0)
+    firsts = [float(x["k"][0, 0, 0, 0]) for x in arrays]
+    assert len(set(firsts)) == len(firsts)
+    assert all(float(jnp.std(x["q"].astype(jnp.float32))) > 0.5 for x in arrays)
+
+
+def test_the_oracle_is_the_reference_on_whole_arrays(tiny):
+    for kind in KINDS:
+        problem = Problem(kind, "8B", 16, 50)
+        mesh = star_jax.make_mesh()
+        arrays = problems_lib.draw(problem, 1)[0]
+        starts = oracle.starts(problem, np.random.default_rng(0))
+        expected = oracle.compiled(problem, mesh)(arrays, starts)
+        whole = reference.partial_attention(**arrays, **problem.options())
+        found = oracle.check(whole, expected, starts, who="reference", problem=problem)
+        assert found["out"] < 1e-5 and found["lse"] < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["anchor+local", "decode"])
+def test_no_call_is_left_out_or_merged(kind):
+    """On the program as an H200 would run it. Of our kernels: tests/mosaic."""
+    mesh = aot.gpu_mesh("h200", context=1)
+    problem = Problem(kind, "8B", 64, 1024)
+
+    def dots(sets):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Problem, "sets", sets)
+            program = aot.Program(ours.compiled(problem, "xla", mesh))
+        return sum(" dot(" in i.text or "gemm" in i.text for i in program.instructions())
+
+    one = dots(1)
+    assert one >= 2 and dots(3) == 3 * one
+
+
+def test_the_benchmark_needs_no_package_that_only_the_evaluation_needs():
+    """A GPU machine may have JAX, Flax and transformers, and not these."""
+    code = (
+        "import sys; import benchmarks.attention\n"
+        "print({'ml_collections', 'wonderwords', 'torch'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+def fake_record():
+    """As a GPU might leave it: our kernel at 700 TFLOP/s or 4 TB/s, others slower."""
+    rows = []
+    for problem in problems([8192], [32768], [128]):
+        for contender, speed in (("mosaic", 700e12), ("cudnn", 560e12), ("torch flash", 350e12)):
+            seconds = problem.flops / speed
+            if problem.kind == "decode":
+                seconds = problem.kv_bytes / (speed / 175)
+            row = measure._row(problem, contender)
+            rows.append(row | {"seconds": clock.spread([seconds])})
+        rows.append(measure._row(problem, "triton") | {"reason": "RuntimeError: no"})
+    return {
+        **machine.circumstances(jax.devices()[0], "benchmarks.attention"),
+        "absent": {"xla": "why"},
+        "ceilings": {"copy_bytes_per_second": 4e12, "matmul_flops_per_second": 8e14},
+        "results": rows,
+    }
+
+
+def test_the_tables_say_what_was_measured_and_what_was_aimed_at():
+    record = fake_record()
+    text = " ".join(attention_table.of(record).split())
+    assert "| causal | 8B | 8192 | 700 | 560 | 350 | - | 1.25 | 644 | 620 |" in text
+    assert "| 70B | 32768 | 100% (34 us) | 80% (42 us) | 50% (67 us) | - | 1.25 |" in text
+    assert "- triton, 8 rows: RuntimeError: no" in text and "xla (why)" in text
+    verdicts = dict(attention_table.targets(record))
+    assert verdicts["causal, 8B heads, 8192: 620 TFLOP/s"] == "700"
+    assert verdicts["decode, 70B heads, 32768: 85% of a copy"] == "100.0%"
+    two = "anchor+local, 8B heads, 8192: faster than cuDNN's two calls and their merge"
+    assert verdicts[two] == "1.25"
+    apart = "anchor+local, 8B heads, 8192: at least 95% of cuDNN's throughput, merge apart"
+    assert verdicts[apart] == "125.0%"
