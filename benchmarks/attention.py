@@ -18,7 +18,7 @@ from benchmarks import attention_table, machine, measure, options
 from benchmarks.problems import HEADS, problems
 from star_jax.eval import cli
 
-_LENGTHS = flags.DEFINE_list("lengths", ["2048", "8192", "16384", "32768"], "Of prefill.")
+_LENGTHS = flags.DEFINE_list("lengths", ["2048", "8192", "32768"], "Of prefill.")
 _KEYS = flags.DEFINE_list("keys", ["8192", "32768", "131072", "1048576"], "Of decoding.")
 _HEAD_DIMS = flags.DEFINE_list("head_dims", ["128", "64"], "Of both.")
 _MODELS = flags.DEFINE_multi_enum("models", ["8B", "70B"], list(HEADS), "Whose heads.")

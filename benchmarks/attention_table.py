@@ -48,6 +48,22 @@ def of(record: Row) -> str:
     return "\n\n".join(parts)
 
 
+def short(record: Row) -> str:
+    """What matters most: heads of 128, as many as Llama 8B has."""
+    rows, copy = record["results"], record["ceilings"]["copy_bytes_per_second"]
+    mine = [r for r in rows if r["head_dim"] == 128 and r["model"] == "8B"]
+    what = (
+        "TFLOP/s with the heads of Llama 8B, head dim 128; of decoding, the bytes of K and V as a "
+        "share of a copy's:"
+    )
+    parts = [f"{heading(record)} {what}"]
+    if prefill := [r for r in mine if r["kind"] != "decode"]:
+        parts.append(_prefill(prefill))
+    if decode := [r for r in mine if r["kind"] == "decode"]:
+        parts.append(_decode(decode, copy))
+    return "\n\n".join(parts)
+
+
 def heading(record: Row) -> str:
     """The device, what it reaches, and with what."""
     ceilings, versions = record["ceilings"], record["versions"]

@@ -99,6 +99,8 @@ def spread(seconds: list[float]) -> dict[str, float]:
 def reason(e: BaseException) -> str:
     """What to write down instead of a number, in a line."""
     text = next(iter(str(e).strip().splitlines()), "")
+    if "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower():
+        return "out of memory"
     return f"{type(e).__name__}: {text[:300]}"
 
 

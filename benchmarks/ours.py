@@ -46,13 +46,17 @@ def _calls(sets: list[Arrays], problem: Problem, implementation: str) -> list[Pa
     So none can be elided, or merged with another. The barrier also keeps XLA from fusing parts
     of one call with parts of the next, or from preparing the keys of all of them first.
     """
+    options = {**problem.options(), "implementation": implementation}
+
+    @jax.jit  # traced and lowered once for all sets
+    def attend(arrays: Arrays) -> Partial:
+        return partial_attention(**arrays, **options)
+
     parts: list[Partial] = []
     for arrays in sets:
         if parts:
             arrays, _ = jax.lax.optimization_barrier((arrays, parts[-1]))
-        parts.append(
-            partial_attention(**arrays, **problem.options(), implementation=implementation)
-        )
+        parts.append(attend(arrays))
     return parts
 
 

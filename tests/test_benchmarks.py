@@ -10,7 +10,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 import star_jax
-from benchmarks import peers, prefill
+from benchmarks import llama_shapes, peers, prefill, prefill_cpu, prefill_table
 
 ROOT = pathlib.Path(__file__).parents[1]
 OPTIONS = ["--model=toy", "--lengths=256", "--rounds=2"]
@@ -24,18 +24,18 @@ def test_the_command_times_one_device_and_eight(tmp_path):
     record = json.loads(out.read_text())
     assert record["command"].startswith("python -m benchmarks.prefill --model=toy --lengths=256 ")
     assert set(record["versions"]) >= {"python", "jax", "jaxlib", "torch", "transformers"}
-    assert record["model"] == prefill.MODELS["toy"] and record["cpu"] and record["date"]
-    one = [prefill.THEIRS, prefill.DENSE, "ring", "star L/4", "star L/8"]
+    assert record["model"] == llama_shapes.CPU["toy"] and record["cpu"] and record["date"]
+    one = [prefill_cpu.THEIRS, prefill_cpu.DENSE, "ring", "star L/4", "star L/8"]
     expected = [(1, 256, row) for row in one]
-    expected += [(8, 256, row) for row in (prefill.DENSE, "ring", "star L/8")]
+    expected += [(8, 256, row) for row in (prefill_cpu.DENSE, "ring", "star L/8")]
     results = record["results"]
     assert [(r["devices"], r["length"], r["row"]) for r in results] == expected
     for r in results:
-        assert len(r["rounds"]) == 2 and r["difference"] <= prefill.TOLERANCE
+        assert len(r["rounds"]) == 2 and r["difference"] <= prefill_cpu.TOLERANCE
         assert 0 < r["seconds"]["min"] <= r["seconds"]["median"] <= r["seconds"]["max"]
-        assert (r["difference"] > 0) == (r["row"] != prefill.THEIRS)
+        assert (r["difference"] > 0) == (r["row"] != prefill_cpu.THEIRS)
         assert (r["times_as_fast_as_transformers"] is None) == (r["devices"] == 8)
-    assert done.stdout == prefill.table(results) + "\n"
+    assert done.stdout == prefill_table.cpu(results) + "\n"
 
 
 def star_without_anchor(self, ids, block):
@@ -59,7 +59,7 @@ SCORE = peers.Peer.score
 def test_nothing_is_timed_that_disagrees_with_transformers(name, wrong, message, monkeypatch):
     monkeypatch.setattr(peers.Peer, name, wrong)
     with pytest.raises(ValueError, match=message):
-        prefill.measure(prefill.MODELS["toy"], [64], star_jax.make_mesh(), rounds=1)
+        prefill_cpu.measure(llama_shapes.CPU["toy"], [64], star_jax.make_mesh(), rounds=1)
 
 
 def test_a_part_that_fails_fails_the_run(monkeypatch):
@@ -79,6 +79,6 @@ def test_lengths_that_are_none_are_refused(value):
 
 
 def test_ratios_are_of_each_round():
-    ratios = prefill._ratios([1.0, 4.0, 9.0], [2.0, 2.0, 3.0])
+    ratios = prefill_cpu._ratios([1.0, 4.0, 9.0], [2.0, 2.0, 3.0])
     assert ratios == {"median": 2.0, "min": 0.5, "max": 3.0}
-    assert prefill._ratios(None, [1.0]) is None
+    assert prefill_cpu._ratios(None, [1.0]) is None

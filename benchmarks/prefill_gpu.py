@@ -1,0 +1,258 @@
+"""Times phase 1 of a whole Llama on one GPU, in bfloat16: dense and Star Attention.
+
+The weights are random, made on the device. Each row, a kind of attention with a kernel, runs in a
+process of its own, from its shortest context to its longest: the peak of memory that the device
+reports is one of the process so far, and grows with the context.
+"""
+
+import dataclasses
+import gc
+import json
+import math
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+import star_jax
+from benchmarks import clock, llama_shapes, machine
+from star_jax import Dense, Engine, Star
+from star_jax.array_typing import Array
+from star_jax.context import Context
+from star_jax.eval import timing
+from star_jax.models import config as model_config
+from star_jax.models.llama import Llama
+
+DTYPE = "bfloat16"
+DENSE_MOST = 131072  # tokens; beyond, dense attention would take minutes
+LONG_SECONDS = 10.0  # of all rounds of a length, after which there are no more
+# The model that checks has the same width and fewer layers. Two right implementations differ by
+# the rounding of bfloat16 in each.
+CHECK_LAYERS, CHECK_LENGTH = 4, 4096
+TOLERANCE = 3e-2  # of |difference| / |expected| in norm, of the last layer's keys and values
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What is timed. block: of Star Attention, or None for dense. implementation: None for the
+    one that the engine picks."""
+
+    block: int | None
+    implementation: str | None = None
+
+    @property
+    def attention(self) -> Dense | Star:
+        return Dense() if self.block is None else Star(block_size=self.block)
+
+    @property
+    def name(self) -> str:
+        return "dense" if self.block is None else f"star b={self.block}"
+
+    def takes(self, length: int) -> bool:
+        """Star Attention with one block is dense attention."""
+        return length <= DENSE_MOST if self.block is None else length > self.block
+
+
+def run(
+    model: str, lengths: Sequence[int], blocks: Sequence[int], *, rounds: int
+) -> dict[str, Any]:
+    """Checks and times all rows.
+
+    Raises:
+      ValueError: a row is wrong, or none could be timed.
+    """
+    rows = [Row(None), Row(None, "cudnn"), *map(Row, blocks)]
+    parts = [_in_a_process(row, model, lengths, rounds) for row in rows]
+    results = [result for part in parts for result in part["results"]]
+    if not any("seconds" in result for result in results):
+        raise ValueError(f"nothing could be timed: {[r['reason'] for r in results][:3]}")
+    command = " ".join(["python -m benchmarks.prefill", *sys.argv[1:]])
+    return {
+        **parts[0]["circumstances"],
+        "command": command,
+        "dtype": DTYPE,
+        "model": llama_shapes.GPU[model],
+        "wall_seconds": clock.elapsed(),
+        "results": results,
+    }
+
+
+def _in_a_process(row: Row, model: str, lengths: Sequence[int], rounds: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as directory:
+        out = pathlib.Path(directory) / "part.json"
+        asked = {"row": dataclasses.asdict(row), "model": model, "rounds": rounds, "out": str(out)}
+        asked["lengths"] = sorted(length for length in lengths if row.takes(length))
+        command = [sys.executable, "-m", "benchmarks.prefill_gpu", json.dumps(asked)]
+        code = subprocess.run(command).returncode
+        if code:
+            raise ValueError(f"the run of {row} failed ({code=}): see above")
+        return json.loads(out.read_text())
+
+
+def _part(asked: dict[str, Any]) -> None:
+    """One row, in this process."""
+    machine.take_memory()
+    # That exact attention would be as fast is for the results to say.
+    warnings.filterwarnings("ignore", message="star_jax: .* block")
+    row, mesh = Row(**asked["row"]), star_jax.make_mesh()
+    results = measure(
+        row, llama_shapes.GPU[asked["model"]], asked["lengths"], mesh, rounds=asked["rounds"]
+    )
+    circumstances = machine.circumstances(mesh.devices.flat[0], "benchmarks.prefill")
+    part = {"circumstances": circumstances, "results": results}
+    pathlib.Path(asked["out"]).write_text(json.dumps(part))
+
+
+def measure(
+    row: Row, fields: dict[str, Any], lengths: Sequence[int], mesh: Mesh, *, rounds: int
+) -> list[dict[str, Any]]:
+    """Of each length what was measured, or why nothing was.
+
+    Raises:
+      ValueError: keys and values are not those that the float32 reference of attention gives.
+    """
+    config = model_config.from_dict(fields)
+    few = dataclasses.replace(config, num_layers=min(CHECK_LAYERS, config.num_layers))
+    try:
+        difference = check(row, few, min(CHECK_LENGTH, config.max_position_embeddings), mesh)
+    except NotImplementedError as e:  # no such kernel for this device
+        return [_result(row, length, reason=clock.reason(e)) for length in lengths]
+    engine = _engine(row, random_model(config), mesh)
+    clock.say(f"{row.name}: {engine.implementation}, {difference=:.2g}")
+    results: list[dict[str, Any]] = []
+    for length in lengths:
+        failed = next((r for r in results if "reason" in r), None)
+        if failed is not None:
+            why = f"not tried: {failed['length']} tokens were too many"
+            results.append(_result(row, length, reason=why))
+            continue
+        try:
+            found = _times(engine, length, rounds)
+        except Exception as e:  # out of memory, above all
+            found = {"reason": clock.reason(e)}
+        gc.collect()  # what an exception held
+        results.append(
+            _result(
+                row, length, implementation=engine.implementation, difference=difference, **found
+            )
+        )
+        clock.say(f"{row.name}, {length} tokens: {_said(results[-1])}")
+    return results
+
+
+def _times(engine: Engine, length: int, rounds: int) -> dict[str, Any]:
+    """Seconds of prefill, from token ids on the host to keys and values on the device."""
+    ids = np.random.default_rng(length).integers(3, engine.config.vocab_size, length)
+    with timing.Stopwatch() as watch:
+        context = engine.prefill(ids).block_until_ready()
+    if not _finite(context):
+        raise ValueError("keys or values are not finite")
+    del context  # before the next one is made
+    seconds: list[float] = []
+    while len(seconds) < rounds and math.fsum(seconds) < LONG_SECONDS:
+        start = time.perf_counter()
+        context = engine.prefill(ids).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+        del context
+    return {
+        "compile_seconds": watch.compile_seconds,
+        "seconds": clock.spread(seconds),
+        "rounds": seconds,
+        "peak_bytes": timing.peak_memory(engine.mesh.devices.flat),
+    }
+
+
+def _result(row: Row, length: int, **found: Any) -> dict[str, Any]:
+    return {
+        "row": row.name,
+        "block": row.block,
+        "implementation": row.implementation,
+        "length": length,
+    } | found
+
+
+def check(row: Row, config: model_config.LlamaConfig, length: int, mesh: Mesh) -> float:
+    """How far the last layer's keys and values are from those with the reference of attention.
+
+    Of a context of four blocks; and of one of a single block, which must be as dense.
+
+    Raises:
+      ValueError: too far.
+      NotImplementedError: this kernel cannot run here.
+    """
+    model = random_model(config)
+    ids = np.random.default_rng(length).integers(3, config.vocab_size, length)
+    quarter = dataclasses.replace(row, block=None if row.block is None else length // 4)
+    pairs = [(quarter, dataclasses.replace(quarter, implementation="reference"))]
+    if row.block is not None:
+        whole = dataclasses.replace(row, block=length)
+        pairs.append((whole, dataclasses.replace(whole, block=None)))
+    worst = 0.0
+    for mine, right in pairs:
+        found, expected = (_last_layer(_engine(r, model, mesh), ids) for r in (mine, right))
+        difference = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+        if not difference <= TOLERANCE:
+            raise ValueError(
+                f"{mine}: keys and values differ from those of {right} by {difference:.2g}, "
+                f"more than {TOLERANCE}"
+            )
+        worst = max(worst, difference)
+    return worst
+
+
+def _engine(row: Row, model: Llama, mesh: Mesh) -> Engine:
+    return Engine(model, mesh=mesh, attention=row.attention, implementation=row.implementation)
+
+
+def _last_layer(engine: Engine, ids: np.ndarray) -> np.ndarray:
+    kv = engine.prefill(ids).cache.kv
+    return np.stack([np.asarray(x[-1][:, : len(ids)], np.float32) for x in kv])
+
+
+def _finite(context: Context) -> bool:
+    kv = context.cache.kv
+    return all(bool(jnp.isfinite(x[-1]).all()) for x in kv)
+
+
+def random_model(config: model_config.LlamaConfig) -> Llama:
+    """Weights that keep activations as large as they are in a trained model: about 1."""
+    key = jax.random.key(0)
+
+    def make(name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> Array:
+        nonlocal key
+        if "norm" in name:
+            return jnp.ones(shape, DTYPE)
+        key, mine = jax.random.split(key)
+        if axes[0] == "vocab":
+            return _normal(mine, shape, 1.0)
+        # Weights are [out, in], either of which may be two axes.
+        inputs = math.prod(shape[1:]) if axes[0] == "embed" else shape[-1]
+        return _normal(mine, shape, inputs**-0.5)
+
+    return Llama(config, make)
+
+
+def _normal(key: Array, shape: tuple[int, ...], scale: float) -> Array:
+    return _draw(key, shape) * jnp.asarray(scale, DTYPE)
+
+
+_draw = jax.jit(lambda key, shape: jax.random.normal(key, shape, DTYPE), static_argnums=1)
+
+
+def _said(result: dict[str, Any]) -> str:
+    if "seconds" not in result:
+        return result["reason"]
+    return f"{result['seconds']['median']:.3g} s, {result['peak_bytes'] or 0:.3g} bytes"
+
+
+if __name__ == "__main__":
+    _part(json.loads(sys.argv[1]))

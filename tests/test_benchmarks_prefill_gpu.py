@@ -1,0 +1,116 @@
+"""The prefill benchmark of one GPU: as a command, at toy size on a CPU; and what it refuses."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import pytest
+
+import star_jax
+from benchmarks import llama_shapes, prefill_gpu, prefill_table
+from benchmarks.prefill_gpu import Row
+from star_jax import star
+from star_jax.attention import partial_attention
+from star_jax.models import config as model_config
+
+ROOT = pathlib.Path(__file__).parents[1]
+TOY = llama_shapes.GPU["gpu_toy"]
+CONFIG = model_config.from_dict(TOY)
+
+
+def test_the_command_times_each_row_in_a_process_of_its_own(tmp_path):
+    out = tmp_path / "results.json"
+    options = ["--model=gpu_toy", "--lengths=64,48", "--blocks=32", "--rounds=2", f"--out={out}"]
+    command = [sys.executable, "-m", "benchmarks.prefill", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(out.read_text())
+    assert record["command"].startswith("python -m benchmarks.prefill --model=gpu_toy ")
+    assert record["device"] == "cpu" and record["model"] == TOY and record["dtype"] == "bfloat16"
+    results = record["results"]
+    rows = [(r["row"], r["implementation"], r["length"]) for r in results]
+    expected = [("dense", "xla"), ("dense", "cudnn"), ("star b=32", "xla")]
+    assert rows == [(*row, length) for row in expected for length in (48, 64)]
+    for r in results:
+        if r["implementation"] == "cudnn":
+            assert "cudnn needs an NVIDIA GPU" in r["reason"]
+            continue
+        assert len(r["rounds"]) == 2 and 0 < r["difference"] <= prefill_gpu.TOLERANCE
+        assert 0 < r["seconds"]["min"] <= r["seconds"]["median"] <= r["seconds"]["max"]
+    assert done.stdout == prefill_table.of(record) + "\n"
+
+
+def without_the_anchor(*args, prefix_k, prefix_v, prefix_length=None, implementation, **options):
+    if implementation == "reference":
+        options |= {"prefix_k": prefix_k, "prefix_v": prefix_v, "prefix_length": prefix_length}
+    return partial_attention(*args, implementation=implementation, **options)
+
+
+def test_what_is_wrong_is_not_timed(monkeypatch):
+    star.programs.cache_clear()
+    monkeypatch.setattr(star, "partial_attention", without_the_anchor)
+    try:
+        with pytest.raises(ValueError, match="keys and values differ from those of"):
+            prefill_gpu.measure(Row(32), TOY, [64], star_jax.make_mesh(), rounds=1)
+    finally:
+        star.programs.cache_clear()
+
+
+def test_what_does_not_fit_is_written_down_and_nothing_longer_is_tried(monkeypatch):
+    def times(engine, length, rounds):
+        if length > 64:
+            raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
+        return {"seconds": {"median": 1.0}, "peak_bytes": None}
+
+    monkeypatch.setattr(prefill_gpu, "_times", times)
+    monkeypatch.setattr(prefill_gpu, "check", lambda *args: 0.01)
+    found = prefill_gpu.measure(Row(32), TOY, [64, 128, 256], star_jax.make_mesh(), rounds=1)
+    reasons = [r.get("reason") for r in found]
+    assert reasons == [None, "out of memory", "not tried: 128 tokens were too many"]
+
+
+def test_rows_that_are_the_same_or_take_too_long_are_left_out():
+    dense, blocks = Row(None), Row(16384)
+    assert dense.takes(131072) and not dense.takes(2**20)
+    assert blocks.takes(2**20) and not blocks.takes(16384)
+
+
+def test_activations_of_the_random_model_stay_of_the_size_of_one():
+    deep = dataclasses.replace(CONFIG, num_layers=8)
+    model = prefill_gpu.random_model(deep)
+    context = star_jax.Engine(model, mesh=star_jax.make_mesh(), attention=star_jax.Dense()).prefill(
+        list(range(3, 103))
+    )
+    last = context.cache.kv.k[-1][:, :100].astype(jnp.float32)
+    assert 0.3 < float(jnp.std(last)) < 3
+    assert model.layers[0].attention.q_weight[...].dtype == jnp.bfloat16
+
+
+def test_the_table_compares_with_the_fastest_dense_attention():
+    def result(block, implementation, seconds, **more):
+        row = Row(block, implementation)
+        spread = {"seconds": {"median": seconds}, "peak_bytes": 2**34}
+        return prefill_gpu._result(row, 131072, **(spread | more))
+
+    results = [
+        result(None, "mosaic", 9.0),
+        result(None, "cudnn", 8.0),
+        result(16384, "mosaic", 4.0),
+    ]
+    failed = prefill_gpu._result(Row(16384), 2**20, reason="out of memory")
+    record = {
+        "device": "an H200",
+        "date": "today",
+        "dtype": "bfloat16",
+        "versions": {"jax": "1"},
+        "model": TOY,
+        "results": [*results, failed],
+    }
+    text = " ".join(prefill_table.of(record).split())
+    assert "| 131072 | star b=16384 | mosaic | 4 | 32768 | 2.00 | 16.0 |" in text
+    assert "| 131072 | dense | mosaic | 9 | 14564 | 0.89 | 16.0 |" in text
+    assert "| 1048576 | star b=16384 | - | out of memory | - | - | - |" in text
+    assert text.endswith("measured: 2.00. Not measured: star b=16384, out of memory")
