@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.problems import Arrays, Problem, abstract
+from star_jax import mesh as mesh_lib
 from star_jax.array_typing import Array
 from star_jax.attention import Partial, reference
 
@@ -27,7 +28,11 @@ def compiled(problem: Problem, mesh: jax.sharding.Mesh) -> jax.stages.Compiled:
     def rows(arrays: Arrays, starts: Array) -> Partial:
         return _rows(problem, arrays, starts)
 
-    return jax.jit(rows).lower(abstract(problem, sharding)[0], starts).compile()
+    # It is not timed: no use in trying out which of the library's matmuls is fastest.
+    options: dict[str, str | bool] | None = None
+    if mesh_lib.is_gpu(mesh):
+        options = {"xla_gpu_autotune_level": "0"}
+    return jax.jit(rows).lower(abstract(problem, sharding)[0], starts).compile(options)
 
 
 def _rows(problem: Problem, arrays: Arrays, starts: Array) -> Partial:

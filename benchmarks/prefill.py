@@ -39,11 +39,12 @@ _PART = flags.DEFINE_string(
 def main(argv: Sequence[str]) -> None:
     del argv
     out = options.out_path(_OUT.value)
-    record, table = _gpu() if _MODEL.value in llama_shapes.GPU else _cpu()
-    if out is not None:
-        out.write_text(json.dumps(record, indent=1) + "\n")
-    if table:
-        print(table)
+    if _MODEL.value in llama_shapes.GPU:
+        _gpu(out)
+    elif _PART.value is not None:
+        _cpu_part(pathlib.Path(_PART.value))
+    else:
+        _cpu(out)
 
 
 def _lengths(where: str) -> list[int]:
@@ -51,27 +52,52 @@ def _lengths(where: str) -> list[int]:
     return options.integers("lengths", given)
 
 
-def _gpu() -> tuple[dict[str, Any], str]:
-    record = prefill_gpu.run(
-        _MODEL.value,
-        _lengths("gpu"),
-        options.integers("blocks", _BLOCKS.value),
-        rounds=_ROUNDS.value,
-    )
-    return record, prefill_table.of(record)
+def _write(out: pathlib.Path | None, record: dict[str, Any]) -> None:
+    if out is not None:
+        out.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def _cpu() -> tuple[dict[str, Any], str]:
+def _gpu(out: pathlib.Path | None) -> None:
+    lengths, blocks = _lengths("gpu"), options.integers("blocks", _BLOCKS.value)
+    record: dict[str, Any] = {}
+    try:
+        # Written row by row: a machine that is lent may be taken back before the last one.
+        for record in prefill_gpu.run(_MODEL.value, lengths, blocks, rounds=_ROUNDS.value):
+            _write(out, record)
+    except ValueError:
+        if out is not None:
+            out.unlink(missing_ok=True)  # something is wrong: none of it counts
+        raise
+    print(prefill_table.of(record))
+
+
+def _cpu(out: pathlib.Path | None) -> None:
     from benchmarks import prefill_cpu  # with torch and transformers, which a GPU run needs not
 
-    lengths, devices = _lengths("cpu"), options.integers("devices", _DEVICES.value)
-    settings = {"rounds": _ROUNDS.value, "threads": _THREADS.value}
-    if _PART.value is not None:
-        results = prefill_cpu.part(_MODEL.value, lengths, devices[0], **settings)
-        pathlib.Path(_PART.value).write_text(json.dumps(results))
-        return {}, ""
-    record = prefill_cpu.run(_MODEL.value, lengths, devices, **settings)
-    return record, prefill_table.cpu(record["results"])
+    devices = options.integers("devices", _DEVICES.value)
+    record = prefill_cpu.run(
+        _MODEL.value,
+        _lengths("cpu"),
+        devices,
+        rounds=_ROUNDS.value,
+        threads=_THREADS.value,
+    )
+    _write(out, record)
+    print(prefill_table.cpu(record["results"]))
+
+
+def _cpu_part(out: pathlib.Path) -> None:
+    from benchmarks import prefill_cpu
+
+    (devices,) = options.integers("devices", _DEVICES.value)
+    results = prefill_cpu.part(
+        _MODEL.value,
+        _lengths("cpu"),
+        devices,
+        rounds=_ROUNDS.value,
+        threads=_THREADS.value,
+    )
+    out.write_text(json.dumps(results))
 
 
 if __name__ == "__main__":

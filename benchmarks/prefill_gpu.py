@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -64,26 +64,27 @@ class Row:
 
 def run(
     model: str, lengths: Sequence[int], blocks: Sequence[int], *, rounds: int
-) -> dict[str, Any]:
-    """Checks and times all rows.
+) -> Iterator[dict[str, Any]]:
+    """Checks and times all rows; after each, yields the record of all results so far.
 
     Raises:
       ValueError: a row is wrong, or none could be timed.
     """
-    rows = [Row(None), Row(None, "cudnn"), *map(Row, blocks)]
-    parts = [_in_a_process(row, model, lengths, rounds) for row in rows]
-    results = [result for part in parts for result in part["results"]]
+    star = [Row(block) for block in blocks]
+    results: list[dict[str, Any]] = []
+    for row in (Row(None), *star[:1], Row(None, "cudnn"), *star[1:]):  # what matters most first
+        part = _in_a_process(row, model, lengths, rounds)
+        results += part["results"]
+        yield {
+            **part["circumstances"],
+            "command": " ".join(["python -m benchmarks.prefill", *sys.argv[1:]]),
+            "dtype": DTYPE,
+            "model": llama_shapes.GPU[model],
+            "wall_seconds": clock.elapsed(),
+            "results": results,
+        }
     if not any("seconds" in result for result in results):
         raise ValueError(f"nothing could be timed: {[r['reason'] for r in results][:3]}")
-    command = " ".join(["python -m benchmarks.prefill", *sys.argv[1:]])
-    return {
-        **parts[0]["circumstances"],
-        "command": command,
-        "dtype": DTYPE,
-        "model": llama_shapes.GPU[model],
-        "wall_seconds": clock.elapsed(),
-        "results": results,
-    }
 
 
 def _in_a_process(row: Row, model: str, lengths: Sequence[int], rounds: int) -> dict[str, Any]:

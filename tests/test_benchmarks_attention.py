@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 import star_jax
 from benchmarks import attention_table, clock, machine, measure, oracle, ours, torch_attention
@@ -110,6 +111,37 @@ def test_what_fails_is_written_down_and_the_rest_goes_on(monkeypatch, tiny):
         measure.run(asked[1:2], star_jax.make_mesh())
 
 
+def test_what_pytorch_gets_wrong_is_not_timed_and_nothing_else_fails(monkeypatch, tiny):
+    def top_left(a, b):  # a merge that forgets the anchor
+        return b
+
+    monkeypatch.setattr(torch_attention, "_merge", top_left)
+    asked = [Problem("anchor+local", "8B", 16, 48)]
+    ours_, theirs = measure.run(asked, star_jax.make_mesh())["results"]
+    assert "seconds" in ours_
+    assert theirs["reason"].startswith("torch cpu, anchor+local 8B d=16 48: out differs from")
+
+
+@pytest.mark.parametrize("name", ["torch flash", "torch cudnn", "torch flash joined"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_operators_of_gpus_take_these_arguments(name, kind):
+    """By their shapes alone, as PyTorch knows them without a GPU."""
+    problem = Problem(kind, "70B", 64, 40)
+    tensors = {
+        n: torch.empty(shape, dtype=torch.bfloat16, device="meta").transpose(1, 2)
+        for n, shape in problem.shapes().items()
+    }
+    if name.endswith("joined"):
+        if not problem.anchor:
+            return
+        tensors = torch_attention._join(tensors)
+        assert tensors["k"].shape == (1, 8, 80, 64)
+        assert tensors["k"].transpose(1, 2).is_contiguous()
+    segment = torch_attention.SEGMENTS[name]
+    out, lse = torch_attention._attend(segment, tensors, problem)
+    assert out.shape == tensors["q"].shape and lse.shape == out.shape[:3]
+
+
 def test_what_fails_while_it_is_timed_keeps_its_reason():
     launches = iter([None, None])
 
@@ -178,12 +210,11 @@ def test_no_call_is_left_out_or_merged(kind):
     assert one >= 2 and dots(3) == 3 * one
 
 
-def test_the_benchmark_needs_no_package_that_only_the_evaluation_needs():
-    """A GPU machine may have JAX, Flax and transformers, and not these."""
-    code = (
-        "import sys; import benchmarks.attention\n"
-        "print({'ml_collections', 'wonderwords', 'torch'} & set(sys.modules))"
-    )
+@pytest.mark.parametrize("name", ["attention", "prefill"])
+def test_a_gpu_needs_no_package_that_only_the_evaluation_and_tests_need(name):
+    """Torch is looked for by one of them, when it runs."""
+    unwanted = {"ml_collections", "wonderwords", "torch", "beartype"}
+    code = f"import sys; import benchmarks.{name}; print({unwanted} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stderr
 

@@ -8,9 +8,11 @@ import sys
 
 import jax.numpy as jnp
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
 import star_jax
-from benchmarks import llama_shapes, prefill_gpu, prefill_table
+from benchmarks import llama_shapes, prefill, prefill_gpu, prefill_table
 from benchmarks.prefill_gpu import Row
 from star_jax import star
 from star_jax.attention import partial_attention
@@ -32,7 +34,7 @@ def test_the_command_times_each_row_in_a_process_of_its_own(tmp_path):
     assert record["device"] == "cpu" and record["model"] == TOY and record["dtype"] == "bfloat16"
     results = record["results"]
     rows = [(r["row"], r["implementation"], r["length"]) for r in results]
-    expected = [("dense", "xla"), ("dense", "cudnn"), ("star b=32", "xla")]
+    expected = [("dense", "xla"), ("star b=32", "xla"), ("dense", "cudnn")]
     assert rows == [(*row, length) for row in expected for length in (48, 64)]
     for r in results:
         if r["implementation"] == "cudnn":
@@ -41,6 +43,20 @@ def test_the_command_times_each_row_in_a_process_of_its_own(tmp_path):
         assert len(r["rounds"]) == 2 and 0 < r["difference"] <= prefill_gpu.TOLERANCE
         assert 0 < r["seconds"]["min"] <= r["seconds"]["median"] <= r["seconds"]["max"]
     assert done.stdout == prefill_table.of(record) + "\n"
+
+
+def test_a_part_that_fails_leaves_nothing_behind(monkeypatch, tmp_path):
+    def run(*args, rounds):
+        yield {"results": []}
+        raise ValueError("keys and values differ")
+
+    monkeypatch.setattr(prefill_gpu, "run", run)
+    out = tmp_path / "results.json"
+    with flagsaver.as_parsed(model="gpu_toy", out=str(out)):
+        flags.FLAGS.mark_as_parsed()
+        with pytest.raises(ValueError, match="keys and values differ"):
+            prefill.main([])
+    assert not out.exists()
 
 
 def without_the_anchor(*args, prefix_k, prefix_v, prefix_length=None, implementation, **options):
