@@ -58,7 +58,7 @@ def circumstances(device: jax.Device, module: str) -> dict[str, Any]:
 
 
 def is_gpu(device: jax.Device) -> bool:
-    return device.platform in device_lib.GPU_PLATFORMS
+    return device_lib.capability(device) is not None
 
 
 def ceilings(device: jax.Device) -> dict[str, float]:

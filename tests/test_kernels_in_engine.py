@@ -32,7 +32,9 @@ def answer(attention, implementation):
     context = engine.prefill([tiny.ids(LENGTH), tiny.ids(LENGTH - 31)])
     query = tiny.ids(QUERY, seed=1)
     logits = engine.score(context, query)
-    tokens = [a.tokens for a in engine.generate(context, query, max_new_tokens=3)]
+    answers = engine.generate(context, query, max_new_tokens=3)
+    assert isinstance(answers, list)
+    tokens = [a.tokens for a in answers]
     return logits, tokens
 
 

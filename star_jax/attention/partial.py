@@ -41,6 +41,8 @@ def merge_stacked(parts: Partial) -> Partial:
 
     parts.out: [P, B, T, N, H]; parts.lse: [P, B, T, N].
     """
+    if parts.lse.shape[0] == 1:  # of a short cache, or a tail
+        return Partial(parts.out[0], parts.lse[0])
     top = _finite(parts.lse.max(axis=0))
     weight = jnp.exp(parts.lse - top)
     numerator = (weight[..., None] * parts.out).sum(axis=0)

@@ -78,6 +78,8 @@ DEFAULTS = {
 }
 
 
+# Under a jit of its own the kernel is lowered once, and not anew for every layer of a model.
+@functools.partial(jax.jit, static_argnames=("causal", "scale", "tuning", "interpret"))
 def attend(
     q: Queries,
     k: Keys,

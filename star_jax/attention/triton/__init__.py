@@ -42,11 +42,15 @@ def partial_attention(
     _check(q, k, v, scale=scale)
     if not interpret:
         q = device_lib.only_on_cuda(q, implementation="triton")
-    batch, queries, heads, _ = q.shape
+    batch, queries, heads, head_dim = q.shape
     keys, kv_heads = k.shape[1:3]
     length = _per_row(kv_length, keys, batch)
-    if not causal and prefix_k is None and queries * (heads // kv_heads) <= DECODE_ROWS:
-        return decode.partial_attention(q, k, v, length=length, scale=scale, interpret=interpret)
+    rows = queries * (heads // kv_heads)
+    if not causal and prefix_k is None and rows <= DECODE_ROWS:
+        few = (decode.FEW if rows <= decode.FEW_ROWS else decode.MANY)[head_dim]
+        return decode.partial_attention(
+            q, k, v, length=length, scale=scale, config=few, interpret=interpret
+        )
     prefix_keys = 0 if prefix_k is None else prefix_k.shape[1]
     bounds = Bounds(
         offset=_per_row(q_offset, 0, batch),
@@ -54,7 +58,16 @@ def partial_attention(
         prefix=_per_row(prefix_length, prefix_keys, batch),
     )
     return prefill.partial_attention(
-        q, k, v, prefix_k, prefix_v, bounds=bounds, causal=causal, scale=scale, interpret=interpret
+        q,
+        k,
+        v,
+        prefix_k,
+        prefix_v,
+        bounds=bounds,
+        causal=causal,
+        scale=scale,
+        config=prefill.CONFIGS[head_dim],
+        interpret=interpret,
     )
 
 

@@ -55,6 +55,8 @@ MANY = {
 }
 
 
+# Under a jit of its own the kernel is lowered once, and not anew for every layer of a model.
+@functools.partial(jax.jit, static_argnames=("scale", "config", "interpret"))
 def partial_attention(
     q: Queries,
     k: Keys,
@@ -62,13 +64,13 @@ def partial_attention(
     *,
     length: PerRow,  # int32
     scale: float,
+    config: Config,
     interpret: bool,
 ) -> Partial:
     """All queries over the first `length` keys."""
     batch, queries, heads, head_dim = q.shape
     keys, kv_heads = k.shape[1:3]
     rows = queries * (heads // kv_heads)
-    config = (FEW if rows <= FEW_ROWS else MANY)[head_dim]
     width = softmax.padded(head_dim)
     tile = min(max(pl.next_power_of_2(rows), softmax.MIN_TILE), config.rows)
     tiles = pl.cdiv(rows, tile)

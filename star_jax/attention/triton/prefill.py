@@ -43,6 +43,8 @@ CONFIGS = {
 }
 
 
+# Under a jit of its own the kernel is lowered once, and not anew for every layer of a model.
+@functools.partial(jax.jit, static_argnames=("causal", "scale", "config", "interpret"))
 def partial_attention(
     q: Queries,
     k: Keys,
@@ -53,12 +55,12 @@ def partial_attention(
     bounds: Bounds,  # of int32 [B]
     causal: bool,
     scale: float,
+    config: Config,
     interpret: bool,
 ) -> Partial:
     """See `dispatch.partial_attention`; keys beyond the bounds are not read."""
     batch, queries, heads, head_dim = q.shape
     group = heads // k.shape[2]
-    config = CONFIGS[head_dim]
     width = softmax.padded(head_dim)
     segments = [k, v]
     if prefix_k is not None and prefix_v is not None:
