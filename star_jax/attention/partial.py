@@ -44,9 +44,13 @@ def merge_stacked(parts: Partial) -> Partial:
     if parts.lse.shape[0] == 1:  # of a short cache, or a tail
         return Partial(parts.out[0], parts.lse[0])
     top = _finite(parts.lse.max(axis=0))
-    weight = jnp.exp(parts.lse - top)
-    numerator = (weight[..., None] * parts.out).sum(axis=0)
-    return _normalise(numerator, weight.sum(axis=0), top)
+    weight = jnp.exp(parts.lse - top)  # each in 0..1
+    total = weight.sum(axis=0)
+    none = total == 0
+    # Normalised before the sum: on a GPU that is a kernel of its own, with nothing left after it.
+    weight /= jnp.where(none, 1.0, total)
+    lse = jnp.where(none, -jnp.inf, top + jnp.log(total))
+    return Partial((weight[..., None] * parts.out).sum(axis=0), lse)
 
 
 def merge_over_axis(part: Partial, axis: str, *, method: Method) -> Partial:

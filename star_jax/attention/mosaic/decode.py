@@ -103,7 +103,7 @@ def attend(
     # [B, T, N, H] -> [B, K, T * N / K, H]: the rows that see the same keys
     rows = q.reshape(batch, queries, kv_heads, group, head_dim).swapaxes(1, 2)
     rows = online.pad_to_8(rows.reshape(batch, kv_heads, queries * group, head_dim), 2)
-    length = online.lengths(kv_length, k)
+    length = jnp.full(batch, keys) if kv_length is None else kv_length
     k, v = online.pad_to_8(k, 1), online.pad_to_8(v, 1)
     padded = rows.shape[2]
     tuning = DEFAULTS[head_dim] if tuning is None else tuning
@@ -117,6 +117,7 @@ def attend(
         functools.partial(
             _kernel,
             tuning=tuning,
+            keys=keys,
             consumers=consumers,
             parts=parts,
             c=scale * online.LOG2E,
@@ -139,15 +140,15 @@ def attend(
         compiler_params=plgpu.CompilerParams(approx_math=True),
         interpret=interpret,
     )
-    out, lse = kernel(rows, k, v, length)
-    merged = merge_stacked(Partial(out, lse[..., :padded]))
+    out, lse = kernel(rows, k, v, length.astype(jnp.int32))
 
     def unpack(x: Array) -> Array:
-        """[B, K, T * N / K, ...] -> [B, T, N, ...]"""
-        x = x[:, :, : queries * group].reshape(batch, kv_heads, queries, group, *x.shape[3:])
-        return x.swapaxes(1, 2).reshape(batch, queries, heads, *x.shape[4:])
+        """[parts, B, K, T * N / K, ...] -> [parts, B, T, N, ...]"""
+        x = x[:, :, :, : queries * group]
+        x = x.reshape(parts, batch, kv_heads, queries, group, *x.shape[4:])
+        return x.swapaxes(2, 3).reshape(parts, batch, queries, heads, *x.shape[5:])
 
-    return Partial(unpack(merged.out), unpack(merged.lse))
+    return merge_stacked(Partial(unpack(out), unpack(lse)))
 
 
 def _scratch(tuning: Tuning, consumers: int, head_dim: int, dtype: Any) -> tuple[Any, ...]:
@@ -189,6 +190,7 @@ def _kernel(
     v_free: Any,
     *,
     tuning: Tuning,
+    keys: int,
     consumers: int,
     parts: int,
     c: float,
@@ -196,7 +198,7 @@ def _kernel(
 ) -> None:
     row, part, kv_head = (lax.axis_index(name) for name in ("row", "part", "kv_head"))
     warpgroup = lax.axis_index("warpgroup")
-    length = length_gmem[row]
+    length = jnp.clip(length_gmem[row], 0, keys)
     begin, end = split(part, parts, length, tile=tuning.keys)
     total = end - begin
     unmasked = jnp.minimum(lax.div(length, jnp.int32(tuning.keys)), end) - begin

@@ -107,13 +107,6 @@ def swizzled(shape: tuple[int, ...], dtype: Any) -> Any:
     return plgpu.SMEM(shape, dtype, transforms=transforms)
 
 
-def lengths(valid: Array | None, k: Array) -> Array:
-    """How many keys of k [B, S, K, H] are valid, [B] int32; no more than there are."""
-    if valid is None:
-        return jnp.full(k.shape[0], k.shape[1], jnp.int32)
-    return jnp.clip(valid, 0, k.shape[1]).astype(jnp.int32)
-
-
 def pad_to_8(x: Array, axis: int) -> Array:
     """Pads with zeros to a multiple of 8, the rows that TMA copies at a time; a copy if needed."""
     missing = -x.shape[axis] % 8

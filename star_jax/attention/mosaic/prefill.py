@@ -117,9 +117,10 @@ def attend(
         prefix_k, prefix_v, prefix_length = k, v, jnp.zeros(batch, int)
     bounds = Bounds(
         offset=jnp.zeros(batch, int) if q_offset is None else q_offset,
-        length=online.lengths(kv_length, k),
-        prefix=online.lengths(prefix_length, prefix_k),
+        length=jnp.full(batch, k.shape[1]) if kv_length is None else kv_length,
+        prefix=jnp.full(batch, prefix_k.shape[1]) if prefix_length is None else prefix_length,
     )
+    keys, prefix_keys = k.shape[1], prefix_k.shape[1]
     q, k, v, prefix_k, prefix_v = (online.pad_to_8(x, 1) for x in (q, k, v, prefix_k, prefix_v))
     padded = q.shape[1]
     blocks = -(-padded // block)
@@ -129,6 +130,8 @@ def attend(
             tuning=tuning,
             causal=causal,
             queries=queries,
+            keys=keys,
+            prefix_keys=prefix_keys,
             blocks=blocks,
             group=heads // kv_heads,
             c=scale * online.LOG2E,
@@ -198,6 +201,8 @@ def _kernel(
     tuning: Tuning,
     causal: bool,
     queries: int,
+    keys: int,
+    prefix_keys: int,
     blocks: int,
     group: int,
     c: float,
@@ -207,7 +212,11 @@ def _kernel(
     warpgroup = lax.axis_index("warpgroup")
     # The last queries see the most keys; what takes longest starts first.
     first = (blocks - 1 - lax.axis_index("block")) * tuning.queries
-    bounds = Bounds(*(bounds_gmem[row, i] for i in range(3)))
+    bounds = Bounds(
+        offset=bounds_gmem[row, 0],
+        length=jnp.clip(bounds_gmem[row, 1], 0, keys),
+        prefix=jnp.clip(bounds_gmem[row, 2], 0, prefix_keys),
+    )
     last = jnp.minimum(first + tuning.queries, queries) - 1
     plan = visited(first, last, bounds, tile=tuning.keys, causal=causal)
     unmasked = plan.prefix_whole + plan.whole
