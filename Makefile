@@ -67,8 +67,9 @@ $(VENV)/.test: pyproject.toml $(VENV)/.made
 # An environment that works is kept. A candidate counts only if it runs (a pyenv shim may not)
 # and can make environments (Debian's python3 without python3-venv cannot).
 SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
-CANDIDATES := $(or $(PYTHON),python3 python3.11 python3.12 python3.13 python3.14 python \
-  $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/*/bin/python))
+PYTHONS := python3 python3.11 python3.12 python3.13 python3.14 python \
+  $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/*/bin/python)
+CANDIDATES := $(or $(PYTHON),$(PYTHONS))
 
 $(VENV)/.made:
 	@if ! $(RUN) -c 'import pip; $(SUITABLE)' 2>/dev/null; then \
@@ -91,12 +92,12 @@ NEWER := import sys, venv, ensurepip; v = sys.version_info; \
   (3, 12) <= v < (3, 15) and print(v.minor, sys.executable)
 
 $(MOSAIC)/.made: pyproject.toml
-	@found="$$(for python in $(CANDIDATES); do "$$python" -c '$(NEWER)' 2>/dev/null; done \
+	@found="$$(for python in $(PYTHONS); do "$$python" -c '$(NEWER)' 2>/dev/null; done \
 	  | sort -rn | head -n 1 | cut -d ' ' -f 2-)"; \
 	if [ -z "$$found" ]; then \
 	  echo "****************************************************************************" >&2; \
 	  echo "NOT TESTED: the Hopper kernels. They need Python 3.12, 3.13 or 3.14, and there is" >&2; \
-	  echo "none among: $(strip $(CANDIDATES))" >&2; \
+	  echo "none among: $(strip $(PYTHONS))" >&2; \
 	  echo "****************************************************************************" >&2; \
 	  exit 0; \
 	fi; \

@@ -93,5 +93,8 @@ def check(actual, expected, tolerance):
     error = np.linalg.norm(actual.out - expected.out)
     assert error <= tolerance * np.linalg.norm(expected.out)
     lse, right = np.asarray(actual.lse)[~empty], np.asarray(expected.lse)[~empty]
-    gap = np.abs(lse - right) / np.maximum(1, np.abs(right))
-    assert gap.max(initial=0) <= max(tolerance / 10, 1e-5)
+    allowed = np.maximum(max(tolerance / 10, 1e-5), 1e-5 * np.abs(right))
+    assert (np.abs(lse - right) <= allowed).all()
+    # A row by itself: those that see few keys are large, and the norm of all is mostly theirs.
+    off = np.linalg.norm(np.asarray(actual.out - expected.out)[~empty], axis=-1)
+    assert (off <= 5 * tolerance * np.linalg.norm(np.asarray(expected.out)[~empty], axis=-1)).all()

@@ -2,6 +2,8 @@
 
 import os
 
+# Also as many threads of XLA's: Pallas's GPU interpreter runs each warpgroup in one, and with
+# fewer of them they would wait for each other forever.
 DEVICES = 8
 MOSAIC = (0, 11)  # the first JAX that has what the Hopper kernels use
 

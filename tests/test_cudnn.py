@@ -10,7 +10,7 @@ import inspect
 
 import jax.numpy as jnp
 import pytest
-from attention_cases import CASES, TOLERANCE, check, make, make_gap, reference_of
+from attention_cases import CASES, TOLERANCE, Case, check, make, make_gap, reference_of
 
 from star_jax.attention import cudnn, device, reference
 
@@ -23,6 +23,7 @@ def stand_in(q, k, v, *, q_seqlen, kv_seqlen, scale, mask_type, return_residual)
     if padded:
         assert q_seqlen.dtype == kv_seqlen.dtype == jnp.int32
         assert q_seqlen.tolist() == [q.shape[1]] * q.shape[0]
+        assert kv_seqlen.min() >= 0 and kv_seqlen.max() <= k.shape[1]
     causal = mask_type in (MASKS.CAUSAL, MASKS.PADDING_CAUSAL)
     part = reference.partial_attention(q, k, v, causal=causal, kv_length=kv_seqlen, scale=scale)
     none = jnp.isneginf(part.lse)
@@ -35,6 +36,7 @@ def _stand_in(monkeypatch):
     accepted = inspect.signature(cudnn.fused.dot_product_attention).parameters
     assert set(inspect.signature(stand_in).parameters) - {"q", "k", "v"} <= set(accepted)
     monkeypatch.setattr(cudnn.fused, "dot_product_attention", stand_in)
+    monkeypatch.setattr(cudnn.fused, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(device, "only_on_cuda", lambda x, implementation: x)
 
 
@@ -51,3 +53,10 @@ def test_segments_lengths_and_masks(case):
 def test_an_lse_gap_of_200_between_segments():
     arrays, options = make_gap("bfloat16", H=64)
     check(cudnn.partial_attention(**arrays, **options), reference_of(arrays, options), 1e-2)
+
+
+def test_lengths_beyond_the_keys_are_not_passed_on():
+    arrays, options = make(Case("", 5, 8, H=64, causal=False, length=(9, -1)), "bfloat16")
+    actual = cudnn.partial_attention(**arrays, **options)
+    arrays["kv_length"] = jnp.array([8, 0])
+    check(actual, reference_of(arrays, options), 1e-2)

@@ -53,6 +53,7 @@ def test_none_is_the_best_for_the_devices_of_the_mesh(kind, dtype, head_dim, bes
         ("cudnn", "cpu", "bfloat16", 128, "'cudnn': .*cpu"),
         ("cudnn", "b200", "float32", 128, "float32"),
         ("cudnn", "b200", "bfloat16", 100, "head_dim=100"),
+        ("cudnn", "a100", "bfloat16", 256, "head_dim=256"),
     ],
 )
 def test_one_that_cannot_serve_says_why(name, kind, dtype, head_dim, message):
@@ -64,6 +65,19 @@ def test_an_old_jax_says_so_or_a_new_one_serves():
     for dtype, head_dim, message in [("float32", 128, "float32"), ("bfloat16", 80, "head_dim=80")]:
         with pytest.raises(NotImplementedError, match=message if NEW else r"JAX 0\.11"):
             attention.resolve("mosaic", mesh("h200"), dtype=dtype, head_dim=head_dim)
+
+
+@pytest.mark.parametrize(("cuda", "best"), [(12060, HOPPER), (12080, "triton"), (13000, HOPPER)])
+def test_an_assembler_that_miscompiles_is_refused(cuda, best, monkeypatch):
+    class Versions:
+        def cuda_runtime_get_version(self):
+            return cuda
+
+    monkeypatch.setattr(mosaic, "cuda_versions", Versions())
+    assert attention.resolve(None, mesh("h200")) == best
+    reason = attention.implementations(mesh("h200").devices.flat[0])["mosaic"]
+    assert (reason == "") == (best == "mosaic")
+    assert not NEW or (str(cuda) in reason) == (best == "triton")
 
 
 def test_implementations_of_the_present_device():

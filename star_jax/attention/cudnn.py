@@ -26,12 +26,14 @@ def refuses_device(device: jax.Device) -> str:
     return ""
 
 
-def refuses(dtype: str, head_dim: int) -> str:
-    """Why it cannot serve such arrays on any GPU; empty if it can."""
+def refuses(dtype: str, head_dim: int, device: jax.Device | None = None) -> str:
+    """Why it cannot serve such arrays, on this GPU or on any; empty if it can."""
     if dtype not in DTYPES:
         return f"cudnn has no attention in {dtype}, only in {' and '.join(DTYPES)}"
-    if head_dim > 256 or head_dim % 8:
-        return f"cudnn has no {head_dim=}, only multiples of 8 up to 256 (128 before sm_90)"
+    found = None if device is None else device_lib.capability(device)
+    most = 128 if found is not None and found < (9, 0) else 256
+    if head_dim > most or head_dim % 8:
+        return f"cudnn has no {head_dim=} here, only multiples of 8 up to {most}"
     return ""
 
 
@@ -64,20 +66,21 @@ def partial_attention(
 def _one_segment(
     q: Queries, k: Keys, v: Values, *, causal: bool, length: PerRow | None, scale: float
 ) -> Partial:
+    try:
+        fused.check_cudnn_version()
+    except RuntimeError as e:  # while tracing, before it is known for which devices
+        here = f"the default device here is a {jax.default_backend()}"
+        raise NotImplementedError(f"cudnn runs on NVIDIA GPUs, with cuDNN; {here}: {e}") from e
     masks = fused.MaskType
     queries = None
     if length is None:
         mask = masks.CAUSAL if causal else masks.NO_MASK
     else:
         mask = masks.PADDING_CAUSAL if causal else masks.PADDING
-        length = length.astype(jnp.int32)
+        length = jnp.clip(length, 0, k.shape[1]).astype(jnp.int32)
         queries = jnp.full_like(length, q.shape[1])
     call = functools.partial(fused.dot_product_attention, scale=scale, mask_type=mask)
-    try:
-        out, lse = call(q, k, v, q_seqlen=queries, kv_seqlen=length, return_residual=True)
-    except RuntimeError as e:  # raised while tracing, before it is known for which devices
-        here = f"the default device here is a {jax.default_backend()}"
-        raise NotImplementedError(f"cudnn runs on NVIDIA GPUs, with cuDNN; {here}: {e}") from e
+    out, lse = call(q, k, v, q_seqlen=queries, kv_seqlen=length, return_residual=True)
     out, lse = out.astype(jnp.float32), lse.transpose(0, 2, 1)  # lse: [B, N, T] -> [B, T, N]
     if length is None:
         return Partial(out, lse)

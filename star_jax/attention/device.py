@@ -1,7 +1,5 @@
 """What a device is, and the refusal of kernels on devices that cannot run them."""
 
-import functools
-
 import jax
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
@@ -40,7 +38,10 @@ def _same(x: jax.core.ShapedArray, *, implementation: str) -> jax.core.ShapedArr
 
 @_only_on_cuda_p.def_impl
 def _run(x: Array, *, implementation: str) -> Array:
-    return jax.jit(functools.partial(_only_on_cuda_p.bind, implementation=implementation))(x)
+    return _jitted(x, implementation=implementation)
+
+
+_jitted = jax.jit(_only_on_cuda_p.bind, static_argnames="implementation")
 
 
 def _keep(ctx: mlir.LoweringRuleContext, x: mlir.ir.Value, *, implementation: str) -> list:

@@ -14,8 +14,8 @@ from star_jax.attention.partial import Partial
 # Modules of this package, imported when used: each backend needs a part of JAX that may be
 # missing or may warn where another one is used. Each has
 #   partial_attention(...)           as below
-#   refuses_device(device) -> str    why it cannot run there; empty if it can
-#   refuses(dtype, head_dim) -> str  why it cannot serve such arrays; empty if it can
+#   refuses_device(device) -> str            why it cannot run there; empty if it can
+#   refuses(dtype, head_dim, device) -> str  why it cannot serve such arrays; empty if it can
 IMPLEMENTATIONS = ("cudnn", "mosaic", "reference", "triton", "xla")
 
 
@@ -72,7 +72,7 @@ def partial_attention(
       k, v: [B, S, K, H].
       causal: query i sees key j of `k` only if j <= i + q_offset. The prefix is not causal.
       q_offset: [B], in keys; 0 if None.
-      kv_length: [B], how many keys of `k` are valid; all if None.
+      kv_length: [B], how many keys of `k` are valid; all if None. The others are finite.
       prefix_k, prefix_v: [B, S', K, H], a second segment, read where it lies; or None.
       prefix_length: [B], how many keys of the prefix are valid; all if None.
       scale: what scores are multiplied with.
@@ -128,7 +128,7 @@ def _refusal(name: str, device: jax.Device, dtype: str | None, head_dim: int | N
     module = _module(name)
     if reason := module.refuses_device(device):
         return reason
-    return "" if dtype is None or head_dim is None else module.refuses(dtype, head_dim)
+    return "" if dtype is None or head_dim is None else module.refuses(dtype, head_dim, device)
 
 
 def _check_name(implementation: str) -> None:

@@ -21,7 +21,7 @@ def refuses_device(device: jax.Device) -> str:
     return ""
 
 
-def refuses(dtype: str, head_dim: int) -> str:
+def refuses(dtype: str, head_dim: int, device: jax.Device) -> str:
     """It serves every dtype and head dim."""
     return ""
 

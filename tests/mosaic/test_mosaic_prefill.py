@@ -14,6 +14,7 @@ import pytest
 from attention_cases import CASES, TOLERANCE, Case, check, make, make_gap, reference_of
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from star_jax.attention import mosaic
 from star_jax.attention.mosaic import prefill
 from star_jax.attention.tiles import Bounds, visited
 
@@ -46,6 +47,21 @@ def attend(arrays, options, tuning=None):
 def test_the_kernel_equals_the_reference(case, dtype, tuning):
     arrays, options = make(case, dtype)
     check(attend(arrays, options, tuning), reference_of(arrays, options), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("", 70, 90, H=64, prefix=72, prefix_length=(5, 72), offset=(20, -3), length=(90, 60)),
+        Case("", 3, 200, H=64, causal=False, length=(200, 70)),
+        Case("", 600, 40, N=2, K=1, H=64, causal=False, length=(0, 39)),
+    ],
+    ids=["prefill", "decode", "too many rows to decode"],
+)
+def test_the_implementation_hands_on_what_it_gets(case):
+    arrays, options = make(case, "bfloat16")
+    actual = mosaic.partial_attention(**arrays, **options, interpret=INTERPRET)
+    check(actual, reference_of(arrays, options), TOLERANCE["bfloat16"])
 
 
 def test_an_lse_gap_of_200_between_segments():

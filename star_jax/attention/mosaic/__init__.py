@@ -1,6 +1,9 @@
 """Our kernels for Hopper, in Pallas Mosaic GPU."""
 
+from typing import Any
+
 import jax
+from jax._src.lib import cuda_versions
 
 from star_jax.array_typing import Keys, PerRow, PrefixKeys, PrefixValues, Queries, Values
 from star_jax.attention import device as device_lib
@@ -9,6 +12,9 @@ from star_jax.attention.partial import Partial
 DTYPES = ("bfloat16", "float16")
 HEAD_DIMS = (64, 96, 128, 256)
 JAX = (0, 11)  # the first version whose Mosaic has what the kernels use
+# JAX's own Hopper kernel, which has such a mask, refuses to run on these.
+MISCOMPILING = (12080, 12091)
+NEWER = ".".join(map(str, JAX))
 DECODE_ROWS = 1024  # query tokens times query heads per key head
 
 
@@ -17,12 +23,24 @@ def refuses_device(device: jax.Device) -> str:
     if device_lib.capability(device) != (9, 0):
         return f"mosaic needs a Hopper GPU (sm_90); this is {device_lib.name(device)}"
     if jax.version.__version_info__[:2] < JAX:
-        return f"mosaic needs JAX {JAX[0]}.{JAX[1]} or newer; this is {jax.__version__}"
+        return f"mosaic needs JAX {NEWER} or newer; this is {jax.__version__}"
+    cuda = _cuda_runtime()
+    if MISCOMPILING[0] <= cuda < MISCOMPILING[1]:
+        bad = "from 12.8.0 on and before 12.9.1, ptxas miscompiles causal masks"
+        return f"mosaic needs another CUDA than {cuda}: {bad}"
     return ""
 
 
-def refuses(dtype: str, head_dim: int) -> str:
-    """Why it cannot serve such arrays on any GPU; empty if it can."""
+def _cuda_runtime() -> int:
+    """CUDA's version as it counts itself, 12091 for 12.9.1; 0 where there is none."""
+    try:
+        return cuda_versions.cuda_runtime_get_version() if cuda_versions else 0
+    except RuntimeError:  # no CUDA libraries: nothing runs here, it is only compiled
+        return 0
+
+
+def refuses(dtype: str, head_dim: int, device: jax.Device | None = None) -> str:
+    """Why it cannot serve such arrays, on any GPU; empty if it can."""
     if dtype not in DTYPES:
         return f"mosaic has no kernel for {dtype}, only for {' and '.join(DTYPES)}"
     if head_dim not in HEAD_DIMS:
@@ -42,8 +60,12 @@ def partial_attention(
     prefix_v: PrefixValues | None = None,
     prefix_length: PerRow | None = None,
     scale: float,
+    interpret: Any = None,
 ) -> Partial:
-    """See `dispatch.partial_attention`."""
+    """See `dispatch.partial_attention`; there is at least one query, and a key in each segment.
+
+    `interpret`, Pallas's parameters for that, runs the kernels on CPUs, slowly.
+    """
     if reason := refuses(str(q.dtype), q.shape[-1]):
         raise NotImplementedError(reason)
     if not q.dtype == k.dtype == v.dtype:
@@ -53,15 +75,16 @@ def partial_attention(
     if jax.version.__version_info__[:2] < JAX:
         here = f"JAX {jax.__version__}, on {jax.default_backend()} by default"
         raise NotImplementedError(
-            f"mosaic needs a Hopper GPU and JAX 0.11 or newer; this is {here}"
+            f"mosaic needs a Hopper GPU and JAX {NEWER} or newer; this is {here}"
         )
     # Imported when used: on older versions of JAX what these modules need is not there.
     from star_jax.attention.mosaic import decode, prefill
 
-    q = device_lib.only_on_cuda(q, implementation="mosaic")
+    if interpret is None:
+        q = device_lib.only_on_cuda(q, implementation="mosaic")
     rows = q.shape[1] * (q.shape[2] // k.shape[2])
     if not causal and prefix_k is None and rows <= DECODE_ROWS:
-        return decode.attend(q, k, v, kv_length=kv_length, scale=scale)
+        return decode.attend(q, k, v, kv_length=kv_length, scale=scale, interpret=interpret)
     return prefill.attend(
         q,
         k,
@@ -73,4 +96,5 @@ def partial_attention(
         prefix_v=prefix_v,
         prefix_length=prefix_length,
         scale=scale,
+        interpret=interpret,
     )

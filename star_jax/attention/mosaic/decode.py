@@ -103,7 +103,9 @@ def attend(
     # [B, T, N, H] -> [B, K, T * N / K, H]: the rows that see the same keys
     rows = q.reshape(batch, queries, kv_heads, group, head_dim).swapaxes(1, 2)
     rows = online.pad_to_8(rows.reshape(batch, kv_heads, queries * group, head_dim), 2)
-    length = jnp.full(batch, keys) if kv_length is None else kv_length
+    # Clipped out here: what the compiler makes of it in the kernel takes more registers than let
+    # two blocks share a multiprocessor.
+    length = jnp.full(batch, keys) if kv_length is None else jnp.clip(kv_length, 0, keys)
     k, v = online.pad_to_8(k, 1), online.pad_to_8(v, 1)
     padded = rows.shape[2]
     tuning = DEFAULTS[head_dim] if tuning is None else tuning
@@ -117,7 +119,6 @@ def attend(
         functools.partial(
             _kernel,
             tuning=tuning,
-            keys=keys,
             consumers=consumers,
             parts=parts,
             c=scale * online.LOG2E,
@@ -190,7 +191,6 @@ def _kernel(
     v_free: Any,
     *,
     tuning: Tuning,
-    keys: int,
     consumers: int,
     parts: int,
     c: float,
@@ -198,10 +198,10 @@ def _kernel(
 ) -> None:
     row, part, kv_head = (lax.axis_index(name) for name in ("row", "part", "kv_head"))
     warpgroup = lax.axis_index("warpgroup")
-    length = jnp.clip(length_gmem[row], 0, keys)
+    length = length_gmem[row]
     begin, end = split(part, parts, length, tile=tuning.keys)
     total = end - begin
-    unmasked = jnp.minimum(lax.div(length, jnp.int32(tuning.keys)), end) - begin
+    unmasked = jnp.clip(lax.div(length, jnp.int32(tuning.keys)), begin, end) - begin
 
     @pl.when(warpgroup == consumers)
     def _produce() -> None:

@@ -79,8 +79,8 @@ def refuses_device(device: jax.Device) -> str:
     return ""
 
 
-def refuses(dtype: str, head_dim: int) -> str:
-    """Why it cannot serve such arrays on any GPU; empty if it can."""
+def refuses(dtype: str, head_dim: int, device: jax.Device | None = None) -> str:
+    """Why it cannot serve such arrays, on any GPU; empty if it can."""
     if dtype not in DTYPES:
         return f"triton has no kernel for {dtype}, only for {' and '.join(DTYPES)}"
     if head_dim not in prefill.CONFIGS:
