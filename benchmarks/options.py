@@ -1,7 +1,9 @@
-"""What the flags of both benchmarks have in common."""
+"""What the commands of both benchmarks have in common."""
 
+import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 def integers(name: str, values: Sequence[str]) -> list[int]:
@@ -31,3 +33,24 @@ def out_path(value: str | None) -> pathlib.Path | None:
     if not path.parent.is_dir():
         raise ValueError(f"--out={path}: {path.parent} is not a directory")
     return path
+
+
+def last_written(
+    records: Iterable[dict[str, Any]], out: pathlib.Path | None, *, void: type[Exception]
+) -> dict[str, Any]:
+    """Writes each record over the one before: what is measured stays if the machine does not.
+
+    After an exception of the type `void` none of it counts, and there is no file.
+    """
+    record: dict[str, Any] = {}
+    try:
+        for record in records:
+            if out is not None:
+                new = out.with_name(out.name + ".new")
+                new.write_text(json.dumps(record, indent=1) + "\n")
+                new.replace(out)  # never half of it
+    except void:
+        if out is not None:
+            out.unlink(missing_ok=True)
+        raise
+    return record

@@ -59,15 +59,9 @@ def _write(out: pathlib.Path | None, record: dict[str, Any]) -> None:
 
 def _gpu(out: pathlib.Path | None) -> None:
     lengths, blocks = _lengths("gpu"), options.integers("blocks", _BLOCKS.value)
-    record: dict[str, Any] = {}
-    try:
-        # Written row by row: a machine that is lent may be taken back before the last one.
-        for record in prefill_gpu.run(_MODEL.value, lengths, blocks, rounds=_ROUNDS.value):
-            _write(out, record)
-    except ValueError:
-        if out is not None:
-            out.unlink(missing_ok=True)  # something is wrong: none of it counts
-        raise
+    records = prefill_gpu.run(_MODEL.value, lengths, blocks, rounds=_ROUNDS.value)
+    # Not only Wrong: without a time there is nothing to keep either.
+    record = options.last_written(records, out, void=ValueError)
     print(prefill_table.of(record))
 
 

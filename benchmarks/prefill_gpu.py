@@ -38,7 +38,12 @@ LONG_SECONDS = 10.0  # of all rounds of a length, after which there are no more
 # The model that checks has the same width and fewer layers. Two right implementations differ by
 # the rounding of bfloat16 in each.
 CHECK_LAYERS, CHECK_LENGTH = 4, 4096
+WRONG = 3  # how a process exits that has found a wrong result
 TOLERANCE = 3e-2  # of |difference| / |expected| in norm, of the last layer's keys and values
+
+
+class Wrong(ValueError):
+    """Keys and values are not those of the reference."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,15 +73,20 @@ def run(
     """Checks and times all rows; after each, yields the record of all results so far.
 
     Raises:
-      ValueError: a row is wrong, or none could be timed.
+      Wrong: a row is.
+      ValueError: none could be timed.
     """
+    circumstances: dict[str, Any] = {}
     star = [Row(block) for block in blocks]
     results: list[dict[str, Any]] = []
     for row in (Row(None), *star[:1], Row(None, "cudnn"), *star[1:]):  # what matters most first
         part = _in_a_process(row, model, lengths, rounds)
         results += part["results"]
+        circumstances = part["circumstances"] or circumstances
+        if not circumstances:  # it failed before it could say on what
+            continue
         yield {
-            **part["circumstances"],
+            **circumstances,
             "command": " ".join(["python -m benchmarks.prefill", *sys.argv[1:]]),
             "dtype": DTYPE,
             "model": llama_shapes.GPU[model],
@@ -88,15 +98,29 @@ def run(
 
 
 def _in_a_process(row: Row, model: str, lengths: Sequence[int], rounds: int) -> dict[str, Any]:
+    """Its results; where the process has failed, those that it left, and for the others a reason.
+
+    Raises:
+      Wrong: the row is.
+    """
     with tempfile.TemporaryDirectory() as directory:
         out = pathlib.Path(directory) / "part.json"
         asked = {"row": dataclasses.asdict(row), "model": model, "rounds": rounds, "out": str(out)}
-        asked["lengths"] = sorted(length for length in lengths if row.takes(length))
-        command = [sys.executable, "-m", "benchmarks.prefill_gpu", json.dumps(asked)]
+        mine = sorted(length for length in lengths if row.takes(length))
+        command = [sys.executable, "-m", "benchmarks.prefill_gpu"]
+        command.append(json.dumps(asked | {"lengths": mine}))
         code = subprocess.run(command).returncode
-        if code:
-            raise ValueError(f"the run of {row} failed ({code=}): see above")
-        return json.loads(out.read_text())
+        if code == WRONG:
+            raise Wrong(f"{row} is wrong: see above")
+        part: dict[str, Any] = {"circumstances": {}, "results": []}
+        if out.exists():
+            part = json.loads(out.read_text())
+    if code:  # killed, say: of memory that it took, or with the device
+        done = {result["length"] for result in part["results"]}
+        why = f"its process failed ({code=})"
+        part["results"] += [_result(row, n, reason=why) for n in mine if n not in done]
+        clock.say(f"{row.name}: {why}")
+    return part
 
 
 def _part(asked: dict[str, Any]) -> None:
@@ -105,49 +129,61 @@ def _part(asked: dict[str, Any]) -> None:
     # That exact attention would be as fast is for the results to say.
     warnings.filterwarnings("ignore", message="star_jax: .* block")
     row, mesh = Row(**asked["row"]), star_jax.make_mesh()
-    results = measure(
-        row, llama_shapes.GPU[asked["model"]], asked["lengths"], mesh, rounds=asked["rounds"]
-    )
     circumstances = machine.circumstances(mesh.devices.flat[0], "benchmarks.prefill")
-    part = {"circumstances": circumstances, "results": results}
-    pathlib.Path(asked["out"]).write_text(json.dumps(part))
+    out = pathlib.Path(asked["out"])
+    results: list[dict[str, Any]] = []
+
+    def write() -> None:
+        """As a whole or not at all: what ends the process may do so at any time."""
+        new = out.with_suffix(".new")
+        new.write_text(json.dumps({"circumstances": circumstances, "results": results}))
+        new.replace(out)
+
+    write()
+    fields = llama_shapes.GPU[asked["model"]]
+    try:
+        for result in measure(row, fields, asked["lengths"], mesh, rounds=asked["rounds"]):
+            results.append(result)
+            write()
+    except Wrong as e:
+        clock.say(str(e))
+        sys.exit(WRONG)
 
 
 def measure(
     row: Row, fields: dict[str, Any], lengths: Sequence[int], mesh: Mesh, *, rounds: int
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """Of each length what was measured, or why nothing was.
 
     Raises:
-      ValueError: keys and values are not those that the float32 reference of attention gives.
+      Wrong: keys and values are not those that the float32 reference of attention gives.
     """
     config = model_config.from_dict(fields)
     few = dataclasses.replace(config, num_layers=min(CHECK_LAYERS, config.num_layers))
     try:
         difference = check(row, few, min(CHECK_LENGTH, config.max_position_embeddings), mesh)
-    except NotImplementedError as e:  # no such kernel for this device
-        return [_result(row, length, reason=clock.reason(e)) for length in lengths]
-    engine = _engine(row, random_model(config), mesh)
+        engine = _engine(row, random_model(config), mesh)
+    except Wrong:
+        raise
+    except Exception as e:  # no such kernel for this device, or too little memory
+        why = clock.reason(e)
+        clock.say(f"{row.name}: {why}")
+        yield from (_result(row, length, reason=why) for length in lengths)
+        return
     clock.say(f"{row.name}: {engine.implementation}, {difference=:.2g}")
-    results: list[dict[str, Any]] = []
+    failed: int | None = None
     for length in lengths:
-        failed = next((r for r in results if "reason" in r), None)
         if failed is not None:
-            why = f"not tried: {failed['length']} tokens were too many"
-            results.append(_result(row, length, reason=why))
+            yield _result(row, length, reason=f"not tried: {failed} tokens were too many")
             continue
         try:
             found = _times(engine, length, rounds)
         except Exception as e:  # out of memory, above all
-            found = {"reason": clock.reason(e)}
+            found, failed = {"reason": clock.reason(e)}, length
         gc.collect()  # what an exception held
-        results.append(
-            _result(
-                row, length, implementation=engine.implementation, difference=difference, **found
-            )
-        )
-        clock.say(f"{row.name}, {length} tokens: {_said(results[-1])}")
-    return results
+        found |= {"implementation": engine.implementation, "difference": difference}
+        clock.say(f"{row.name}, {length} tokens: {_said(found)}")
+        yield _result(row, length, **found)
 
 
 def _times(engine: Engine, length: int, rounds: int) -> dict[str, Any]:
@@ -187,7 +223,7 @@ def check(row: Row, config: model_config.LlamaConfig, length: int, mesh: Mesh) -
     Of a context of four blocks; and of one of a single block, which must be as dense.
 
     Raises:
-      ValueError: too far.
+      Wrong: too far.
       NotImplementedError: this kernel cannot run here.
     """
     model = random_model(config)
@@ -202,7 +238,7 @@ def check(row: Row, config: model_config.LlamaConfig, length: int, mesh: Mesh) -
         found, expected = (_last_layer(_engine(r, model, mesh), ids) for r in (mine, right))
         difference = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
         if not difference <= TOLERANCE:
-            raise ValueError(
+            raise Wrong(
                 f"{mine}: keys and values differ from those of {right} by {difference:.2g}, "
                 f"more than {TOLERANCE}"
             )

@@ -45,16 +45,16 @@ def test_the_command_times_each_row_in_a_process_of_its_own(tmp_path):
     assert done.stdout == prefill_table.of(record) + "\n"
 
 
-def test_a_part_that_fails_leaves_nothing_behind(monkeypatch, tmp_path):
+def test_what_is_wrong_leaves_nothing_behind(monkeypatch, tmp_path):
     def run(*args, rounds):
         yield {"results": []}
-        raise ValueError("keys and values differ")
+        raise prefill_gpu.Wrong("keys and values differ")
 
     monkeypatch.setattr(prefill_gpu, "run", run)
     out = tmp_path / "results.json"
     with flagsaver.as_parsed(model="gpu_toy", out=str(out)):
         flags.FLAGS.mark_as_parsed()
-        with pytest.raises(ValueError, match="keys and values differ"):
+        with pytest.raises(prefill_gpu.Wrong, match="keys and values differ"):
             prefill.main([])
     assert not out.exists()
 
@@ -65,12 +65,16 @@ def without_the_anchor(*args, prefix_k, prefix_v, prefix_length=None, implementa
     return partial_attention(*args, implementation=implementation, **options)
 
 
-def test_what_is_wrong_is_not_timed(monkeypatch):
+def test_what_is_wrong_is_not_timed(monkeypatch, tmp_path):
     star.programs.cache_clear()
     monkeypatch.setattr(star, "partial_attention", without_the_anchor)
     try:
-        with pytest.raises(ValueError, match="keys and values differ from those of"):
-            prefill_gpu.measure(Row(32), TOY, [64], star_jax.make_mesh(), rounds=1)
+        with pytest.raises(prefill_gpu.Wrong, match="keys and values differ from those of"):
+            list(prefill_gpu.measure(Row(32), TOY, [64], star_jax.make_mesh(), rounds=1))
+        asked = {"row": {"block": 32}, "model": "gpu_toy", "lengths": [64], "rounds": 1}
+        with pytest.raises(SystemExit) as exited:
+            prefill_gpu._part(asked | {"out": str(tmp_path / "part.json")})
+        assert exited.value.code == prefill_gpu.WRONG
     finally:
         star.programs.cache_clear()
 
@@ -83,9 +87,60 @@ def test_what_does_not_fit_is_written_down_and_nothing_longer_is_tried(monkeypat
 
     monkeypatch.setattr(prefill_gpu, "_times", times)
     monkeypatch.setattr(prefill_gpu, "check", lambda *args: 0.01)
-    found = prefill_gpu.measure(Row(32), TOY, [64, 128, 256], star_jax.make_mesh(), rounds=1)
+    mesh = star_jax.make_mesh()
+    found = list(prefill_gpu.measure(Row(32), TOY, [64, 128, 256], mesh, rounds=1))
     reasons = [r.get("reason") for r in found]
     assert reasons == [None, "out of memory", "not tried: 128 tokens were too many"]
+
+
+@pytest.mark.parametrize("fails", ["check", "random_model"])
+def test_what_fails_before_anything_is_timed_is_a_reason(fails, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(prefill_gpu, "check", lambda *args: 0.01)
+    monkeypatch.setattr(prefill_gpu, fails, fail)
+    found = list(prefill_gpu.measure(Row(32), TOY, [64, 128], star_jax.make_mesh(), rounds=1))
+    assert [r["reason"] for r in found] == ["out of memory"] * 2
+
+
+def processes(monkeypatch, exits):
+    """Instead of each row's: (the lengths that it has finished, or None; how it exits)."""
+    left = iter(exits)
+
+    def run(command):
+        asked, (lengths, code) = json.loads(command[-1]), next(left)
+        if lengths is not None:
+            row = Row(**asked["row"])
+            done = [prefill_gpu._result(row, n, seconds={"median": 1.0}) for n in lengths]
+            part = {"circumstances": {"device": "a GPU"}, "results": done}
+            pathlib.Path(asked["out"]).write_text(json.dumps(part))
+        return subprocess.CompletedProcess(command, code)
+
+    monkeypatch.setattr(prefill_gpu.subprocess, "run", run)
+    return prefill_gpu.run("gpu_toy", [64, 128], [32], rounds=1)
+
+
+def test_a_process_that_fails_keeps_what_it_has_finished_and_the_rest_goes_on(monkeypatch):
+    *_, record = processes(monkeypatch, [(None, 1), ([64], -9), ([64, 128], 0)])
+    assert record["device"] == "a GPU"
+    assert [(r["row"], r["length"], r.get("reason")) for r in record["results"]] == [
+        ("dense", 64, "its process failed (code=1)"),
+        ("dense", 128, "its process failed (code=1)"),
+        ("star b=32", 64, None),
+        ("star b=32", 128, "its process failed (code=-9)"),
+        ("dense", 64, None),
+        ("dense", 128, None),
+    ]
+    with pytest.raises(ValueError, match="nothing could be timed"):
+        list(processes(monkeypatch, [(None, 1)] * 3))
+
+
+def test_a_process_that_finds_something_wrong_fails_the_run(monkeypatch):
+    records = processes(monkeypatch, [([64, 128], 0), ([], prefill_gpu.WRONG)])
+    assert len(next(records)["results"]) == 2
+    with pytest.raises(prefill_gpu.Wrong, match="is wrong: see above"):
+        next(records)
 
 
 def test_rows_that_are_the_same_or_take_too_long_are_left_out():
