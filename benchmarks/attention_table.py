@@ -25,6 +25,10 @@ PUBLISHED_TOKAMAX = {
     ("full", 64): {4096: 512, 8192: 528, 16384: 521},
 }
 TARGETS = {"causal": 620, "full": 670}  # TFLOP/s at head dim 128 on an H200, from 8K on
+HOST_BOUND = (
+    "\\* The host took more than half as long to launch these calls as they took: their time may "
+    "be the host's, not the device's."
+)
 DECODE_TARGET = 0.85  # of the bandwidth of a copy, from 32K keys on
 
 
@@ -41,6 +45,8 @@ def of(record: Row) -> str:
             parts.append(f"{title}\n\n{_decode(decode, copy)}")
     if verdicts := targets(record):
         parts.append("Targets:\n\n" + table(["target", "measured"], verdicts))
+    if any(r.get("host_bound") for r in rows):
+        parts.append(HOST_BOUND)
     if absent := record["absent"]:
         parts.append("Not there: " + "; ".join(f"{n} ({why})" for n, why in absent.items()))
     if failed := [r for r in rows if "reason" in r]:
@@ -61,6 +67,8 @@ def short(record: Row) -> str:
         parts.append(_prefill(prefill))
     if decode := [r for r in mine if r["kind"] == "decode"]:
         parts.append(_decode(decode, copy))
+    if any(r.get("host_bound") for r in mine):
+        parts.append(HOST_BOUND)
     return "\n\n".join(parts)
 
 
@@ -76,6 +84,7 @@ def heading(record: Row) -> str:
         f"{record['device']}, {record['date']}; {software}. Copies at "
         f"{ceilings['copy_bytes_per_second'] / 1e12:.3g} TB/s (read and written), multiplies "
         f"bfloat16 matrices at {ceilings['matmul_flops_per_second'] / 1e12:.3g} TFLOP/s."
+        + ("" if record.get("complete", True) else " The run was cut short: rows are missing.")
     )
 
 
@@ -96,8 +105,12 @@ def _rate(row: Row) -> str:
     if found is None:
         return "-"
     if row["kind"] == "decode":
-        return f"{row['kv_bytes'] / row['seconds']['median'] / 1e9:.0f} GB/s"
-    return f"{found:.3g}"
+        return f"{row['kv_bytes'] / row['seconds']['median'] / 1e9:.0f} GB/s{_mark(row)}"
+    return f"{found:.3g}{_mark(row)}"
+
+
+def _mark(row: Row) -> str:
+    return "\\*" if row.get("host_bound") else ""
 
 
 def _prefill(rows: Sequence[Row]) -> str:
@@ -126,7 +139,7 @@ def _decode(rows: Sequence[Row], copy: float) -> str:
 def _share_and_time(row: Row | None, copy: float) -> str:
     if row is None or "seconds" not in row:
         return "-"
-    return f"{_share(row, copy):.0%} ({row['seconds']['median'] * 1e6:.0f} us)"
+    return f"{_share(row, copy):.0%} ({row['seconds']['median'] * 1e6:.0f} us){_mark(row)}"
 
 
 def targets(record: Row) -> list[list[str]]:
@@ -142,9 +155,13 @@ def targets(record: Row) -> list[list[str]]:
             continue
         if kind == "decode" and keys >= 32768:
             share = _share(ours, copy)
-            verdicts.append([f"{where}: {DECODE_TARGET:.0%} of a copy", f"{share:.1%}"])
+            verdicts.append(
+                [f"{where}: {DECODE_TARGET:.0%} of a copy", f"{share:.1%}{_mark(ours)}"]
+            )
         if kind in TARGETS and keys >= 8192:
-            verdicts.append([f"{where}: {TARGETS[kind]} TFLOP/s", f"{tflops(ours):.0f}"])
+            verdicts.append(
+                [f"{where}: {TARGETS[kind]} TFLOP/s", f"{tflops(ours):.0f}{_mark(ours)}"]
+            )
         if kind != "anchor+local":
             continue
         if (two := _fastest(found, CUDNN)) is not None:

@@ -4,7 +4,7 @@ import concurrent.futures
 import functools
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,11 +17,22 @@ from benchmarks.problems import Problem, draw
 from star_jax.attention import Partial
 from star_jax.attention import device as device_lib
 
+# Plain XLA is there to compare with, not to wait for: problems whose calls on all sets of inputs
+# take more FLOPs than this are not its. At 20 TFLOP/s the others then take it less than a minute.
+XLA_FLOPS = 4e12
+# Once so many seconds have passed, what is left is measured of these alone.
+PEERS_UNTIL = 420.0
+ALWAYS = ("mosaic", "triton", "cudnn")
+
 Program = jax.stages.Compiled | str  # a string says why there is none
 
 
-def run(asked: Sequence[Problem], mesh: Mesh) -> dict[str, Any]:
+def run(asked: Sequence[Problem], mesh: Mesh) -> Iterator[dict[str, Any]]:
     """Checks and times all that can run on the first device of the mesh.
+
+    Yields:
+      The record of all results so far, once there are any, after each problem. The last one's
+      "complete" is true.
 
     Raises:
       oracle.Wrong: something disagrees with the reference.
@@ -38,15 +49,23 @@ def run(asked: Sequence[Problem], mesh: Mesh) -> dict[str, Any]:
         futures = {(p, n): pool.submit(_build, p, n, mesh) for p in asked for n in ("", *names)}
         programs = {key: future.result() for key, future in futures.items()}
     say(f"compiled {len(programs)} programs")
-    results = []
-    for number, problem in enumerate(asked):
+    results: list[dict[str, Any]] = []
+    for number, problem in enumerate(asked, 1):
         mine = {name: programs.pop((problem, name)) for name in ("", *names)}
+        if clock.elapsed() > PEERS_UNTIL:
+            mine |= {name: _late() for name in names if name not in ALWAYS}
         rows = _measure(problem, mine, seed=seed + number, torch="torch" not in absent)
         results += rows
-        say(f"{number + 1}/{len(asked)} {problem}: {attention_table.line(rows)}")
+        say(f"{number}/{len(asked)} {problem}: {attention_table.line(rows)}")
+        if any("seconds" in row for row in results):
+            so_far = {"complete": number == len(asked), "wall_seconds": clock.elapsed()}
+            yield {**record, **so_far, "results": results}
     if not any("seconds" in row for row in results):
         raise ValueError(f"nothing could be timed: {[row['reason'] for row in results][:3]}")
-    return {**record, "wall_seconds": clock.elapsed(), "results": results}
+
+
+def _late() -> str:
+    return f"left out: {PEERS_UNTIL / 60:.0f} minutes had passed"
 
 
 def _absent_torch(device: jax.Device) -> dict[str, str]:
@@ -63,6 +82,8 @@ def _build(problem: Problem, name: str, mesh: Mesh) -> Program:
     """The program of an implementation, or of the reference for ""."""
     if not name:
         return oracle.compiled(problem, mesh)
+    if name == "xla" and problem.flops * problem.sets > XLA_FLOPS:
+        return f"left out: a pass takes more than {XLA_FLOPS:.0e} FLOPs"
     try:
         return ours.compiled(problem, name, mesh)
     except Exception as e:  # one that cannot be built does not keep others from being timed
@@ -80,10 +101,14 @@ def _measure(
         for name, p in programs.items()
         if name and not isinstance(p, str)
     }
+    theirs: tuple[str, ...] = ()
     if torch:
         from benchmarks import torch_attention
 
-        for name in torch_attention.contenders(problem):
+        late = clock.elapsed() > PEERS_UNTIL
+        theirs = torch_attention.contenders(problem)
+        reasons |= {name: _late() for name in theirs if late}
+        for name in theirs if not late else ():
             makers[name] = functools.partial(torch_attention.to_time, name, problem, sets)
 
     starts = oracle.starts(problem, np.random.default_rng(seed))
@@ -111,7 +136,7 @@ def _measure(
             reasons[name] = str(e)  # PyTorch's own affair
             continue
         passes[name] = timed
-    seconds, failed = clock.time_in_turns(passes)
+    found, failed = clock.time_in_turns(passes)
     reasons |= failed
     passes.clear()
     if torch:
@@ -121,9 +146,9 @@ def _measure(
         | (
             {"reason": reasons[name]}
             if name in reasons
-            else {"seconds": seconds[name], "differences": differences[name]}
+            else {**found[name], "differences": differences[name]}
         )
-        for name in dict.fromkeys([*filter(None, programs), *makers])
+        for name in dict.fromkeys([*filter(None, programs), *theirs])
     ]
 
 

@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 from typing import get_args
 
 import aot
@@ -15,7 +16,16 @@ import pytest
 import torch
 
 import star_jax
-from benchmarks import attention_table, clock, machine, measure, oracle, ours, torch_attention
+from benchmarks import (
+    attention_table,
+    clock,
+    machine,
+    measure,
+    options,
+    oracle,
+    ours,
+    torch_attention,
+)
 from benchmarks import problems as problems_lib
 from benchmarks.problems import Problem, problems
 from star_jax.attention import Partial, reference
@@ -31,6 +41,12 @@ def tiny(monkeypatch):
     monkeypatch.setattr(problems_lib, "MOST_SETS", 2)
     monkeypatch.setattr(clock, "LEAST_SECONDS", 0.0)
     monkeypatch.setattr(clock, "COUNT", 3)
+    monkeypatch.setattr(clock, "_STARTED", time.perf_counter())
+
+
+def last_of(records):
+    *_, record = records
+    return record
 
 
 def test_the_command_checks_times_and_writes(tmp_path):
@@ -43,6 +59,7 @@ def test_the_command_checks_times_and_writes(tmp_path):
     record = json.loads(out.read_text())
     assert record["command"].startswith("python -m benchmarks.attention --lengths=20 --keys=24 ")
     assert record["device"] == "cpu" and record["date"] and record["wall_seconds"] > 0
+    assert record["complete"] is True
     assert set(record["versions"]) >= {"python", "jax", "jaxlib", "torch"}
     assert set(record["absent"]) >= {"mosaic", "cudnn"} and min(record["ceilings"].values()) > 0
     expected = [(kind, contender) for kind in KINDS for contender in ("xla", "torch cpu")]
@@ -50,9 +67,11 @@ def test_the_command_checks_times_and_writes(tmp_path):
     assert [(r["kind"], r["contender"]) for r in results] == expected
     for r in results:
         assert 0 < r["seconds"]["min"] <= r["seconds"]["median"] <= r["seconds"]["max"]
+        assert r["dispatch_seconds"] > 0 and r["host_bound"] in (True, False)
         assert len(r["differences"]) == 2
         for difference in r["differences"]:
             assert 0 < difference["out"] <= oracle.OUT_TOLERANCE
+            assert 0 < difference["row"] <= oracle.ROW_TOLERANCE
     assert done.stdout == attention_table.of(record) + "\n"
 
 
@@ -71,7 +90,7 @@ def wrong(scale_out, add_lse):
 def test_what_is_wrong_fails_the_run(kind, scale_out, add_lse, what, monkeypatch, tiny):
     monkeypatch.setattr(ours, "partial_attention", wrong(scale_out, add_lse))
     with pytest.raises(oracle.Wrong, match=rf"xla, .* 48: {what} differs from the float32"):
-        measure.run([Problem(kind, "8B", 16, 48)], star_jax.make_mesh())
+        list(measure.run([Problem(kind, "8B", 16, 48)], star_jax.make_mesh()))
 
 
 def test_one_wrong_query_among_few_is_found(monkeypatch, tiny):
@@ -83,7 +102,7 @@ def test_one_wrong_query_among_few_is_found(monkeypatch, tiny):
 
     monkeypatch.setattr(ours, "partial_attention", attention)
     with pytest.raises(oracle.Wrong, match="out differs"):
-        measure.run([Problem("causal", "8B", 16, 200)], star_jax.make_mesh())
+        list(measure.run([Problem("causal", "8B", 16, 200)], star_jax.make_mesh()))
 
 
 def test_a_wrong_tile_of_values_that_late_queries_see_is_found(tiny, monkeypatch):
@@ -124,7 +143,7 @@ def test_what_fails_is_written_down_and_the_rest_goes_on(monkeypatch, tiny):
     monkeypatch.setattr(ours, "partial_attention", attention)
     monkeypatch.setattr(torch_attention, "to_time", torch_attention_fails)
     asked = problems([20], [24], [16])[:2]
-    rows = measure.run(asked[:2], star_jax.make_mesh())["results"]
+    rows = last_of(measure.run(asked[:2], star_jax.make_mesh()))["results"]
     assert [r.get("reason") for r in rows] == [
         None,
         "out of memory",
@@ -132,7 +151,7 @@ def test_what_fails_is_written_down_and_the_rest_goes_on(monkeypatch, tiny):
         "out of memory",
     ]
     with pytest.raises(ValueError, match="nothing could be timed"):
-        measure.run(asked[1:2], star_jax.make_mesh())
+        list(measure.run(asked[1:2], star_jax.make_mesh()))
 
 
 def test_what_pytorch_gets_wrong_is_not_timed_and_nothing_else_fails(monkeypatch, tiny):
@@ -141,7 +160,7 @@ def test_what_pytorch_gets_wrong_is_not_timed_and_nothing_else_fails(monkeypatch
 
     monkeypatch.setattr(torch_attention, "_merge", top_left)
     asked = [Problem("anchor+local", "8B", 16, 48)]
-    ours_, theirs = measure.run(asked, star_jax.make_mesh())["results"]
+    ours_, theirs = last_of(measure.run(asked, star_jax.make_mesh()))["results"]
     assert "seconds" in ours_
     assert theirs["reason"].startswith("torch cpu, anchor+local 8B d=16 48: out differs from")
 
@@ -179,7 +198,71 @@ def test_what_fails_while_it_is_timed_keeps_its_reason():
     seconds, reasons = clock.time_in_turns(passes)
     assert set(seconds) == {"runs"} and reasons == {"fails": "StopIteration: "}
     alone = clock.median_seconds(passes["runs"])
-    assert alone / 3 < seconds["runs"]["median"] < alone * 3
+    assert alone / 3 < seconds["runs"]["seconds"]["median"] < alone * 3
+
+
+@pytest.mark.parametrize("where", ["host", "device"])
+def test_a_pass_that_takes_as_long_to_launch_is_marked(where, tiny):
+    def work(*args):
+        time.sleep(0.01)
+
+    def nothing(*args):
+        pass
+
+    host = where == "host"
+    timed = clock.Pass(work if host else nothing, nothing if host else work, 4)
+    found = clock.time_in_turns({"it": timed})[0]["it"]
+    assert found["host_bound"] == host and found["seconds"]["median"] > 0.01 / 4
+    assert (found["dispatch_seconds"] >= 0.01) == host
+
+
+def test_a_run_that_is_cut_short_leaves_what_it_has_measured(tmp_path, tiny):
+    asked, out, seen = problems([20], [24], [16], ["8B"]), tmp_path / "results.json", []
+
+    def records(fails):
+        for record in measure.run(asked, star_jax.make_mesh()):
+            yield record
+            seen.append(json.loads(out.read_text()))
+            assert attention_table.of(seen[-1]) and attention_table.short(seen[-1])
+            if fails is not None and len(seen) == 2:
+                raise fails
+
+    options.last_written(records(None), out, void=oracle.Wrong)
+    assert [r["complete"] for r in seen] == [False] * 3 + [True]
+    assert [len(r["results"]) for r in seen] == [2, 4, 6, 8]
+    for fails, kept in ((RuntimeError("lost"), True), (oracle.Wrong("it differs"), False)):
+        seen.clear()
+        with pytest.raises(type(fails)):
+            options.last_written(records(fails), out, void=oracle.Wrong)
+        assert out.exists() == kept
+        assert not kept or len(json.loads(out.read_text())["results"]) == 4
+
+
+def test_what_takes_too_long_is_left_out_with_a_reason(monkeypatch, tiny):
+    asked, mesh = [Problem("causal", "8B", 16, 20)], star_jax.make_mesh()
+    with monkeypatch.context() as patch:
+        patch.setattr(measure, "XLA_FLOPS", 1)
+        xla, theirs = last_of(measure.run(asked, mesh))["results"]
+    assert xla["reason"].startswith("left out: a pass takes more than") and "seconds" in theirs
+    monkeypatch.setattr(measure, "PEERS_UNTIL", 0.0)
+    with pytest.raises(ValueError, match=r"left out: 0 minutes had passed.*left out: 0 minutes"):
+        list(measure.run(asked, mesh))
+    monkeypatch.setattr(measure, "ALWAYS", ("xla",))
+    xla, theirs = last_of(measure.run(asked, mesh))["results"]
+    assert "seconds" in xla and theirs["reason"] == "left out: 0 minutes had passed"
+
+
+def test_plain_xla_takes_less_than_a_minute():
+    """At 20 TFLOP/s: once to check, twice before the samples, and the samples."""
+    total = 0.0
+    asked = problems([2048, 8192, 32768], [8192, 32768, 131072, 1048576], [128, 64])
+    for problem in asked:
+        one = problem.flops * problem.sets / 20e12
+        if one * 20e12 <= measure.XLA_FLOPS:
+            least = max(one, clock.LEAST_SECONDS)
+            samples = max(clock.LEAST_COUNT, min(clock.COUNT, int(clock.MOST_SECONDS / least)))
+            total += 3 * one + samples * least
+    assert 10 < total < 60
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -275,3 +358,24 @@ def test_the_tables_say_what_was_measured_and_what_was_aimed_at():
     assert verdicts[two] == "1.25"
     apart = "anchor+local, 8B heads, 8192: at least 95% of cuDNN's throughput, merge apart"
     assert verdicts[apart] == "125.0%"
+
+
+def test_the_tables_cope_with_what_is_missing():
+    record = fake_record() | {"complete": False}
+    rows = record["results"]
+    for r in rows:
+        if r["contender"] == "mosaic" and r["kind"] in ("decode", "full"):
+            r["host_bound"] = True
+    rows.pop(0)  # mosaic's, causal
+    text = " ".join(attention_table.of(record).split())
+    assert "The run was cut short: rows are missing." in text
+    assert "| causal | 8B | 8192 | 560 | 350 | - | | - | 644 | 620 |" in text
+    assert r"| full | 8B | 8192 | 560 | 350 | - | 700\* | 1.25 |" in text
+    assert r"100% (34 us)\*" in text and attention_table.HOST_BOUND in text
+    assert attention_table.HOST_BOUND in attention_table.short(record).replace("\n", " ")
+    for count in range(1, len(rows)):
+        part = record | {"results": rows[:count]}
+        assert attention_table.of(part) and attention_table.short(part)
+    whole = fake_record()
+    assert "cut short" not in attention_table.of(whole)
+    assert attention_table.HOST_BOUND not in attention_table.of(whole)
