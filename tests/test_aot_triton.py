@@ -14,14 +14,14 @@ import ptx
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from star_jax.attention import triton
+from star_jax.attention import kernels, triton
 from star_jax.attention.triton import decode, prefill
 
 KINDS = ("a100", "l40s", "rtxpro6000", "h200")
 HEAD_DIMS = tuple(prefill.CONFIGS)
 HEADS, KV_HEADS, BLOCK, SHARD = 32, 8, 4096, 65536
 
-RUNS = [(k, h, d) for k in KINDS for h in HEAD_DIMS for d in triton.DTYPES]
+RUNS = [(k, h, d) for k in KINDS for h in HEAD_DIMS for d in kernels.DTYPES]
 
 
 def compile_prefill(kind, head_dim, dtype="bfloat16", **options):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from attention_cases import CASES, TOLERANCE, Case, check, make
 
-from star_jax.attention import Partial, reference, triton
+from star_jax.attention import Partial, kernels, reference, triton
 from star_jax.attention.triton import decode, prefill
 
 # Tiles so small that many are visited, whole ones and masked ones.
@@ -51,7 +51,7 @@ def small_tiles(monkeypatch):
 
 @pytest.fixture
 def only_prefill(monkeypatch):
-    monkeypatch.setattr(triton, "DECODE_ROWS", 0)
+    monkeypatch.setattr(kernels, "DECODE_ROWS", 0)
 
 
 def run(arrays, options):
@@ -114,7 +114,7 @@ def test_an_lse_gap_of_200_between_segments(only_prefill):
 @pytest.mark.parametrize("kernel", ["prefill", "decode"])
 def test_keys_beyond_the_length_do_not_matter(kernel, monkeypatch):
     if kernel == "prefill":
-        monkeypatch.setattr(triton, "DECODE_ROWS", 0)
+        monkeypatch.setattr(kernels, "DECODE_ROWS", 0)
     arrays, options = make(Case("", 8, 100, H=64, causal=False, length=(70, 33)), "bfloat16")
     expected = reference_of(arrays, options)
     garbage = jnp.asarray([3e38, jnp.inf, jnp.nan, -3e38])[jnp.arange(100) % 4][:, None, None]

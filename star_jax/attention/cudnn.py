@@ -13,23 +13,19 @@ from jax._src.cudnn import fused_attention_stablehlo as fused
 
 from star_jax.array_typing import Keys, PerRow, PrefixKeys, PrefixValues, Queries, Values
 from star_jax.attention import device as device_lib
+from star_jax.attention import kernels
 from star_jax.attention.partial import Partial, merge
-
-DTYPES = ("bfloat16", "float16")
 
 
 def refuses_device(device: jax.Device) -> str:
     """Why it cannot run on this device; empty if it can."""
-    found = device_lib.capability(device)
-    if found is None or found < (8, 0):
-        return f"cudnn needs an NVIDIA GPU from sm_80 on; this is {device_lib.name(device)}"
-    return ""
+    return kernels.too_old(device, name="cudnn")
 
 
 def refuses(dtype: str, head_dim: int, device: jax.Device | None = None) -> str:
     """Why it cannot serve such arrays, on this GPU or on any; empty if it can."""
-    if dtype not in DTYPES:
-        return f"cudnn has no attention in {dtype}, only in {' and '.join(DTYPES)}"
+    if dtype not in kernels.DTYPES:
+        return f"cudnn has no attention in {dtype}, only in {' and '.join(kernels.DTYPES)}"
     found = None if device is None else device_lib.capability(device)
     most = 128 if found is not None and found < (9, 0) else 256
     if head_dim > most or head_dim % 8:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from star_jax import attention
-from star_jax.attention import mosaic
+from star_jax.attention import kernels, mosaic
 from star_jax.attention.mosaic import decode
 
 B, N, K = 1, 32, 8  # Llama-3.1-8B's heads
@@ -48,7 +48,7 @@ def empty(*shape, dtype="bfloat16"):
     return jnp.broadcast_to(jnp.zeros((), dtype), shape)
 
 
-@pytest.mark.parametrize("dtype", mosaic.DTYPES)
+@pytest.mark.parametrize("dtype", kernels.DTYPES)
 @pytest.mark.parametrize("head_dim", mosaic.HEAD_DIMS)
 @pytest.mark.parametrize("causal", [True, False])
 def test_prefill_spills_nothing(head_dim, dtype, causal, tmp_path, monkeypatch):
@@ -63,7 +63,7 @@ def test_prefill_spills_nothing(head_dim, dtype, causal, tmp_path, monkeypatch):
     assert not program.moves(B * T * K * head_dim)  # keys and values are read where they lie
 
 
-@pytest.mark.parametrize("dtype", mosaic.DTYPES)
+@pytest.mark.parametrize("dtype", kernels.DTYPES)
 @pytest.mark.parametrize("head_dim", mosaic.HEAD_DIMS)
 @pytest.mark.parametrize("queries", [1, 64])
 def test_decode_spills_nothing(head_dim, dtype, queries, tmp_path, monkeypatch):

@@ -7,15 +7,14 @@ from jax._src.lib import cuda_versions
 
 from star_jax.array_typing import Keys, PerRow, PrefixKeys, PrefixValues, Queries, Values
 from star_jax.attention import device as device_lib
+from star_jax.attention import kernels
 from star_jax.attention.partial import Partial
 
-DTYPES = ("bfloat16", "float16")
 HEAD_DIMS = (64, 96, 128, 256)
 JAX = (0, 11)  # the first version whose Mosaic has what the kernels use
 # JAX's own Hopper kernel, which has such a mask, refuses to run on these.
 MISCOMPILING = (12080, 12091)
 NEWER = ".".join(map(str, JAX))
-DECODE_ROWS = 1024  # query tokens times query heads per key head
 
 
 def refuses_device(device: jax.Device) -> str:
@@ -41,8 +40,8 @@ def _cuda_runtime() -> int:
 
 def refuses(dtype: str, head_dim: int, device: jax.Device | None = None) -> str:
     """Why it cannot serve such arrays, on any GPU; empty if it can."""
-    if dtype not in DTYPES:
-        return f"mosaic has no kernel for {dtype}, only for {' and '.join(DTYPES)}"
+    if dtype not in kernels.DTYPES:
+        return f"mosaic has no kernel for {dtype}, only for {' and '.join(kernels.DTYPES)}"
     if head_dim not in HEAD_DIMS:
         return f"mosaic has no kernel for {head_dim=}, only for {HEAD_DIMS}"
     return ""
@@ -68,10 +67,7 @@ def partial_attention(
     """
     if reason := refuses(str(q.dtype), q.shape[-1]):
         raise NotImplementedError(reason)
-    if not q.dtype == k.dtype == v.dtype:
-        raise NotImplementedError(f"mosaic with {q.dtype=}, {k.dtype=}, {v.dtype=}: one dtype")
-    if scale <= 0:
-        raise NotImplementedError(f"{scale=} must be positive")
+    kernels.check(q, k, v, scale=scale, name="mosaic")
     if jax.version.__version_info__[:2] < JAX:
         here = f"JAX {jax.__version__}, on {jax.default_backend()} by default"
         raise NotImplementedError(
@@ -83,7 +79,7 @@ def partial_attention(
     if interpret is None:
         q = device_lib.only_on_cuda(q, implementation="mosaic")
     rows = q.shape[1] * (q.shape[2] // k.shape[2])
-    if not causal and prefix_k is None and rows <= DECODE_ROWS:
+    if not causal and prefix_k is None and rows <= kernels.DECODE_ROWS:
         return decode.attend(q, k, v, kv_length=kv_length, scale=scale, interpret=interpret)
     return prefill.attend(
         q,

@@ -20,6 +20,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from star_jax.array_typing import Array, Keys, PerRow, Queries, Values
+from star_jax.attention.kernels import LOG2E
 from star_jax.attention.mosaic import online
 from star_jax.attention.mosaic.online import ROWS, Softmax
 from star_jax.attention.partial import Partial, merge_stacked
@@ -121,7 +122,7 @@ def attend(
             tuning=tuning,
             consumers=consumers,
             parts=parts,
-            c=scale * online.LOG2E,
+            c=scale * LOG2E,
             interpret=online.interpreted(interpret),
         ),
         out_type=(
@@ -130,7 +131,13 @@ def attend(
                 (parts, batch, kv_heads, row_blocks * consumers * ROWS), jnp.float32
             ),
         ),
-        scratch_types=_scratch(tuning, consumers, head_dim, q.dtype),
+        scratch_types=online.scratch(
+            consumers=consumers,
+            stages=tuning.stages,
+            keys=tuning.keys,
+            head_dim=head_dim,
+            dtype=q.dtype,
+        ),
         # The last axes run fastest: what runs at one time reads all heads of the same keys,
         # which lie side by side in memory.
         grid=(batch, parts, kv_heads, row_blocks),
@@ -150,27 +157,6 @@ def attend(
         return x.swapaxes(2, 3).reshape(parts, batch, queries, heads, *x.shape[5:])
 
     return merge_stacked(Partial(unpack(out), unpack(lse)))
-
-
-def _scratch(tuning: Tuning, consumers: int, head_dim: int, dtype: Any) -> tuple[Any, ...]:
-    """Shared memory and barriers, in the order in which `_kernel` takes them."""
-    stages = tuning.stages
-    tile = online.swizzled((stages, tuning.keys, head_dim), dtype)
-    return (
-        # A half of the output takes the bytes of the queries, once these are done with.
-        plgpu.RefUnion(
-            online.swizzled((consumers, ROWS, head_dim), dtype),
-            online.swizzled((consumers, ROWS, head_dim // 2), jnp.float32),
-        ),
-        tile,
-        tile,
-        plgpu.SMEM((consumers, ROWS), jnp.float32),
-        plgpu.Barrier(num_barriers=consumers),
-        plgpu.Barrier(num_barriers=stages),
-        plgpu.Barrier(num_barriers=stages),
-        plgpu.Barrier(num_arrivals=consumers, num_barriers=stages),
-        plgpu.Barrier(num_arrivals=consumers, num_barriers=stages),
-    )
 
 
 def _kernel(

@@ -4,7 +4,6 @@ Scores are kept in base 2: p = 2^(c * score - top), where c = scale * log2(e) an
 the highest score so far, so that each score costs one multiply-add and one ex2.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,12 +13,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from star_jax.array_typing import Array
+from star_jax.attention.kernels import LOG2E, LOWEST
 
 ROWS = 64  # queries of one warpgroup: what one wgmma multiplies
 SHARED_MEMORY = 232448  # bytes that a thread block of sm_90 may have
 SHARED_OVERHEAD = 4096  # of which the compiler and barriers take at most this
-LOG2E = math.log2(math.e)
-LOWEST = -1e30  # finite: 2^(-inf - LOWEST) is 0, where 2^(-inf + inf) would be NaN
 
 _TILE = plgpu.Layout.WGMMA  # of [rows, columns]
 _PER_ROW = plgpu.Layout.WGMMA.reduce(1)  # of [rows]
@@ -97,6 +95,24 @@ def store(out: Array, smem: Any, gmem: Any) -> None:
         plgpu.commit_smem()
         plgpu.copy_smem_to_gmem(smem, gmem.at[:, pl.ds(i * half, half)])
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+
+
+def scratch(
+    *, consumers: int, stages: int, keys: int, head_dim: int, dtype: Any
+) -> tuple[Any, ...]:
+    """Shared memory and barriers: queries and output, K, V, LSE; queries are there; of each
+    stage, K and V are there, K and V are done with."""
+    tile = swizzled((stages, keys, head_dim), dtype)
+    ready = plgpu.Barrier(num_barriers=stages)
+    free = plgpu.Barrier(num_arrivals=consumers, num_barriers=stages)
+    # A half of the output takes the bytes of the queries, once these are done with.
+    q_and_out = plgpu.RefUnion(
+        swizzled((consumers, ROWS, head_dim), dtype),
+        swizzled((consumers, ROWS, head_dim // 2), jnp.float32),
+    )
+    lse = plgpu.SMEM((consumers, ROWS), jnp.float32)
+    q_ready = plgpu.Barrier(num_barriers=consumers)
+    return q_and_out, tile, tile, lse, q_ready, ready, ready, free, free
 
 
 def swizzled(shape: tuple[int, ...], dtype: Any) -> Any:

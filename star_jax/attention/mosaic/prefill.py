@@ -28,6 +28,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from star_jax.array_typing import Array, Keys, PerRow, PrefixKeys, PrefixValues, Queries, Values
+from star_jax.attention.kernels import LOG2E
 from star_jax.attention.mosaic import online
 from star_jax.attention.mosaic.online import ROWS, Softmax
 from star_jax.attention.partial import Partial
@@ -134,14 +135,23 @@ def attend(
             prefix_keys=prefix_keys,
             blocks=blocks,
             group=heads // kv_heads,
-            c=scale * online.LOG2E,
+            c=scale * LOG2E,
             interpret=online.interpreted(interpret),
         ),
         out_type=(
             jax.ShapeDtypeStruct((batch, padded, heads, head_dim), jnp.float32),
             jax.ShapeDtypeStruct((batch, heads, blocks * block), jnp.float32),
         ),
-        scratch_types=_scratch(tuning, head_dim, q.dtype),
+        scratch_types=(
+            *online.scratch(
+                consumers=tuning.consumers,
+                stages=tuning.stages,
+                keys=tuning.keys,
+                head_dim=head_dim,
+                dtype=q.dtype,
+            ),
+            plgpu.Barrier(num_arrivals=tuning.consumers),
+        ),
         # The last axis runs fastest: the heads of a group read the same keys, one soon after
         # the other, and all blocks of one key head come before the next one's.
         grid=(batch, kv_heads, blocks, heads // kv_heads),
@@ -154,28 +164,6 @@ def attend(
     )
     out, lse = kernel(q, k, v, prefix_k, prefix_v, jnp.stack(bounds, axis=1).astype(jnp.int32))
     return Partial(out[:, :queries], lse[:, :, :queries].transpose(0, 2, 1))
-
-
-def _scratch(tuning: Tuning, head_dim: int, dtype: Any) -> tuple[Any, ...]:
-    """Shared memory and barriers, in the order in which `_kernel` takes them."""
-    stages, consumers = tuning.stages, tuning.consumers
-    tile = online.swizzled((stages, tuning.keys, head_dim), dtype)
-    return (
-        # A half of the output takes the bytes of the queries, once these are done with.
-        plgpu.RefUnion(
-            online.swizzled((consumers, ROWS, head_dim), dtype),
-            online.swizzled((consumers, ROWS, head_dim // 2), jnp.float32),
-        ),
-        tile,
-        tile,
-        plgpu.SMEM((consumers, ROWS), jnp.float32),
-        plgpu.Barrier(num_barriers=consumers),
-        plgpu.Barrier(num_barriers=stages),
-        plgpu.Barrier(num_barriers=stages),
-        plgpu.Barrier(num_arrivals=consumers, num_barriers=stages),
-        plgpu.Barrier(num_arrivals=consumers, num_barriers=stages),
-        plgpu.Barrier(num_arrivals=consumers),
-    )
 
 
 def _kernel(

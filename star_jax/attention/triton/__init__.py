@@ -10,15 +10,10 @@ import numpy as np
 
 from star_jax.array_typing import Keys, PerRow, PrefixKeys, PrefixValues, Queries, Values
 from star_jax.attention import device as device_lib
+from star_jax.attention import kernels
 from star_jax.attention.partial import Partial
 from star_jax.attention.tiles import Bounds
 from star_jax.attention.triton import decode, prefill
-
-DTYPES = ("bfloat16", "float16")
-
-# Up to this many rows (a query token for each head of a group), keys are split over the GPU:
-# there are too few tiles of queries to fill it. Rows beyond a tile read the keys again.
-DECODE_ROWS = 1024
 
 
 def partial_attention(
@@ -39,14 +34,16 @@ def partial_attention(
 
     `interpret` runs the kernels on any device, slowly.
     """
-    _check(q, k, v, scale=scale)
+    if reason := refuses(str(q.dtype), q.shape[-1]):
+        raise NotImplementedError(reason)
+    kernels.check(q, k, v, scale=scale, name="triton")
     if not interpret:
         q = device_lib.only_on_cuda(q, implementation="triton")
     batch, queries, heads, head_dim = q.shape
     keys, kv_heads = k.shape[1:3]
     length = _per_row(kv_length, keys, batch)
     rows = queries * (heads // kv_heads)
-    if not causal and prefix_k is None and rows <= DECODE_ROWS:
+    if not causal and prefix_k is None and rows <= kernels.DECODE_ROWS:
         few = (decode.FEW if rows <= decode.FEW_ROWS else decode.MANY)[head_dim]
         return decode.partial_attention(
             q, k, v, length=length, scale=scale, config=few, interpret=interpret
@@ -73,28 +70,16 @@ def partial_attention(
 
 def refuses_device(device: jax.Device) -> str:
     """Why it cannot run on this device; empty if it can."""
-    found = device_lib.capability(device)
-    if found is None or found < (8, 0):
-        return f"triton needs an NVIDIA GPU from sm_80 on; this is {device_lib.name(device)}"
-    return ""
+    return kernels.too_old(device, name="triton")
 
 
 def refuses(dtype: str, head_dim: int, device: jax.Device | None = None) -> str:
     """Why it cannot serve such arrays, on any GPU; empty if it can."""
-    if dtype not in DTYPES:
-        return f"triton has no kernel for {dtype}, only for {' and '.join(DTYPES)}"
+    if dtype not in kernels.DTYPES:
+        return f"triton has no kernel for {dtype}, only for {' and '.join(kernels.DTYPES)}"
     if head_dim not in prefill.CONFIGS:
         return f"triton has no kernel for {head_dim=}, only for {tuple(prefill.CONFIGS)}"
     return ""
-
-
-def _check(q: Queries, k: Keys, v: Values, *, scale: float) -> None:
-    if reason := refuses(str(q.dtype), q.shape[-1]):
-        raise NotImplementedError(reason)
-    if not q.dtype == k.dtype == v.dtype:
-        raise NotImplementedError(f"triton with {q.dtype=}, {k.dtype=}, {v.dtype=}: one dtype")
-    if scale <= 0:  # scores are compared before they are scaled
-        raise NotImplementedError(f"{scale=} must be positive")
 
 
 def _per_row(values: PerRow | None, default: int, batch: int) -> PerRow:

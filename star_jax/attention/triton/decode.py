@@ -15,6 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from star_jax.array_typing import Keys, PerRow, Queries, Values
+from star_jax.attention.kernels import LOG2E
 from star_jax.attention.partial import Partial, merge_stacked
 from star_jax.attention.tiles import split
 from star_jax.attention.triton import softmax
@@ -84,7 +85,7 @@ def partial_attention(
     out, lse = pl.pallas_call(
         functools.partial(
             _kernel,
-            scale=scale * softmax.LOG2_E,
+            scale=scale * LOG2E,
             head_dim=head_dim,
             tile=tile,
             keys=config.keys,

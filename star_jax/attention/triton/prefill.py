@@ -15,6 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from star_jax.array_typing import Array, Keys, PrefixKeys, PrefixValues, Queries, Values
+from star_jax.attention.kernels import LOG2E
 from star_jax.attention.partial import Partial
 from star_jax.attention.tiles import Bounds, keys_seen, visited
 from star_jax.attention.triton import softmax
@@ -80,7 +81,7 @@ def partial_attention(
         functools.partial(
             _kernel,
             causal=causal,
-            scale=scale * softmax.LOG2_E,
+            scale=scale * LOG2E,
             head_dim=head_dim,
             config=config,
         ),

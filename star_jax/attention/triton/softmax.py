@@ -4,7 +4,6 @@ Exponentials are powers of two, for which GPUs have an instruction: `scale` is t
 times log2(e). Scores are compared before they are scaled, which takes a scale above 0.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -13,11 +12,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from star_jax.array_typing import Array
+from star_jax.attention.kernels import LOG2E, LOWEST
 
-# The highest score of a query that has seen no key. Finite, so that a hidden key, whose score
-# is -inf, weighs exp2(-inf - LOWEST) = 0: with -inf that would be NaN.
-LOWEST = -1e30
-LOG2_E = math.log2(math.e)
 MIN_TILE = 16  # of a matmul, in each of its sizes
 
 
@@ -75,7 +71,7 @@ def finish(s: Softmax) -> tuple[Array, Array]:
     """out [rows, W] and lse [rows], a natural logarithm; (0, -inf) for a row that saw no key."""
     none = s.total == 0
     total = jnp.where(none, 1.0, s.total)
-    lse = jnp.where(none, -jnp.inf, s.top / LOG2_E + jnp.log(total))
+    lse = jnp.where(none, -jnp.inf, s.top / LOG2E + jnp.log(total))
     return s.acc / total[:, None], lse
 
 
