@@ -19,6 +19,10 @@ from jax.sharding import PartitionSpec as P
 from star_jax import mesh as mesh_lib
 from star_jax.array_typing import Array
 
+# Keys that a device has room for are a multiple of this: copies by TMA want it, and a kernel that
+# is given anything else would pad, and so copy, a layer's whole cache for every token.
+ROUND = 8
+
 Layers = tuple[Array, ...]
 
 
@@ -64,16 +68,15 @@ class Deal:
         return np.clip(inside, 0, self.size).sum(axis=-1, dtype=np.int32)
 
 
-def allocate(like: KV, copies: int, *, mesh: Mesh) -> KV:
-    """A cache of zeros with room for `copies` of the shards of `like`, one after another."""
-    return _allocate(mesh, copies)(like)
+def allocate(like: KV, length: int, *, mesh: Mesh) -> KV:
+    """A cache of zeros: the layers of `like`, with room for `length` keys on every device."""
+    return _allocate(mesh, length * mesh.shape[mesh_lib.CONTEXT])(like)
 
 
 @functools.cache
-def _allocate(mesh: Mesh, copies: int) -> Callable[[KV], KV]:
+def _allocate(mesh: Mesh, length: int) -> Callable[[KV], KV]:
     def zeros(x: Array) -> Array:
-        B, S, K, H = x.shape
-        return jnp.zeros((B, S * copies, K, H), x.dtype)
+        return jnp.zeros((x.shape[0], length, *x.shape[2:]), x.dtype)
 
     def allocate_cache(like: KV) -> KV:
         return jax.tree.map(zeros, like)
@@ -108,6 +111,15 @@ def _write(mesh: Mesh) -> Callable[[KV, KV, np.int32], KV]:
 def bucket(length: int, *, least: int = 16) -> int:
     """The power of two, at least `least`, that programs for this length are compiled for."""
     return max(least, 1 << (length - 1).bit_length()) if length > 0 else least
+
+
+def eighths(length: int, *, least: int = 1) -> int:
+    """The next multiple of an eighth of a power of two, below `length`, or of `least`.
+
+    So at most an eighth is for nothing, and programs are compiled for eight sizes per octave.
+    """
+    step = max(bucket(length, least=1) // 16, least)
+    return -(-length // step) * step
 
 
 def pad(rows: list[list[int]], length: int) -> np.ndarray:

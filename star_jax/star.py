@@ -23,7 +23,7 @@ from jax.stages import Wrapped
 from star_jax import mesh as mesh_lib
 from star_jax.array_typing import Array, Int, Keys, Queries, Tokens, Values
 from star_jax.attention import partial_attention
-from star_jax.cache import KV, Cache, Deal, allocate, bucket, pad, write
+from star_jax.cache import ROUND, KV, Cache, Deal, allocate, bucket, eighths, pad, write
 from star_jax.mesh import CONTEXT, TENSOR
 from star_jax.models.config import LlamaConfig
 from star_jax.models.llama import Attend, Llama
@@ -70,7 +70,7 @@ def encode(
     block = min(attention.block_size, bucket(longest))  # 100 tokens do not cost a whole block
     anchor = min(attention.anchor, block)
     waves = -(-longest // (devices * block))
-    capacity = bucket(waves, least=1)
+    shard = -(-eighths(waves) * block // ROUND) * ROUND  # keys that each device has room for
     span = devices * block  # tokens per wave
     tokens = pad(rows, waves * span)
 
@@ -78,12 +78,12 @@ def encode(
     starts = np.broadcast_to(np.arange(devices, dtype=np.int32) * block, (len(rows), devices))
     first, later = programs(model.config, mesh, anchor, implementation)
     kv, anchors = first(model, put(tokens[:, :span]), put(starts))
-    if capacity > 1:
-        cache = write(allocate(kv, capacity, mesh=mesh), kv, 0, mesh=mesh)
+    if shard > block:
+        # One name for the wave and the cache: the first wave's arrays go when they are written.
+        kv = write(allocate(kv, shard, mesh=mesh), kv, 0, mesh=mesh)
         for w in range(1, waves):
             part, at = tokens[:, w * span : (w + 1) * span], starts + w * span
-            cache = write(cache, later(model, put(part), put(at), anchors), w, mesh=mesh)
-        kv = cache
+            kv = write(kv, later(model, put(part), put(at), anchors), w, mesh=mesh)
 
     deal = Deal(
         tuple(tuple(range(c * block, waves * span, span)) for c in range(devices)), size=block

@@ -29,6 +29,7 @@ from star_jax.attention.partial import Partial, merge
 # a loop would only add a copy of each tile of keys.
 FEW_QUERIES = 8
 SMALL_SCORES = 4 * 2**20
+READ = 1024  # keys that few queries read at a time, on a CPU
 MIN_TILE, MAX_TILE = 64, 512  # of 1024, the scores leave a CPU's cache: a quarter slower
 STRIPS = 2  # of a tile on the diagonal, each without the keys that none of its queries sees
 
@@ -87,23 +88,55 @@ def partial_attention(
     batch, queries, heads, _ = q.shape
     keys = sum(s.k.shape[1] for s in segments)
     if queries <= FEW_QUERIES or batch * heads * queries * keys * 4 <= SMALL_SCORES:
-        return merge(*(_whole(q, s, scale=scale) for s in segments))
+        return merge(*(_few(q, s, scale=scale) for s in segments))
     return _tiled(q, segments, scale=scale)
 
 
-def _whole(q: Queries, s: Segment, *, scale: float) -> Partial:
-    """All scores of one segment at once."""
+def _few(q: Queries, s: Segment, *, scale: float) -> Partial:
+    """One segment for few queries."""
     batch, queries, heads, width = q.shape
-    keys, kv_heads = s.k.shape[1:3]
+    kv_heads = s.k.shape[2]
     q = q.reshape(batch, queries, kv_heads, heads // kv_heads, width)
     q = q.transpose(0, 2, 3, 1, 4)  # [B, T, K, G, H] -> [B, K, G, T, H]
-    mask = _visible(s, np.arange(queries), np.arange(keys))
-    acc, top, total = _update(None, q, s.k, s.v, mask, scale=scale)
-    out, lse = _finish(Softmax(acc, top, total), scale=scale)
+    whole = functools.partial(_whole, s=s, scale=scale)
+    if s.length is None or s.causal or s.k.shape[1] <= READ:
+        found = whole(q)
+    else:
+        # On a GPU the loop would copy every tile, and launch several kernels for it.
+        valid = functools.partial(_valid, s=s, scale=scale)
+        found = jax.lax.platform_dependent(q, cpu=valid, default=whole)
+    out, lse = _finish(found, scale=scale)
     return Partial(
         out.transpose(0, 3, 1, 2, 4).reshape(batch, queries, heads, width),
         lse.transpose(0, 3, 1, 2).reshape(batch, queries, heads),
     )
+
+
+def _whole(q: Array, s: Segment, *, scale: float) -> Softmax:
+    """All scores at once. q: [B, K, G, T, H]."""
+    mask = _visible(s, np.arange(q.shape[3]), np.arange(s.k.shape[1]))
+    return _update(None, q, s.k, s.v, mask, scale=scale)
+
+
+def _valid(q: Array, s: Segment, *, scale: float) -> Softmax:
+    """As `_whole`, but reads only tiles that hold a valid key of some row. q: [B, K, G, T, H]."""
+    if s.length is None:
+        raise ValueError("a segment without lengths is valid as a whole")
+    keys = s.k.shape[1]
+
+    def add(j: Array, old: Softmax) -> Softmax:
+        start = jnp.minimum(j * READ, keys - READ)  # the last tile may overlap its neighbour
+        k = jax.lax.dynamic_slice_in_dim(s.k, start, READ, axis=1)
+        v = jax.lax.dynamic_slice_in_dim(s.v, start, READ, axis=1)
+        rows, columns = np.arange(q.shape[3]), start + jnp.arange(READ)
+        seen = _visible(s, rows, columns, first=j * READ)
+        return _update(old, q, k, v, seen, scale=scale)
+
+    none = Softmax(
+        jnp.zeros(q.shape), jnp.full(q.shape[:-1], -jnp.inf), jnp.zeros(q.shape[:-1])
+    )
+    tiles = (jnp.max(s.length) + READ - 1) // READ
+    return jax.lax.fori_loop(0, jnp.minimum(tiles, -(-keys // READ)), add, none)
 
 
 def _tiled(q: Queries, segments: list[Segment], *, scale: float) -> Partial:
