@@ -8,17 +8,34 @@ from jax.sharding import Mesh
 
 from star_jax import mesh as mesh_lib
 from star_jax.cache import Cache, Deal
+from star_jax.fingerprint import Fingerprint
+
+SHOWN = 8  # rows of a batch whose lengths its `repr` tells
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Context:
-    """An encoded context, or a batch of them. Asking it changes nothing: ask it often."""
+    """An encoded context, or a batch of them. Asking it changes nothing: ask it often.
+
+    It is equal to itself alone: arrays are not compared.
+    """
 
     tokens: list[list[int]]  # one list per row, without the rows that pad the batch
     is_batch: bool
     cache: Cache
     deal: Deal
     mesh: Mesh
+    fingerprint: Fingerprint
+
+    def __repr__(self) -> str:
+        lengths = [str(len(row)) for row in self.tokens[:SHOWN]]
+        more = ", ..." if len(self.tokens) > SHOWN else ""
+        rows = f"{len(self.tokens)} rows of " if self.is_batch else ""
+        axes = " ".join(f"{name}={size}" for name, size in self.mesh.shape.items())
+        return (
+            f"Context({rows}{', '.join(lengths)}{more} tokens, {self.fingerprint.attention}, "
+            f"{self.fingerprint.dtype}, mesh {axes})"
+        )
 
     @property
     def batch(self) -> int:

@@ -17,6 +17,7 @@ from star_jax.attention import resolve
 from star_jax.cache import Cache, Deal
 from star_jax.context import Context
 from star_jax.dense import Dense
+from star_jax.fingerprint import Fingerprint, Weights, of_tokenizer
 from star_jax.inputs import Ids
 from star_jax.likelihood import Scores, score_document
 from star_jax.models import config as model_config
@@ -54,6 +55,7 @@ class Engine:
         self.implementation = implementation
         self.tokenizer = tokenizer
         self.eos_token_ids = model.config.eos_token_ids
+        self._weights = Weights()
 
     @classmethod
     def from_pretrained(
@@ -109,7 +111,19 @@ class Engine:
             tokenizer=self.tokenizer,
         )
         other.eos_token_ids = self.eos_token_ids
+        other._weights = self._weights
         return other
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What contexts are encoded with. The weights are hashed when it is first asked for."""
+        return Fingerprint(
+            weights=self._weights.digest(self.model, self.mesh),
+            config=self.config,
+            dtype=str(jax.tree.leaves(self.model)[0].dtype),
+            tokenizer=of_tokenizer(self.tokenizer),
+            attention=repr(self.attention),
+        )
 
     def prefill(self, context_ids: Ids) -> Context:
         """Phase 1: encodes a context, or a batch of contexts of any lengths.
@@ -133,7 +147,7 @@ class Engine:
             mesh=self.mesh,
             implementation=self.implementation,
         )
-        return Context(rows, is_batch, cache, deal, self.mesh)
+        return Context(rows, is_batch, cache, deal, self.mesh, self.fingerprint)
 
     def score(self, context: Context, query_ids: Ids) -> jax.Array | list[jax.Array]:
         """Phase 2, teacher-forced: the logits after each query token, float32 [Lq, V].
@@ -284,6 +298,11 @@ class Engine:
     def _ask(self, context: Context, query_ids: Ids, max_new_tokens: int = 0) -> inputs.Asked:
         if context.mesh != self.mesh:
             raise ValueError("the context was encoded on another mesh than this engine's")
+        if differences := context.fingerprint.differences(self.fingerprint):
+            raise ValueError(
+                "the context was encoded by another model than this engine's: "
+                f"{'; '.join(differences)}; encode it with this engine"
+            )
         asked = inputs.ask(context, query_ids, vocab_size=self.config.vocab_size)
         needed, most = asked.longest + max_new_tokens, self.config.max_position_embeddings
         if needed > most:

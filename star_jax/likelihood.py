@@ -11,11 +11,14 @@ from star_jax.context import Context
 from star_jax.models.llama import Llama
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Scores:
     """The log-probability of each token of a document after its first: float32 [L - 1]."""
 
     logprobs: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"Scores({len(self.logprobs)} tokens, perplexity {self.perplexity:.6g})"
 
     @property
     def perplexity(self) -> float:

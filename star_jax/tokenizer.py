@@ -9,6 +9,7 @@ reach over the border: end a context where a token ends, for example with a newl
 """
 
 import functools
+import hashlib
 import itertools
 import os
 from collections.abc import Sequence
@@ -27,9 +28,11 @@ class Tokenizer:
     probe: a token that may change the text of those before it, None where none does. Decoders
       that fall back on bytes make marks of a whole run of them if its last character is not
       complete: what was text may not be text any more.
+    digest: a hash of what says which ids a text has; equal for equal files.
     """
 
     probe: int | None = None
+    digest: str = ""
 
     def __init__(self, tokenizer: Any):
         self._tokenizer = tokenizer
@@ -39,6 +42,9 @@ class Tokenizer:
         # What the tokenizer itself puts in front: BOS, or nothing. Asking for `bos_token_id`
         # would not tell, since a tokenizer may have one and not add it.
         self._prefix: list[int] = ids[: special.index(0) if 0 in special else 0]
+        rules = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else ""
+        told = f"{self._prefix} {sorted(tokenizer.get_vocab().items())} {rules}"
+        self.digest = hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike[str]) -> "Tokenizer | None":
