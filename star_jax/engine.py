@@ -19,7 +19,7 @@ from star_jax.context import Context
 from star_jax.dense import Dense
 from star_jax.fingerprint import Fingerprint, Weights, of_tokenizer
 from star_jax.inputs import Ids
-from star_jax.likelihood import Scores, score_document
+from star_jax.likelihood import Scores, likelihood_of, score_document, score_queries
 from star_jax.models import config as model_config
 from star_jax.models.llama import Llama
 from star_jax.ring import Ring
@@ -149,18 +149,25 @@ class Engine:
         )
         return Context(rows, is_batch, cache, deal, self.mesh, self.fingerprint)
 
-    def score(self, context: Context, query_ids: Ids) -> jax.Array | list[jax.Array]:
+    def score(self, context: Context, query_ids: Ids) -> np.ndarray | list[np.ndarray]:
         """Phase 2, teacher-forced: the logits after each query token, float32 [Lq, V].
 
-        For a batch, `query_ids` is one query for all, or one per context; returns a list.
+        For a batch, `query_ids` is one query for all, or one per context; returns a list. The
+        logits come to the host part by part: devices hold those of 128 tokens at a time. Where
+        log-probabilities are enough, `likelihood` takes less.
         """
-        asked = self._ask(context, query_ids)
-        put = mesh_lib.putter(self.mesh)
-        logits = self._programs(GREEDY).score(
-            self.model, context.cache, put(asked.tokens, mesh_lib.QUERY), put(asked.starts)
-        )
-        results = [logits[i, : len(ids)] for i, ids in enumerate(asked.queries)]
-        return results if context.is_batch else results[0]
+        queries = self._ask(context, query_ids)
+        scores = score_queries(self.model, context, queries, programs=self._programs(GREEDY))
+        return scores if context.is_batch else scores[0]
+
+    def likelihood(self, context: Context, query_ids: Ids) -> Scores | list[Scores]:
+        """The log-probability of each query token after the first, given all before it.
+
+        As `score`, of whose logits it needs no more than those of 128 tokens at any time.
+        """
+        queries = self._ask(context, query_ids)
+        scores = likelihood_of(self.model, context, queries, programs=self._programs(GREEDY))
+        return scores if context.is_batch else scores[0]
 
     def score_document(
         self, document_ids: Ids, *, window: int | np.integer = 1024
@@ -177,9 +184,7 @@ class Engine:
         """
         size = inputs.count("window", window)
         document = self.prefill(document_ids)
-        scores = score_document(
-            self.model, document, window=size, program=self._programs(GREEDY).likelihood
-        )
+        scores = score_document(self.model, document, window=size, programs=self._programs(GREEDY))
         return scores if document.is_batch else scores[0]
 
     def generate(
@@ -258,30 +263,32 @@ class Engine:
         eos = () if ignore_eos else self.eos_token_ids
         limits = inputs.limits(max_new_tokens, stop, eos, has_tokenizer=self.tokenizer is not None)
         sampling, each = parse(sampling), inputs.count("samples", samples)
-        asked = self._ask(context, query_ids, limits.max_new_tokens)
+        queries = self._ask(context, query_ids, limits.max_new_tokens)
+        put = mesh_lib.putter(self.mesh)
         decode = None if self.tokenizer is None else self.tokenizer.decode
         probe = None if self.tokenizer is None else self.tokenizer.probe
-        rows = [Row(limits, decode, probe) for _ in range(each * len(asked.queries))]
+        rows = [Row(limits, decode, probe) for _ in range(each * len(queries))]
         run = generate_lib.generate(
             self.model,
             context.cache,
-            tokens=asked.tokens,
-            lengths=asked.lengths,
-            starts=asked.starts,
-            seen=inputs.seen(
-                context,
-                asked.queries,
-                samples=each,
-                vocab_size=self.config.vocab_size if sampling.mode.penalises else 0,
+            question=inputs.question(context, queries),
+            seen=put(
+                inputs.seen(
+                    context,
+                    queries,
+                    samples=each,
+                    vocab_size=self.config.vocab_size if sampling.mode.penalises else 0,
+                ),
+                mesh_lib.QUERY,
             ),
             rows=rows,
             limits=limits,
             knobs=knobs(
                 sampling,
-                contexts=len(asked.queries),
+                contexts=len(queries),
                 batch=context.batch,
                 samples=each,
-                put=mesh_lib.putter(self.mesh),
+                put=put,
             ),
             mode=sampling.mode,
             mesh=self.mesh,
@@ -295,7 +302,7 @@ class Engine:
             self.config, self.mesh, self.implementation, generate_lib.STRIDE, sampling.mode
         )
 
-    def _ask(self, context: Context, query_ids: Ids, max_new_tokens: int = 0) -> inputs.Asked:
+    def _ask(self, context: Context, query_ids: Ids, max_new_tokens: int = 0) -> list[list[int]]:
         if context.mesh != self.mesh:
             raise ValueError("the context was encoded on another mesh than this engine's")
         if differences := context.fingerprint.differences(self.fingerprint):
@@ -303,13 +310,14 @@ class Engine:
                 "the context was encoded by another model than this engine's: "
                 f"{'; '.join(differences)}; encode it with this engine"
             )
-        asked = inputs.ask(context, query_ids, vocab_size=self.config.vocab_size)
-        needed, most = asked.longest + max_new_tokens, self.config.max_position_embeddings
+        queries = inputs.ask(context, query_ids, vocab_size=self.config.vocab_size)
+        longest = max(len(a) + len(b) for a, b in zip(context.tokens, queries, strict=True))
+        needed, most = longest + max_new_tokens, self.config.max_position_embeddings
         if needed > most:
             _warn(
                 f"context, query and answer may take {needed} positions, beyond the model's {most}"
             )
-        return asked
+        return queries
 
     def _warn_of(self, rows: list[list[int]]) -> None:
         longest, most = max(map(len, rows)), self.config.max_position_embeddings

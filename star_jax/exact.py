@@ -17,7 +17,7 @@ from jax.stages import Wrapped
 
 from star_jax import mesh as mesh_lib
 from star_jax.array_typing import Keys, Positions, Queries, Tokens, Values
-from star_jax.cache import ROUND, KV, Cache, Deal, eighths, pad
+from star_jax.cache import KV, ROUND, Cache, Deal, eighths, pad
 from star_jax.mesh import CONTEXT, TENSOR
 from star_jax.models.config import LlamaConfig
 from star_jax.models.llama import Attend, Llama

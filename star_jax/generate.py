@@ -1,7 +1,10 @@
 """Generation: a compiled stride of tokens at a time, and between strides the host's decisions."""
 
-from collections.abc import Iterator
+import collections
+import functools
+from collections.abc import Callable, Iterator
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
@@ -11,20 +14,20 @@ from star_jax import query
 from star_jax.array_typing import Array
 from star_jax.cache import KV, Cache, bucket
 from star_jax.models.llama import Llama
+from star_jax.query import Decoding, Ends, Question
 from star_jax.sampling import Choice, Knobs, Mode
 from star_jax.stopping import Limits, Row
 
 STRIDE = 32  # tokens per call of the decode program; the host looks at the text in between
+GROWTH = 4  # times as much room: a long answer compiles few programs
 
 
 def generate(
     model: Llama,
     cache: Cache,
     *,
-    tokens: np.ndarray,
-    lengths: np.ndarray,
-    starts: np.ndarray,
-    seen: np.ndarray,
+    question: Question,
+    seen: Array,
     rows: list[Row],
     limits: Limits,
     knobs: Knobs,
@@ -35,63 +38,79 @@ def generate(
 ) -> Iterator[None]:
     """Asks one query per context, and extends `rows` until all have ended; yields as they grow.
 
-    tokens [B, T], lengths [B]: the queries, padded on the right. starts [B]: the lengths of
-    the contexts. rows: of each context, one per sample, without those of padding. seen [R, V or
-    0]: see `sampling.choose`. stride: tokens between two yields, at most `STRIDE`.
+    The devices are a stride ahead of the host, so that they do not wait for it to read. Where
+    there are stop words they do wait: what follows one would be for nothing. Room for the tokens
+    is made as they come: a high limit costs nothing.
+
+    rows: of each context, one per sample, without those of padding. seen [R, V or 0]: see
+    `sampling.choose`. stride: tokens between two yields, at most `STRIDE`.
+
+    Raises:
+      ValueError: logits are not finite.
     """
     programs = query.programs(model.config, mesh, implementation, STRIDE, mode)
     put = mesh_lib.putter(mesh)
-    tail, first, marked = programs.ask(
-        model,
-        cache,
-        put(tokens, mesh_lib.QUERY),
-        put(lengths),
-        put(starts),
-        knobs,
-        put(seen, mesh_lib.QUERY),
-    )
-    _extend(rows, Choice(first.token[:, None], first.logprob[:, None]), 1)
-    yield
-    done = np.ones(len(seen), bool)
-    done[: len(rows)] = _ended(rows)
-    state = query.Decoding(
-        generated=_room(tail.query, len(seen), bucket(limits.max_new_tokens), mesh=mesh),
-        token=first.token,
-        step=put(np.int32(0), mesh_lib.WHOLE),
-        done=put(done),
-        seen=marked,
-    )
-    eos = put(np.asarray(limits.eos, np.int32), mesh_lib.WHOLE)
-    step = 1
-    while not done.all():
-        count = min(stride, limits.max_new_tokens - step)
-        new, state = programs.decode(
-            model, cache, tail, state, knobs, eos, put(np.int32(count), mesh_lib.WHOLE)
-        )
-        step += count
-        _extend(rows, new, count)
+    numbers = np.asarray([limits.max_new_tokens, stride, *limits.eos], np.int32)
+    ends = Ends(put(numbers, mesh_lib.WHOLE))
+    tail, first, state = programs.ask(model, cache, question, knobs, seen, ends)
+    waiting = collections.deque([first])
+    ahead = 0 if limits.stop else 1
+    made = 1  # tokens of an answer, at most, in what was called
+    stopped = 0  # rows that the devices know to have ended at a stop word
+    while True:
+        while made < limits.max_new_tokens and len(waiting) <= ahead:
+            state = _with_room(state, made - 1 + stride, most=limits.max_new_tokens, mesh=mesh)
+            new, state = programs.decode(model, cache, tail, state, knobs, ends)
+            waiting.append(new)
+            made += stride
+        _extend(rows, waiting.popleft(), cache.kv.k[0].dtype)
         yield
-        done[: len(rows)] = _ended(rows)
-        state = state._replace(done=put(done))
+        ended = [row.stop_reason is not None for row in rows]
+        if all(ended):
+            return
+        if (now := sum(row.stop_reason == "stop" for row in rows)) > stopped:
+            stopped = now
+            done = np.ones(state.done.shape, bool)
+            done[: len(rows)] = ended
+            state = state._replace(done=put(done))
 
 
-def _extend(rows: list[Row], new: Choice, count: int) -> None:
-    """Adds up to `count` tokens to each row; those of a row that has ended are negative."""
-    made, logprobs = np.asarray(new.token)[:, :count], np.asarray(new.logprob)[:, :count]
+def check_finite(values: np.ndarray, dtype: object) -> None:
+    """Raises ValueError if the model has overflowed; its answers would be noise, or nothing."""
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"non-finite logits: the model overflows in dtype={str(dtype)!r}, or its weights are "
+            "not finite. Nothing was answered; try dtype='bfloat16' or 'float32', or another "
+            "checkpoint"
+        )
+
+
+def _extend(rows: list[Row], new: Choice, dtype: object) -> None:
+    """Adds the tokens that were made to each row; those of a row that has ended are negative."""
+    made, logprobs = jax.device_get((new.token, new.logprob))
     for row, tokens, values in zip(rows, made, logprobs, strict=False):
         there = tokens >= 0
+        check_finite(values[there], dtype)
         row.extend(tokens[there].tolist(), values[there].tolist())
 
 
-def _ended(rows: list[Row]) -> list[bool]:
-    return [row.stop_reason is not None for row in rows]
+def _with_room(state: Decoding, needed: int, *, most: int, mesh: Mesh) -> Decoding:
+    """The state with room for the K/V of `needed` generated tokens, or of `most`."""
+    room = state.generated.k[0].shape[1]
+    needed = min(needed, most)
+    if needed <= room:
+        return state
+    while room < needed:
+        room = min(GROWTH * room, bucket(most))
+    return state._replace(generated=_grow(mesh, room)(state.generated))
 
 
-def _room(like: KV, rows: int, length: int, *, mesh: Mesh) -> KV:
-    """Zeros for the K/V of `length` generated tokens in each row."""
-    sharding = NamedSharding(mesh, mesh_lib.TAIL)
+@functools.cache
+def _grow(mesh: Mesh, length: int) -> Callable[[KV], KV]:
+    def longer(x: Array) -> Array:
+        return jnp.pad(x, ((0, 0), (0, length - x.shape[1]), (0, 0), (0, 0)))
 
-    def zeros(x: Array) -> Array:
-        return jnp.zeros((rows, length, *x.shape[2:]), x.dtype, device=sharding)
+    def grow(generated: KV) -> KV:
+        return jax.tree.map(longer, generated)
 
-    return KV(tuple(map(zeros, like.k)), tuple(map(zeros, like.v)))
+    return jax.jit(grow, out_shardings=NamedSharding(mesh, mesh_lib.TAIL))

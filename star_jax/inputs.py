@@ -1,14 +1,15 @@
 """What callers hand in, checked: token ids as rows, queries for contexts, where answers end."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from star_jax import mesh as mesh_lib
 from star_jax.cache import bucket, pad
 from star_jax.context import Context
+from star_jax.query import Question
 from star_jax.stopping import Limits
 
 Ids = Any  # Sequence[int] or Sequence[Sequence[int]], or an array: of token ids
@@ -53,22 +54,7 @@ def _row(ids: Any, what: str) -> list[int]:
     return row.tolist()
 
 
-@dataclasses.dataclass(frozen=True)
-class Asked:
-    """Queries; and for the padded batch their tokens [B, T], lengths and start positions [B]."""
-
-    queries: list[list[int]]
-    tokens: np.ndarray
-    lengths: np.ndarray
-    starts: np.ndarray
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest context with its query."""
-        return int((self.lengths + self.starts).max())
-
-
-def ask(context: Context, query_ids: Ids, *, vocab_size: int) -> Asked:
+def ask(context: Context, query_ids: Ids, *, vocab_size: int) -> list[list[int]]:
     """One query for each row of a context: the same for all, or one each.
 
     Raises:
@@ -81,12 +67,17 @@ def ask(context: Context, query_ids: Ids, *, vocab_size: int) -> Asked:
         queries = queries * len(context.tokens)
     if len(queries) != len(context.tokens):
         raise ValueError(f"{len(queries)} queries for {len(context.tokens)} contexts")
+    return queries
+
+
+def question(context: Context, queries: list[list[int]]) -> Question:
+    """The queries as arrays on the mesh, padded to a bucket and to the rows of the batch."""
     empty: list[list[int]] = [[]] * (context.batch - len(queries))
-    return Asked(
-        queries,
-        tokens=pad(queries + empty, bucket(max(map(len, queries)))),
-        lengths=np.asarray([len(ids) for ids in queries + empty], np.int32),
-        starts=np.asarray([len(ids) for ids in context.tokens + empty], np.int32),
+    put = mesh_lib.putter(context.mesh)
+    return Question(
+        put(pad(queries + empty, bucket(max(map(len, queries)))), mesh_lib.QUERY),
+        put(np.asarray([len(ids) for ids in queries + empty], np.int32)),
+        put(np.asarray([len(ids) for ids in context.tokens + empty], np.int32)),
     )
 
 

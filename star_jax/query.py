@@ -45,7 +45,16 @@ from star_jax.sampling import Choice, Knobs, Mode, choose, layout
 # is bound by latency: one gather is then faster than two reductions.
 GATHER_BYTES = 2**20
 
-LOGITS_AT_ONCE = 128  # tokens whose logits are held while log-probabilities are taken
+LOGITS_AT_ONCE = 128  # tokens whose logits are held at a time: of 8K they may be gigabytes
+ROOM = 128  # generated tokens that there is room for at first; see `generate.generate`
+
+
+class Question(NamedTuple):
+    """Queries, padded on the right, of contexts; a row of padding has a context of no token."""
+
+    tokens: Array  # [B, T]
+    length: Array  # [B], of the query
+    start: Array  # [B], of the context: where the query starts
 
 
 class Tail(NamedTuple):
@@ -64,6 +73,24 @@ class Decoding(NamedTuple):
     step: Array  # [], how many tokens went through the model
     done: Array  # [R], whether a row has ended
     seen: Array  # [R, V], tokens that are penalised; [R, 0] if none are
+
+
+class Ends(NamedTuple):
+    """Where generation, and one call of it, ends."""
+
+    numbers: Array  # [2 + E]: tokens of an answer, tokens of a call, EOS ids
+
+    @property
+    def most(self) -> Array:
+        return self.numbers[0]
+
+    @property
+    def stride(self) -> Array:
+        return self.numbers[1]
+
+    def reached(self, token: PerSample) -> Array:
+        """Whether each token is an EOS."""
+        return jnp.isin(token, self.numbers[2:])
 
 
 def merge_method(q: Queries, devices: int) -> Method:
@@ -167,15 +194,17 @@ Loop = tuple[Array, Choice, Decoding, Array]
 
 
 class Programs(NamedTuple):
-    """The programs of phase 2, compiled per (capacity, query bucket, generation bucket).
+    """The programs of phase 2, compiled per (capacity, query bucket, room for generated tokens).
 
-    score(model, cache, tokens [B, T], start [B]) -> logits [B, T, V]
-    likelihood(model, cache, tokens [B, T], next [B, T], start [B]) -> log-probabilities [B, T]
-    ask(model, cache, tokens, length [B], start [B], knobs, seen) -> (Tail, first Choice [R], seen)
-    decode(model, cache, tail, Decoding, knobs, eos [E], count []) -> (Choice [R, stride], Decoding)
+    hidden(model, cache, Question) -> what the LM head reads [B, T, D]
+    logits(model, hidden, first []) -> logits of `LOGITS_AT_ONCE` tokens, or of all [B, T, V]
+    likelihood(model, cache, Question, next [B, T]) -> log-probabilities [B, T]
+    ask(model, cache, Question, knobs, seen, Ends) -> (Tail, first Choice [R, 1], Decoding)
+    decode(model, cache, tail, Decoding, knobs, Ends) -> (Choice [R, stride], Decoding)
     """
 
-    score: Wrapped
+    hidden: Wrapped
+    logits: Wrapped
     likelihood: Wrapped
     ask: Wrapped
     decode: Wrapped
@@ -188,30 +217,28 @@ def programs(
     """See `Programs`. `decode` generates at most `stride` tokens a call, chosen as `mode` says."""
 
     def ask(
-        model: Llama,
-        cache: Cache,
-        tokens: Tokens,
-        length: PerRow,
-        start: PerRow,
-        knobs: Knobs,
-        seen: Array,
-    ) -> tuple[Tail, Choice, Array]:
-        hidden, kv = _run_query(model, cache, tokens, start, implementation)
-        last = jnp.maximum(length - 1, 0)[:, None, None]
+        model: Llama, cache: Cache, question: Question, knobs: Knobs, seen: Array, ends: Ends
+    ) -> tuple[Tail, Choice, Decoding]:
+        hidden, kv = _run_query(model, cache, question, implementation)
+        last = jnp.maximum(question.length - 1, 0)[:, None, None]
         hidden = jnp.take_along_axis(hidden, last, axis=1)  # [B, T, D] -> [B, 1, D]
         logits = model.logits(hidden, axis=TENSOR)[:, 0]
-        samples = knobs.keys.shape[0] // logits.shape[0]
+        rows = knobs.keys.shape[0]
+        samples = rows // logits.shape[0]
         choice = choose(jnp.repeat(logits, samples, axis=0), knobs, seen, 0, mode=mode)
-        return Tail(kv, length, start + length), choice, _mark(seen, choice.token)
+        is_padding = jnp.repeat(question.start == 0, samples)
+        state = Decoding(
+            generated=jax.tree.map(lambda x: jnp.zeros((rows, ROOM, *x.shape[2:]), x.dtype), kv),
+            token=choice.token,
+            step=jnp.int32(0),
+            done=is_padding | ends.reached(choice.token),
+            seen=_mark(seen, choice.token),
+        )
+        tail = Tail(kv, question.length, question.start + question.length)
+        return tail, Choice(choice.token[:, None], choice.logprob[:, None]), state
 
     def decode(
-        model: Llama,
-        cache: Cache,
-        tail: Tail,
-        state: Decoding,
-        knobs: Knobs,
-        eos: Array,
-        count: Array,
+        model: Llama, cache: Cache, tail: Tail, state: Decoding, knobs: Knobs, ends: Ends
     ) -> tuple[Choice, Decoding]:
         rows = state.token.shape[0]
         start = jnp.repeat(tail.start, rows // tail.start.shape[0])
@@ -229,13 +256,13 @@ def programs(
                 made.token.at[:, i].set(jnp.where(state.done, -1, choice.token)),
                 made.logprob.at[:, i].set(choice.logprob),
             )
-            done = state.done | jnp.isin(choice.token, eos)
+            done = state.done | ends.reached(choice.token)
             state = Decoding(kv, choice.token, step, done, _mark(state.seen, choice.token))
             return i + 1, made, state, _any_left(done)
 
         def cond(carry: Loop) -> Array:
-            i, _, _, left = carry
-            return left & (i < count)
+            i, _, state, left = carry
+            return left & (i < ends.stride) & (state.step + 1 < ends.most)
 
         none = Choice(jnp.full((rows, stride), -1, jnp.int32), jnp.zeros((rows, stride)))
         carry = (jnp.int32(0), none, state, _any_left(state.done))
@@ -245,18 +272,20 @@ def programs(
     weights = mesh_lib.weight_specs(config, mesh)
     cache = Cache(mesh_lib.CACHE, mesh_lib.BLOCKS)  # type: ignore[arg-type]
     rows, query, tail = mesh_lib.ROWS, mesh_lib.QUERY, mesh_lib.TAIL
+    question = Question(query, rows, rows)  # type: ignore[arg-type]
     tails = Tail(tail, rows, rows)  # type: ignore[arg-type]
     state = Decoding(tail, rows, P(), rows, query)  # type: ignore[arg-type]
-    first, made = Choice(rows, rows), Choice(query, query)  # type: ignore[arg-type]
+    made = Choice(query, query)  # type: ignore[arg-type]
     jit = functools.partial(_jit, mesh)
-    score, likelihood = _scoring(config, mesh, implementation)
+    hidden, logits, likelihood = _scoring(config, mesh, implementation)
     return Programs(
-        score=score,
+        hidden=hidden,
+        logits=logits,
         likelihood=likelihood,
-        ask=jit(ask, (weights, cache, query, rows, rows, layout(), query), (tails, first, query)),
+        ask=jit(ask, (weights, cache, question, layout(), query, P()), (tails, made, state)),
         decode=jit(
             decode,
-            (weights, cache, tails, state, layout(), P(), P()),
+            (weights, cache, tails, state, layout(), P()),
             (made, state),
             donate_argnums=3,
         ),
@@ -264,24 +293,30 @@ def programs(
 
 
 @functools.cache
-def _scoring(config: LlamaConfig, mesh: Mesh, implementation: str) -> tuple[Wrapped, Wrapped]:
-    """`score` and `likelihood`, which choose nothing."""
+def _scoring(
+    config: LlamaConfig, mesh: Mesh, implementation: str
+) -> tuple[Wrapped, Wrapped, Wrapped]:
+    """`hidden`, `logits` and `likelihood`, which choose nothing."""
 
-    def score(model: Llama, cache: Cache, tokens: Tokens, start: PerRow) -> Logits:
-        hidden, _ = _run_query(model, cache, tokens, start, implementation)
-        return model.logits(hidden, axis=TENSOR)
+    def hidden(model: Llama, cache: Cache, question: Question) -> Hidden:
+        return _run_query(model, cache, question, implementation)[0]
+
+    def logits(model: Llama, hidden: Hidden, first: Array) -> Logits:
+        few = min(hidden.shape[1], LOGITS_AT_ONCE)  # both are powers of two
+        part = jax.lax.dynamic_slice_in_dim(hidden, first, few, axis=1)
+        return model.logits(part, axis=TENSOR)
 
     def likelihood(
-        model: Llama, cache: Cache, tokens: Tokens, following: Tokens, start: PerRow
+        model: Llama, cache: Cache, question: Question, following: Tokens
     ) -> Float[Array, "B T"]:
-        hidden, _ = _run_query(model, cache, tokens, start, implementation)
+        hidden, _ = _run_query(model, cache, question, implementation)
 
         def some(x: tuple[Hidden, Tokens]) -> Array:
             logprobs = jax.nn.log_softmax(model.logits(x[0], axis=TENSOR), axis=-1)
             return jnp.take_along_axis(logprobs, x[1][..., None], axis=-1)[..., 0]
 
         # [B, T, ...] -> [T / few, B, few, ...]: all logits at once may be gigabytes.
-        few = min(tokens.shape[1], LOGITS_AT_ONCE)
+        few = min(following.shape[1], LOGITS_AT_ONCE)
         parts = jax.tree.map(
             lambda x: jnp.stack(jnp.split(x, x.shape[1] // few, axis=1)), (hidden, following)
         )
@@ -290,18 +325,21 @@ def _scoring(config: LlamaConfig, mesh: Mesh, implementation: str) -> tuple[Wrap
     weights = mesh_lib.weight_specs(config, mesh)
     cache = Cache(mesh_lib.CACHE, mesh_lib.BLOCKS)  # type: ignore[arg-type]
     rows, query = mesh_lib.ROWS, mesh_lib.QUERY
+    question = Question(query, rows, rows)  # type: ignore[arg-type]
+    whole = P(DATA, None, None)
     return (
-        _jit(mesh, score, (weights, cache, query, rows), P(DATA, None, None)),
-        _jit(mesh, likelihood, (weights, cache, query, query, rows), query),
+        _jit(mesh, hidden, (weights, cache, question), whole),
+        _jit(mesh, logits, (weights, whole, P()), whole),
+        _jit(mesh, likelihood, (weights, cache, question, query), query),
     )
 
 
 def _run_query(
-    model: Llama, cache: Cache, tokens: Tokens, start: PerRow, implementation: str
+    model: Llama, cache: Cache, question: Question, implementation: str
 ) -> tuple[Hidden, KV]:
-    positions = start[:, None] + jnp.arange(tokens.shape[1])
+    positions = question.start[:, None] + jnp.arange(question.tokens.shape[1])
     attend = Asking(cache, implementation)
-    return model.run(tokens, positions, attend, KV((), ()), axis=TENSOR)
+    return model.run(question.tokens, positions, attend, KV((), ()), axis=TENSOR)
 
 
 def _jit(

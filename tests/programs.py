@@ -4,7 +4,7 @@ import dataclasses
 
 import aot
 import published
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 import star_jax
 from star_jax import exact, generate, query, sampling, star
@@ -86,16 +86,17 @@ class Programs:
         return program.trace(self.model, tokens, tokens)
 
     def ask(self):
-        tokens = self._array((1, self.shapes.query), mesh_lib.QUERY)
         return self._query.ask.trace(
-            self.model,
-            self._cache(),
-            tokens,
-            self._row(),
-            self._row(),
-            self._knobs(),
-            self._seen(),
+            self.model, self._cache(), self._question(), self._knobs(), self._seen(), self._ends()
         )
+
+    def hidden(self):
+        return self._query.hidden.trace(self.model, self._cache(), self._question())
+
+    def logits(self):
+        shape = (1, self.shapes.query, self.config.hidden_size)
+        hidden = self._array(shape, PartitionSpec(mesh_lib.DATA, None, None), DTYPE)
+        return self._query.logits.trace(self.model, hidden, self._array((), mesh_lib.WHOLE))
 
     def decode(self):
         tail = query.Tail(self._kv(self.shapes.query, mesh_lib.TAIL), self._row(), self._row())
@@ -106,10 +107,16 @@ class Programs:
             done=self._array((self.shapes.samples,), mesh_lib.ROWS, "bool"),
             seen=self._seen(),
         )
-        eos, count = self._array((3,), mesh_lib.WHOLE), self._array((), mesh_lib.WHOLE)
         return self._query.decode.trace(
-            self.model, self._cache(), tail, state, self._knobs(), eos, count
+            self.model, self._cache(), tail, state, self._knobs(), self._ends()
         )
+
+    def _question(self):
+        tokens = self._array((1, self.shapes.query), mesh_lib.QUERY)
+        return query.Question(tokens, self._row(), self._row())
+
+    def _ends(self):
+        return query.Ends(self._array((2 + 3,), mesh_lib.WHOLE))
 
     def _weight(self, name, shape, axes):
         sharding, repeat = mesh_lib.placement(shape, axes, self.mesh)

@@ -39,7 +39,7 @@ def ask(engine, context, query=QUERY, **options):
 def test_every_token_is_what_the_key_draws_from_the_scores(engine, context):
     """Teacher-forced, the same tokens and log-probabilities; so each step has its own key."""
     answer = ask(engine, context)
-    scores = engine.score(context, QUERY + answer.tokens)[len(QUERY) - 1 : -1]
+    scores = jnp.asarray(engine.score(context, QUERY + answer.tokens))[len(QUERY) - 1 : -1]
     knobs = test_sampling.knobs(WARM, 1)
     seen = np.zeros((1, engine.config.vocab_size), bool)
     seen[0, [*tiny.ids(100), *QUERY]] = True

@@ -132,9 +132,7 @@ def _valid(q: Array, s: Segment, *, scale: float) -> Softmax:
         seen = _visible(s, rows, columns, first=j * READ)
         return _update(old, q, k, v, seen, scale=scale)
 
-    none = Softmax(
-        jnp.zeros(q.shape), jnp.full(q.shape[:-1], -jnp.inf), jnp.zeros(q.shape[:-1])
-    )
+    none = Softmax(jnp.zeros(q.shape), jnp.full(q.shape[:-1], -jnp.inf), jnp.zeros(q.shape[:-1]))
     tiles = (jnp.max(s.length) + READ - 1) // READ
     return jax.lax.fori_loop(0, jnp.minimum(tiles, -(-keys // READ)), add, none)
 
