@@ -1,6 +1,9 @@
 """An encoded context: what phase 1 returns, and phase 2 asks."""
 
 import dataclasses
+import functools
+import hashlib
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -42,6 +45,11 @@ class Context:
         """Rows, with those that pad the batch."""
         return self.cache.valid.shape[0]
 
+    @functools.cached_property
+    def digests(self) -> list[bytes]:
+        """Of the tokens of each row: see `digest`."""
+        return [digest(row) for row in self.tokens]
+
     def prefix(self, length: int | np.integer) -> "Context":
         """The context of the first `length` tokens of each row, as if no more were encoded.
 
@@ -63,3 +71,8 @@ class Context:
         """Waits until phase 1 has run."""
         jax.block_until_ready(self.cache)
         return self
+
+
+def digest(ids: Sequence[int]) -> bytes:
+    """8 bytes that tell one list of token ids from another."""
+    return hashlib.blake2b(np.asarray(ids, "<i8").tobytes(), digest_size=8).digest()

@@ -23,7 +23,7 @@ from star_jax.likelihood import Scores, likelihood_of, score_document, score_que
 from star_jax.models import config as model_config
 from star_jax.models.llama import Llama
 from star_jax.ring import Ring
-from star_jax.sampling import GREEDY, Sampling, knobs, parse
+from star_jax.sampling import GREEDY, Sampling, knobs, parse, row_seeds
 from star_jax.star import Star
 from star_jax.stopping import Answer, Row
 from star_jax.tokenizer import Tokenizer
@@ -267,7 +267,14 @@ class Engine:
         put = mesh_lib.putter(self.mesh)
         decode = None if self.tokenizer is None else self.tokenizer.decode
         probe = None if self.tokenizer is None else self.tokenizer.probe
-        rows = [Row(limits, decode, probe) for _ in range(each * len(queries))]
+        draws = sampling.mode.draws
+        prompts = inputs.prompts(context, queries) if draws else [0] * len(queries)
+        seeds = row_seeds(sampling, prompts)
+        rows = [
+            Row(limits, decode, probe, seed if draws else None)
+            for seed in seeds
+            for _ in range(each)
+        ]
         run = generate_lib.generate(
             self.model,
             context.cache,
@@ -285,7 +292,8 @@ class Engine:
             limits=limits,
             knobs=knobs(
                 sampling,
-                contexts=len(queries),
+                seeds=seeds,
+                prompts=prompts,
                 batch=context.batch,
                 samples=each,
                 put=put,

@@ -1,5 +1,6 @@
 """What callers hand in, checked: token ids as rows, queries for contexts, where answers end."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from star_jax import mesh as mesh_lib
 from star_jax.cache import bucket, pad
-from star_jax.context import Context
+from star_jax.context import Context, digest
 from star_jax.query import Question
 from star_jax.stopping import Limits
 
@@ -79,6 +80,14 @@ def question(context: Context, queries: list[list[int]]) -> Question:
         put(np.asarray([len(ids) for ids in queries + empty], np.int32)),
         put(np.asarray([len(ids) for ids in context.tokens + empty], np.int32)),
     )
+
+
+def prompts(context: Context, queries: list[list[int]]) -> list[int]:
+    """For each row a hash, 64 bits, of the tokens of context and query."""
+    return [
+        int.from_bytes(hashlib.blake2b(row + digest(query), digest_size=8).digest())
+        for row, query in zip(context.digests, queries, strict=True)
+    ]
 
 
 def seen(

@@ -1,13 +1,16 @@
 """How the next token is chosen: the likeliest, or one drawn at random.
 
-Every draw has a key of its own, folded from (seed, sample, step): it depends neither on the
-batch that a row stands in, nor on how many tokens a call generates.
+Every draw has a key of its own, folded from (seed, prompt, sample, step): it depends neither on
+the batch that a row stands in, nor on how many tokens a call generates.
 """
 
+import collections
 import dataclasses
+import hashlib
 import math
 import numbers
-from collections.abc import Callable, Mapping
+import secrets
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -34,8 +37,10 @@ class Sampling:
     top_k: only the k likeliest tokens; 0: all.
     top_p: only the likeliest tokens that together reach this probability.
     min_p: only tokens at least this probable, relative to the likeliest.
-    seed: 0 ... 2**64 - 1; or one for each context of a batch. With one for all, what is drawn
-      for a question does not depend on where in a batch it stands.
+    seed: None is a new random one for each question; or 0 ... 2**64 - 1; or a tuple, with one for
+      each context of a batch. `Answer.seed` says which it was: given again, it draws the same.
+      With one number for all, questions that differ draw apart, each as it would alone. The first
+      of equal ones does, too; for each further one another seed is made of it and its turn.
     """
 
     temperature: float | int = 1.0
@@ -43,7 +48,7 @@ class Sampling:
     top_p: float | int = 1.0
     min_p: float | int = 0.0
     repetition_penalty: float | int = 1.0
-    seed: int | tuple[int, ...] = 0
+    seed: int | tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in [field.name for field in dataclasses.fields(self)][:-1]:
@@ -68,9 +73,11 @@ class Sampling:
                 f"repetition_penalty={self.repetition_penalty} must be above 0, "
                 f"from {1 / LARGE} to {LARGE:.0f}"
             )
+        if self.seed is None:
+            return
         for seed in self.seed if isinstance(self.seed, tuple) else (self.seed,):
             if not isinstance(seed, numbers.Integral) or isinstance(seed, bool):
-                raise ValueError(f"{seed=} must be an integer")
+                raise ValueError(f"{seed=} must be an integer, a tuple of them, or None")
             if not 0 <= seed < SEEDS:
                 raise ValueError(f"{seed=} must be an integer from 0 to 2**64 - 1")
 
@@ -122,26 +129,54 @@ class Knobs(NamedTuple):
     top_p: Array
     min_p: Array
     repetition_penalty: Array
-    keys: Array  # uint32 [R, 3]: seed (high and low word) and number of the sample
+    keys: Array  # uint32 [R, 5]: seed and prompt (two words each), and number of the sample
+
+
+def row_seeds(sampling: Sampling, prompts: Sequence[int]) -> list[int]:
+    """The seed of each question, of which `prompts` has the hashes; see `Sampling`.
+
+    Raises:
+      ValueError: the number of seeds is not that of the questions.
+    """
+    if sampling.seed is None:
+        return [secrets.randbits(64) for _ in prompts]
+    if isinstance(sampling.seed, tuple):
+        if len(sampling.seed) != len(prompts):
+            raise ValueError(f"{len(sampling.seed)} seeds for {len(prompts)} contexts")
+        return [int(seed) for seed in sampling.seed]
+    turns: collections.Counter[int] = collections.Counter()
+    seeds = []
+    for prompt in prompts:
+        seeds.append(_in_turn(int(sampling.seed), turns[prompt]))
+        turns[prompt] += 1
+    return seeds
+
+
+def _in_turn(seed: int, turn: int) -> int:
+    """The seed of a question that stands in a batch for the `turn`th time, from 0 on."""
+    if not turn:
+        return seed
+    return int.from_bytes(hashlib.blake2b(f"{seed} {turn}".encode(), digest_size=8).digest())
 
 
 def knobs(
-    sampling: Sampling, *, contexts: int, batch: int, samples: int, put: Callable[..., Array]
+    sampling: Sampling,
+    *,
+    seeds: Sequence[int],
+    prompts: Sequence[int],
+    batch: int,
+    samples: int,
+    put: Callable[..., Array],
 ) -> Knobs:
-    """The numbers for `samples` rows of each of `batch` contexts, of which `contexts` are real.
+    """The numbers for `samples` rows of each of `batch` contexts.
 
-    `put` puts a host array on the mesh, with the layout that it is told.
-
-    Raises:
-      ValueError: the number of seeds is not that of the contexts.
+    seeds, prompts: 64 bits for each question; there are no more than contexts, and the rows
+    without one are padding. `put` puts a host array on the mesh, with the layout it is told.
     """
-    seeds = sampling.seed if isinstance(sampling.seed, tuple) else (sampling.seed,) * contexts
-    if len(seeds) != contexts:
-        raise ValueError(f"{len(seeds)} seeds for {contexts} contexts")
-    keys = np.zeros((batch, samples, 3), np.uint32)
-    for i, seed in enumerate(seeds):
-        high, low = divmod(int(seed), 2**32)
-        keys[i] = [(high, low, sample) for sample in range(samples)]
+    keys = np.zeros((batch, samples, 5), np.uint32)
+    for row, seed, prompt in zip(keys, seeds, prompts, strict=False):
+        row[:, :4] = *divmod(seed, 2**32), *divmod(prompt, 2**32)
+        row[:, 4] = np.arange(samples)
     values = (
         np.float32(sampling.temperature),
         np.int32(min(sampling.top_k, 2**31 - 1)),
@@ -149,7 +184,7 @@ def knobs(
         np.float32(sampling.min_p),
         np.float32(sampling.repetition_penalty),
     )
-    rows = put(keys.reshape(batch * samples, 3), mesh_lib.QUERY)
+    rows = put(keys.reshape(batch * samples, 5), mesh_lib.QUERY)
     temperature, top_k, top_p, min_p, penalty = (put(n, mesh_lib.WHOLE) for n in values)
     return Knobs(temperature, top_k, top_p, min_p, penalty, rows)
 
@@ -207,7 +242,7 @@ def _kept(scores: Float[Array, "R V"], knobs: Knobs) -> Bool[Array, "R V"]:
 
 
 def _noise(
-    keys: UInt32[Array, "R 3"], step: Int[Array, ""] | int, size: int
+    keys: UInt32[Array, "R 5"], step: Int[Array, ""] | int, size: int
 ) -> Float[Array, "R V"]:
     def one(words: Array) -> Array:
         key = jax.random.key(0, impl="threefry2x32")

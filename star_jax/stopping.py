@@ -15,13 +15,18 @@ class Answer:
     text: the decoded tokens up to the stop word; None without a tokenizer.
     stop_reason: `eos`, `stop` (a stop word), or `length` (max_new_tokens).
     logprobs: of each of the tokens under the model, natural logarithm, before anything that
-      `Sampling` does. Answers that differ in these alone are equal.
+      `Sampling` does.
+    seed: of its draws; None if it is greedy. Given to `Sampling`, it draws the answer again, with
+      the same number of `samples` all of them.
+
+    Answers that differ in log-probabilities and seed alone are equal.
     """
 
     tokens: list[int]
     text: str | None
     stop_reason: StopReason
     logprobs: list[float] = dataclasses.field(default_factory=list, compare=False)
+    seed: int | None = dataclasses.field(default=None, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,13 +43,20 @@ class Row:
 
     Stop words are looked for in the text with special tokens, and what is left of it is shown
     without them. `probe` is a token that may change the text of those before it; see
-    `Tokenizer.probe`.
+    `Tokenizer.probe`. `seed` is the answer's.
     """
 
-    def __init__(self, limits: Limits, decode: Callable[..., str] | None, probe: int | None = None):
+    def __init__(
+        self,
+        limits: Limits,
+        decode: Callable[..., str] | None,
+        probe: int | None = None,
+        seed: int | None = None,
+    ):
         self.limits = limits
         self.decode = decode
         self.probe = probe
+        self.seed = seed
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
         self.stop_reason: StopReason | None = None
@@ -71,7 +83,8 @@ class Row:
         if self.decode is not None:
             whole = self.decode(self.tokens)
             text = self._shown(self.decode, whole, find(whole, self.limits.stop))
-        return Answer(self.tokens, text, self.stop_reason or "length", self.logprobs)
+        reason = self.stop_reason or "length"
+        return Answer(self.tokens, text, reason, self.logprobs, self.seed)
 
     def settled(self) -> str:
         """The text of the answer so far, without what a later token may still change or cut."""

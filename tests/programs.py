@@ -133,7 +133,7 @@ class Programs:
 
     def _knobs(self):
         number = self._array((), mesh_lib.WHOLE, "float32")
-        keys = self._array((self.shapes.samples, 3), mesh_lib.QUERY, "uint32")
+        keys = self._array((self.shapes.samples, 5), mesh_lib.QUERY, "uint32")
         top_k = self._array((), mesh_lib.WHOLE)
         return sampling.Knobs(number, top_k, number, number, number, keys)
 

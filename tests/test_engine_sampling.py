@@ -1,5 +1,6 @@
 """Sampling and streaming through the engine: reproducible, shared by batches, as NumPy has it."""
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import test_sampling
 import tiny
 
 import star_jax
-from star_jax import Engine, Sampling, sampling
+from star_jax import Engine, Sampling, inputs, sampling
 
 NEW = 40  # more than a stride
 MANY = 2000
@@ -40,7 +41,7 @@ def test_every_token_is_what_the_key_draws_from_the_scores(engine, context):
     """Teacher-forced, the same tokens and log-probabilities; so each step has its own key."""
     answer = ask(engine, context)
     scores = jnp.asarray(engine.score(context, QUERY + answer.tokens))[len(QUERY) - 1 : -1]
-    knobs = test_sampling.knobs(WARM, 1)
+    knobs = test_sampling.knobs(WARM, 1, inputs.prompts(context, [QUERY]))
     seen = np.zeros((1, engine.config.vocab_size), bool)
     seen[0, [*tiny.ids(100), *QUERY]] = True
     for step, token in enumerate(answer.tokens):
@@ -76,9 +77,53 @@ def test_a_seed_gives_the_same_whatever_stands_beside(engine, context):
     assert len(pieces) > NEW // 8
 
 
+def test_equal_rows_draw_apart_and_say_how_to_draw_them_again(engine):
+    """One seed for all rows; and none. Rows of padding, and other rows, change nothing."""
+    rows = [tiny.ids(60), tiny.ids(100), tiny.ids(60), tiny.ids(60), tiny.ids(100)]
+    batch = engine.prefill(rows)
+    for seed in (7, None):
+        warm = dataclasses.replace(WARM, seed=seed)
+        answers = ask(engine, batch, sampling=warm)
+        assert len({tuple(a.tokens) for a in answers}) == len(rows)
+        assert len({a.seed for a in answers}) >= 3
+        for ids, answer in zip(rows, answers, strict=True):
+            again = dataclasses.replace(WARM, seed=answer.seed)
+            alone = ask(engine, engine.prefill(ids), sampling=again)
+            assert (alone.tokens, alone.seed) == (answer.tokens, answer.seed)
+    assert ask(engine, batch)[1].tokens == ask(engine, engine.prefill(rows[1])).tokens
+    assert [a.seed for a in ask(engine, batch)][:2] == [7, 7]
+
+
+def test_equal_contexts_with_other_queries_are_other_questions(engine):
+    """With one seed for all, each draws as it would alone, whatever the order."""
+    rows, queries = [tiny.ids(60)] * 3, [tiny.ids(5, seed=s) for s in (1, 2, 3)]
+    batch = engine.prefill(rows)
+    answers = ask(engine, batch, queries)
+    assert ask(engine, batch, queries[::-1]) == answers[::-1]
+    assert [a.seed for a in answers] == [7] * 3
+    assert ask(engine, engine.prefill(rows[0]), queries[2]) == answers[2]
+
+
+def test_an_unset_seed_is_random_and_told(engine, context):
+    warm = dataclasses.replace(WARM, seed=None)
+    one, two = (ask(engine, context, sampling=warm) for _ in range(2))
+    assert one.tokens != two.tokens and one.seed != two.seed
+    assert isinstance(one.seed, int) and 0 <= one.seed < 2**64
+    assert ask(engine, context, sampling=dataclasses.replace(WARM, seed=one.seed)) == one
+    several = ask(engine, context, sampling=warm, samples=3)
+    assert len({a.seed for a in several}) == 1 < len({tuple(a.tokens) for a in several})
+    again = dataclasses.replace(WARM, seed=several[0].seed)
+    assert ask(engine, context, sampling=again, samples=3) == several
+    assert ask(engine, context, sampling=None).seed is None
+    assert ask(engine, context, sampling={"temperature": 0, "seed": 5}).seed is None
+    # A seed says how an answer came about, not what it is.
+    assert dataclasses.replace(one, seed=None) == one
+
+
 def test_samples_of_one_prompt_are_distributed_as_the_model_says(engine, context):
     options: dict[str, Any] = {"temperature": 0.8, "top_k": 12, "top_p": 0.9}
-    answers = ask(engine, context, max_new_tokens=1, samples=MANY, sampling=options)
+    drawn = {**options, "seed": 3}
+    answers = ask(engine, context, max_new_tokens=1, samples=MANY, sampling=drawn)
     scores = np.asarray(engine.score(context, QUERY))[-1]
     expected = test_sampling.probabilities(scores, [], **options)
     counts = np.bincount([a.tokens[0] for a in answers], minlength=len(expected))

@@ -1,6 +1,7 @@
 """How tokens are chosen: against NumPy, against transformers' processors, and by counting draws."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import transformers
 from star_jax import Sampling, sampling
 
 VOCAB, DRAWS = 40, 20000
+PROMPT = 0x0123456789ABCDEF
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "cold": {"temperature": 0.5},
@@ -97,12 +99,13 @@ def theirs(scores: np.ndarray, seen: list[int], options: dict[str, Any]) -> np.n
     return torch.softmax(x, dim=-1)[0].numpy()
 
 
-def knobs(options: Sampling, rows: int, contexts: int = 1) -> sampling.Knobs:
+def knobs(options: Sampling, rows: int, prompts: Sequence[int] = (PROMPT,)) -> sampling.Knobs:
     return sampling.knobs(
         options,
-        contexts=contexts,
-        batch=contexts,
-        samples=rows // contexts,
+        seeds=sampling.row_seeds(options, prompts),
+        prompts=prompts,
+        batch=len(prompts),
+        samples=rows // len(prompts),
         put=lambda x, spec: jnp.asarray(x),
     )
 
@@ -112,7 +115,7 @@ def draw(
     rows: int,
     *,
     step: int = 0,
-    contexts: int = 1,
+    prompts: Sequence[int] = (PROMPT,),
     scores: np.ndarray | None = None,
 ) -> sampling.Choice:
     seen = np.zeros((rows, VOCAB if options.mode.penalises else 0), bool)
@@ -120,7 +123,7 @@ def draw(
         seen[:, SEEN] = True
     many = jnp.broadcast_to(jnp.asarray(logits() if scores is None else scores), (rows, VOCAB))
     return sampling.choose(
-        many, knobs(options, rows, contexts), jnp.asarray(seen), step, mode=options.mode
+        many, knobs(options, rows, prompts), jnp.asarray(seen), step, mode=options.mode
     )
 
 
@@ -155,7 +158,7 @@ def test_draws_are_distributed_as_they_should_be(options: dict[str, Any]) -> Non
     ],
 )
 def test_of_equal_tokens_the_first_are_kept(options: dict[str, Any], kept: set[int]) -> None:
-    tokens = np.asarray(draw(Sampling(**options), 500, scores=TIED).token)
+    tokens = np.asarray(draw(Sampling(**options, seed=2), 500, scores=TIED).token)
     assert set(tokens.tolist()) == kept
     expected = probabilities(TIED, [], **options)
     assert set(np.flatnonzero(expected).tolist()) == kept
@@ -164,16 +167,16 @@ def test_of_equal_tokens_the_first_are_kept(options: dict[str, Any], kept: set[i
 def test_extreme_temperatures() -> None:
     """Near 0 the likeliest, very high all that is possible; infinite penalties are refused."""
     for temperature in (1e-6, 1e-7, 1e-300):
-        tokens = np.asarray(draw(Sampling(temperature=temperature, top_p=0.9), 50).token)
+        tokens = np.asarray(draw(Sampling(temperature=temperature, top_p=0.9, seed=1), 50).token)
         assert set(tokens.tolist()) == {int(logits().argmax())}
-    tokens = np.asarray(draw(Sampling(temperature=1e6), 4000, scores=TIED).token)
+    tokens = np.asarray(draw(Sampling(temperature=1e6, seed=1), 4000, scores=TIED).token)
     assert set(tokens.tolist()) == set(range(VOCAB)) - {5}
     for fields in ({"temperature": 1e39}, {"temperature": 10**400}, {"repetition_penalty": 1e-50}):
         with pytest.raises(ValueError, match=next(iter(fields))):
             sampling.parse(fields)
 
 
-def test_draws_of_steps_samples_and_seeds_are_independent() -> None:
+def test_draws_of_steps_samples_seeds_and_prompts_are_independent() -> None:
     """Pairs of draws, as a contingency table, show no association."""
     options = Sampling(top_k=4, seed=5)
     one = np.asarray(draw(options, DRAWS).token)
@@ -181,6 +184,9 @@ def test_draws_of_steps_samples_and_seeds_are_independent() -> None:
         np.asarray(draw(options, DRAWS, step=1).token),
         np.asarray(draw(Sampling(top_k=4, seed=6), DRAWS).token),
         np.asarray(draw(Sampling(top_k=4, seed=5 + 2**32), DRAWS).token),
+        np.asarray(draw(options, DRAWS, prompts=[PROMPT + 1]).token),
+        np.asarray(draw(options, DRAWS, prompts=[PROMPT + 2**32]).token),
+        np.asarray(draw(options, 2 * DRAWS, prompts=[PROMPT] * 2).token)[DRAWS:],
         np.roll(one, 1),  # neighbouring samples
     ):
         names = {token: i for i, token in enumerate(np.unique(one))}
@@ -193,11 +199,46 @@ def test_draws_of_steps_samples_and_seeds_are_independent() -> None:
 
 def test_a_draw_depends_on_its_own_key_alone() -> None:
     options = Sampling(top_p=0.9, seed=(3, 4, 2**64 - 1))
-    batch = np.asarray(draw(options, 3 * 50, contexts=3).token).reshape(3, 50)
+    batch = np.asarray(draw(options, 3 * 50, prompts=[PROMPT] * 3).token).reshape(3, 50)
     for seed, row in zip((3, 4, 2**64 - 1), batch, strict=True):
         single = np.asarray(draw(Sampling(top_p=0.9, seed=seed), 20).token)
         np.testing.assert_array_equal(single, row[:20])
     assert len({tuple(row) for row in batch.tolist()}) == 3
+
+
+def test_equal_questions_have_streams_of_their_own() -> None:
+    """Also across a batch that mixes them with others; and the seed that is told draws alike."""
+    options = Sampling(top_p=0.9, seed=3)
+    prompts = [PROMPT, 7, PROMPT, PROMPT, 7]
+    batch = np.asarray(draw(options, 5 * 50, prompts=prompts).token).reshape(5, 50)
+    assert len({tuple(row) for row in batch.tolist()}) == 5
+    seeds = sampling.row_seeds(options, prompts)
+    assert seeds[:2] == [3, 3] and len(set(seeds[2:])) == 2 and seeds[2] == seeds[4]
+    for seed, prompt, row in zip(seeds, prompts, batch, strict=True):
+        single = np.asarray(draw(Sampling(top_p=0.9, seed=seed), 50, prompts=[prompt]).token)
+        np.testing.assert_array_equal(single, row)
+    # Longer batches repeat no stream, and say what shorter ones said.
+    many = sampling.row_seeds(options, [PROMPT] * 1000)
+    assert len(set(many)) == 1000 and all(0 <= seed < 2**64 for seed in many)
+    assert many[:3] == [seeds[i] for i in (0, 2, 3)]
+
+
+def test_draws_over_equal_questions_are_distributed_as_they_should_be() -> None:
+    """One draw of each, by a seed made for its turn, or by a random one."""
+    expected = probabilities(logits(), [], top_k=6)
+    for seed in (4, tuple(range(DRAWS))):
+        options = Sampling(top_k=6, seed=seed)
+        tokens = np.asarray(draw(options, DRAWS, prompts=[PROMPT] * DRAWS).token)
+        counts = np.bincount(tokens, minlength=VOCAB)[expected > 0]
+        assert counts.sum() == DRAWS
+        assert scipy.stats.chisquare(counts, expected[expected > 0] * DRAWS).pvalue > 1e-3
+
+
+def test_without_a_seed_every_question_gets_a_new_one() -> None:
+    found = [seed for _ in range(50) for seed in sampling.row_seeds(Sampling(), [1, 1, 2])]
+    assert len(set(found)) == 150 and all(0 <= seed < 2**64 for seed in found)
+    assert 2**62 < np.mean([float(seed) for seed in found]) < 3 * 2**62  # 64 bits, not 32
+    assert sampling.row_seeds(Sampling(seed=(5, 5, 9)), [1, 1, 1]) == [5, 5, 9]
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.5])
@@ -211,7 +252,8 @@ def test_without_temperature_the_likeliest_is_taken(penalty: float) -> None:
 
 def test_log_probabilities_are_the_models_own() -> None:
     """Of what was chosen, before penalty, temperature and cuts."""
-    choice = draw(Sampling(temperature=3.0, top_k=9, repetition_penalty=2.0), 30)
+    options = Sampling(temperature=3.0, top_k=9, repetition_penalty=2.0, seed=1)
+    choice = draw(options, 30)
     expected = np.log(probabilities(logits(), []))[np.asarray(choice.token)]
     np.testing.assert_allclose(choice.logprob, expected, atol=1e-5)
 
@@ -230,6 +272,9 @@ def test_log_probabilities_are_the_models_own() -> None:
         ({"seed": -1}, "seed=-1"),
         ({"seed": 2**64}, "seed="),
         ({"seed": True}, "seed"),
+        ({"seed": (1, None)}, "seed"),
+        ({"seed": "7"}, "seed"),
+        ({"seed": float("nan")}, "seed"),
         ({"top_p": True}, "top_p"),
         ({"temprature": 1.0}, r"unknown \['temprature'\]; there is temperature, top_k"),
     ],
@@ -244,4 +289,4 @@ def test_wrong_kinds_and_numbers_of_things_are_refused() -> None:
     with pytest.raises((ValueError, TypeError), match="sampling"):
         sampling.parse(wrong)
     with pytest.raises(ValueError, match="2 seeds for 3 contexts"):
-        knobs(Sampling(seed=(1, 2)), 3, contexts=3)
+        sampling.row_seeds(Sampling(seed=(1, 2)), [1, 2, 3])
