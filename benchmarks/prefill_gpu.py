@@ -251,12 +251,12 @@ def _engine(row: Row, model: Llama, mesh: Mesh) -> Engine:
 
 
 def _last_layer(engine: Engine, ids: np.ndarray) -> np.ndarray:
-    kv = engine.prefill(ids).cache.kv
+    kv = engine.prefill(ids).groups[0].cache.kv
     return np.stack([np.asarray(x[-1][:, : len(ids)], np.float32) for x in kv])
 
 
 def _finite(context: Context) -> bool:
-    kv = context.cache.kv
+    kv = context.groups[0].cache.kv
     return all(bool(jnp.isfinite(x[-1]).all()) for x in kv)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Sequence
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -13,7 +14,41 @@ from star_jax import mesh as mesh_lib
 from star_jax.cache import Cache, Deal
 from star_jax.fingerprint import Fingerprint
 
+T = TypeVar("T")
+
+FEW = 512  # tokens of padding that are not worth a pass of their own
 SHOWN = 8  # rows of a batch whose lengths its `repr` tells
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Group:
+    """Rows of like length, encoded together: short ones would pay for the longest of all.
+
+    rows: which of the context's; tokens: theirs. The cache may have more rows, of padding.
+    """
+
+    rows: tuple[int, ...]
+    tokens: list[list[int]]
+    cache: Cache
+    deal: Deal
+    mesh: Mesh
+
+    @property
+    def batch(self) -> int:
+        """Rows, with those of padding."""
+        return self.cache.valid.shape[0]
+
+    def of(self, values: Sequence[T]) -> list[T]:
+        """Of values for each row of the context, those for these rows."""
+        return [values[i] for i in self.rows]
+
+    def cut(self, length: int | np.integer) -> "Group":
+        """See `Context.cut`."""
+        tokens = [row[:length] for row in self.tokens]
+        valid = self.deal.valid([*map(len, tokens), *[0] * (self.batch - len(tokens))])
+        put = mesh_lib.putter(self.mesh)
+        cache = self.cache._replace(valid=put(valid, mesh_lib.BLOCKS))
+        return dataclasses.replace(self, tokens=tokens, cache=cache)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -23,10 +58,9 @@ class Context:
     It is equal to itself alone: arrays are not compared.
     """
 
-    tokens: list[list[int]]  # one list per row, without the rows that pad the batch
+    tokens: list[list[int]]  # one list per row
     is_batch: bool
-    cache: Cache
-    deal: Deal
+    groups: tuple[Group, ...]
     mesh: Mesh
     fingerprint: Fingerprint
 
@@ -39,11 +73,6 @@ class Context:
             f"Context({rows}{', '.join(lengths)}{more} tokens, {self.fingerprint.attention}, "
             f"{self.fingerprint.dtype}, mesh {axes})"
         )
-
-    @property
-    def batch(self) -> int:
-        """Rows, with those that pad the batch."""
-        return self.cache.valid.shape[0]
 
     @functools.cached_property
     def digests(self) -> list[bytes]:
@@ -61,16 +90,36 @@ class Context:
 
     def cut(self, length: int | np.integer) -> "Context":
         """`prefix`, of no token at all too: nothing but the tail is then attended to."""
-        tokens = [row[:length] for row in self.tokens]
-        valid = self.deal.valid([*map(len, tokens), *[0] * (self.batch - len(tokens))])
-        put = mesh_lib.putter(self.mesh)
-        cache = self.cache._replace(valid=put(valid, mesh_lib.BLOCKS))
-        return dataclasses.replace(self, tokens=tokens, cache=cache)
+        return dataclasses.replace(
+            self,
+            tokens=[row[:length] for row in self.tokens],
+            groups=tuple(group.cut(length) for group in self.groups),
+        )
 
     def block_until_ready(self) -> "Context":
         """Waits until phase 1 has run."""
-        jax.block_until_ready(self.cache)
+        jax.block_until_ready([group.cache for group in self.groups])
         return self
+
+
+def grouped(lengths: Sequence[int], *, data: int) -> list[tuple[int, ...]]:
+    """Which rows to encode together: few groups, and in each at most an eighth for nothing.
+
+    A group is also a pass of phase 2, so that rows are not set apart for a few hundred tokens.
+    Rows go by as many as the mesh's `data` axis takes side by side, the longest first.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    groups: list[list[int]] = []
+    for first in range(0, len(order), data):
+        rows = order[first : first + data]
+        joined = [*groups[-1], *rows] if groups else rows
+        held = sum(lengths[i] for i in joined)
+        waste = lengths[joined[0]] * len(joined) - held
+        if groups and waste <= max(held // 8, FEW):
+            groups[-1] = joined
+        else:
+            groups.append(rows)
+    return [tuple(sorted(rows)) for rows in groups]
 
 
 def digest(ids: Sequence[int]) -> bytes:

@@ -15,7 +15,7 @@ from star_jax import generate as generate_lib
 from star_jax import mesh as mesh_lib
 from star_jax.attention import resolve
 from star_jax.cache import Cache, Deal
-from star_jax.context import Context
+from star_jax.context import Context, Group, grouped
 from star_jax.dense import Dense
 from star_jax.fingerprint import Fingerprint, Weights, of_tokenizer
 from star_jax.inputs import Ids
@@ -25,7 +25,7 @@ from star_jax.models.llama import Llama
 from star_jax.ring import Ring
 from star_jax.sampling import GREEDY, Sampling, knobs, parse, row_seeds
 from star_jax.star import Star
-from star_jax.stopping import Answer, Row
+from star_jax.stopping import Answer, Limits, Row
 from star_jax.tokenizer import Tokenizer
 from star_jax.ulysses import Ulysses
 
@@ -136,7 +136,13 @@ class Engine:
         """
         rows, is_batch = inputs.rows(context_ids, "context", vocab_size=self.config.vocab_size)
         self._warn_of(rows)
-        padded = rows + [[]] * (-len(rows) % self.mesh.shape[mesh_lib.DATA])
+        data = self.mesh.shape[mesh_lib.DATA]
+        groups = grouped([len(row) for row in rows], data=data)
+        encoded = tuple(self._encode([rows[i] for i in group], group) for group in groups)
+        return Context(rows, is_batch, encoded, self.mesh, self.fingerprint)
+
+    def _encode(self, tokens: list[list[int]], rows: tuple[int, ...]) -> Group:
+        padded = tokens + [[]] * (-len(tokens) % self.mesh.shape[mesh_lib.DATA])
         encode: Callable[..., tuple[Cache, Deal]] = exact.encode
         if isinstance(self.attention, Star):
             encode = star.encode
@@ -147,7 +153,7 @@ class Engine:
             mesh=self.mesh,
             implementation=self.implementation,
         )
-        return Context(rows, is_batch, cache, deal, self.mesh, self.fingerprint)
+        return Group(rows, tokens, cache, deal, self.mesh)
 
     def score(self, context: Context, query_ids: Ids) -> np.ndarray | list[np.ndarray]:
         """Phase 2, teacher-forced: the logits after each query token, float32 [Lq, V].
@@ -264,38 +270,61 @@ class Engine:
         limits = inputs.limits(max_new_tokens, stop, eos, has_tokenizer=self.tokenizer is not None)
         sampling, each = parse(sampling), inputs.count("samples", samples)
         queries = self._ask(context, query_ids, limits.max_new_tokens)
-        put = mesh_lib.putter(self.mesh)
         decode = None if self.tokenizer is None else self.tokenizer.decode
         probe = None if self.tokenizer is None else self.tokenizer.probe
         draws = sampling.mode.draws
         prompts = inputs.prompts(context, queries) if draws else [0] * len(queries)
         seeds = row_seeds(sampling, prompts)
         rows = [
-            Row(limits, decode, probe, seed if draws else None)
+            [Row(limits, decode, probe, seed if draws else None) for _ in range(each)]
             for seed in seeds
-            for _ in range(each)
         ]
-        run = generate_lib.generate(
+
+        def run() -> Iterator[None]:
+            for group in context.groups:
+                yield from self._run(
+                    group,
+                    group.of(queries),
+                    [row for several in group.of(rows) for row in several],
+                    limits,
+                    sampling,
+                    seeds=group.of(seeds),
+                    prompts=group.of(prompts),
+                    stride=stride,
+                )
+
+        return [row for several in rows for row in several], run()
+
+    def _run(
+        self,
+        group: Group,
+        queries: list[list[int]],
+        rows: list[Row],
+        limits: Limits,
+        sampling: Sampling,
+        *,
+        seeds: list[int],
+        prompts: list[int],
+        stride: int,
+    ) -> Iterator[None]:
+        """Extends the rows of one group, `samples` of them for each query."""
+        put = mesh_lib.putter(self.mesh)
+        samples = len(rows) // len(queries)
+        vocab_size = self.config.vocab_size if sampling.mode.penalises else 0
+        seen = inputs.seen(group, queries, samples=samples, vocab_size=vocab_size)
+        return generate_lib.generate(
             self.model,
-            context.cache,
-            question=inputs.question(context, queries),
-            seen=put(
-                inputs.seen(
-                    context,
-                    queries,
-                    samples=each,
-                    vocab_size=self.config.vocab_size if sampling.mode.penalises else 0,
-                ),
-                mesh_lib.QUERY,
-            ),
+            group.cache,
+            question=inputs.question(group, queries),
+            seen=put(seen, mesh_lib.QUERY),
             rows=rows,
             limits=limits,
             knobs=knobs(
                 sampling,
                 seeds=seeds,
                 prompts=prompts,
-                batch=context.batch,
-                samples=each,
+                batch=group.batch,
+                samples=samples,
                 put=put,
             ),
             mode=sampling.mode,
@@ -303,7 +332,6 @@ class Engine:
             implementation=self.implementation,
             stride=stride,
         )
-        return rows, run
 
     def _programs(self, sampling: Sampling) -> query.Programs:
         return query.programs(

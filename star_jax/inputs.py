@@ -9,7 +9,7 @@ import numpy as np
 
 from star_jax import mesh as mesh_lib
 from star_jax.cache import bucket, pad
-from star_jax.context import Context, digest
+from star_jax.context import Context, Group, digest
 from star_jax.query import Question
 from star_jax.stopping import Limits
 
@@ -71,14 +71,14 @@ def ask(context: Context, query_ids: Ids, *, vocab_size: int) -> list[list[int]]
     return queries
 
 
-def question(context: Context, queries: list[list[int]]) -> Question:
-    """The queries as arrays on the mesh, padded to a bucket and to the rows of the batch."""
-    empty: list[list[int]] = [[]] * (context.batch - len(queries))
-    put = mesh_lib.putter(context.mesh)
+def question(group: Group, queries: list[list[int]]) -> Question:
+    """The queries of a group as arrays on the mesh, padded to a bucket and to its rows."""
+    empty: list[list[int]] = [[]] * (group.batch - len(queries))
+    put = mesh_lib.putter(group.mesh)
     return Question(
         put(pad(queries + empty, bucket(max(map(len, queries)))), mesh_lib.QUERY),
         put(np.asarray([len(ids) for ids in queries + empty], np.int32)),
-        put(np.asarray([len(ids) for ids in context.tokens + empty], np.int32)),
+        put(np.asarray([len(ids) for ids in group.tokens + empty], np.int32)),
     )
 
 
@@ -90,16 +90,14 @@ def prompts(context: Context, queries: list[list[int]]) -> list[int]:
     ]
 
 
-def seen(
-    context: Context, queries: list[list[int]], *, samples: int, vocab_size: int
-) -> np.ndarray:
+def seen(group: Group, queries: list[list[int]], *, samples: int, vocab_size: int) -> np.ndarray:
     """Which tokens context and query hold, for each row of the answers: bool [R, V].
 
     With `vocab_size` 0, for answers without a penalty, it has no columns.
     """
-    found = np.zeros((context.batch, vocab_size), bool)
+    found = np.zeros((group.batch, vocab_size), bool)
     if vocab_size:
-        for i, (row, query) in enumerate(zip(context.tokens, queries, strict=True)):
+        for i, (row, query) in enumerate(zip(group.tokens, queries, strict=True)):
             found[i, row] = found[i, query] = True
     return np.repeat(found, samples, axis=0)
 

@@ -31,16 +31,17 @@ def score_queries(
     model: Llama, context: Context, queries: list[list[int]], *, programs: Programs
 ) -> list[np.ndarray]:
     """The logits after each token of each row's query: float32 [Lq, V]."""
-    longest = max(map(len, queries))
-    put = mesh_lib.putter(context.mesh)
-    hidden = programs.hidden(model, context.cache, question(context, queries))
     found = [np.empty((len(ids), model.config.vocab_size), np.float32) for ids in queries]
-    for first in range(0, longest, LOGITS_AT_ONCE):
-        part = np.asarray(programs.logits(model, hidden, put(np.int32(first), mesh_lib.WHOLE)))
-        for one, logits in zip(found, part, strict=False):
-            end = max(min(first + LOGITS_AT_ONCE, len(one)), first)
-            check_finite(logits[: end - first], hidden.dtype)
-            one[first:end] = logits[: end - first]
+    put = mesh_lib.putter(context.mesh)
+    for group in context.groups:
+        asked, mine = group.of(queries), group.of(found)
+        hidden = programs.hidden(model, group.cache, question(group, asked))
+        for first in range(0, max(map(len, asked)), LOGITS_AT_ONCE):
+            part = np.asarray(programs.logits(model, hidden, put(np.int32(first), mesh_lib.WHOLE)))
+            for one, logits in zip(mine, part, strict=False):
+                count = len(one[first : first + LOGITS_AT_ONCE])
+                check_finite(logits[:count], hidden.dtype)
+                one[first : first + count] = logits[:count]
     return found
 
 
@@ -92,11 +93,19 @@ def _logprobs(
     programs: Programs,
 ) -> list[np.ndarray]:
     """Of each token of `following`, the one after each that is asked."""
-    empty: list[list[int]] = [[]] * (context.batch - len(asked))
-    put = mesh_lib.putter(context.mesh)
-    targets = put(pad(following + empty, bucket(max(map(len, asked)))), mesh_lib.QUERY)
-    made = np.asarray(programs.likelihood(model, context.cache, question(context, asked), targets))
-    found = [values[: len(ids)] for values, ids in zip(made, asked, strict=False)]
-    for values in found:
-        check_finite(values, context.cache.kv.k[0].dtype)
+    found = [np.empty(0, np.float32)] * len(asked)
+    for group in context.groups:
+        mine, targets = group.of(asked), group.of(following)
+        targets += [[]] * (group.batch - len(targets))
+        made = programs.likelihood(
+            model,
+            group.cache,
+            question(group, mine),
+            mesh_lib.putter(context.mesh)(
+                pad(targets, bucket(max(map(len, mine)))), mesh_lib.QUERY
+            ),
+        )
+        for row, ids, values in zip(group.rows, mine, np.asarray(made), strict=False):
+            found[row] = values[: len(ids)]
+            check_finite(found[row], group.cache.kv.k[0].dtype)
     return found

@@ -26,7 +26,6 @@ from star_jax.array_typing import (
     Float,
     Hidden,
     Keys,
-    Logits,
     PerRow,
     PerSample,
     Queries,
@@ -301,7 +300,7 @@ def _scoring(
     def hidden(model: Llama, cache: Cache, question: Question) -> Hidden:
         return _run_query(model, cache, question, implementation)[0]
 
-    def logits(model: Llama, hidden: Hidden, first: Array) -> Logits:
+    def logits(model: Llama, hidden: Hidden, first: Array) -> Float[Array, "B few V"]:
         few = min(hidden.shape[1], LOGITS_AT_ONCE)  # both are powers of two
         part = jax.lax.dynamic_slice_in_dim(hidden, first, few, axis=1)
         return model.logits(part, axis=TENSOR)

@@ -124,12 +124,14 @@ class Mode:
 class Knobs(NamedTuple):
     """The numbers of a `Sampling`, as data."""
 
-    temperature: Array  # [], as are the next four
-    top_k: Array
-    top_p: Array
-    min_p: Array
-    repetition_penalty: Array
+    numbers: Array  # float32 [5], named below
     keys: Array  # uint32 [R, 5]: seed and prompt (two words each), and number of the sample
+
+    temperature = property(lambda self: self.numbers[0])
+    top_k = property(lambda self: self.numbers[1])
+    top_p = property(lambda self: self.numbers[2])
+    min_p = property(lambda self: self.numbers[3])
+    repetition_penalty = property(lambda self: self.numbers[4])
 
 
 def row_seeds(sampling: Sampling, prompts: Sequence[int]) -> list[int]:
@@ -177,21 +179,22 @@ def knobs(
     for row, seed, prompt in zip(keys, seeds, prompts, strict=False):
         row[:, :4] = *divmod(seed, 2**32), *divmod(prompt, 2**32)
         row[:, 4] = np.arange(samples)
-    values = (
-        np.float32(sampling.temperature),
-        np.int32(min(sampling.top_k, 2**31 - 1)),
-        np.float32(sampling.top_p),
-        np.float32(sampling.min_p),
-        np.float32(sampling.repetition_penalty),
+    numbers = (
+        sampling.temperature,
+        min(sampling.top_k, 2**24),  # a whole number in float32, and beyond any vocabulary
+        sampling.top_p,
+        sampling.min_p,
+        sampling.repetition_penalty,
     )
-    rows = put(keys.reshape(batch * samples, 5), mesh_lib.QUERY)
-    temperature, top_k, top_p, min_p, penalty = (put(n, mesh_lib.WHOLE) for n in values)
-    return Knobs(temperature, top_k, top_p, min_p, penalty, rows)
+    return Knobs(
+        put(np.asarray(numbers, np.float32), mesh_lib.WHOLE),
+        put(keys.reshape(batch * samples, 5), mesh_lib.QUERY),
+    )
 
 
 def layout() -> Knobs:
     """The `PartitionSpec` of each of the `knobs`, for `shard_map`."""
-    return Knobs(*(mesh_lib.WHOLE,) * 5, mesh_lib.QUERY)  # type: ignore[arg-type]
+    return Knobs(mesh_lib.WHOLE, mesh_lib.QUERY)  # type: ignore[arg-type]
 
 
 class Choice(NamedTuple):

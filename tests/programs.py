@@ -132,10 +132,9 @@ class Programs:
         return self._array((self.shapes.samples,), mesh_lib.ROWS)
 
     def _knobs(self):
-        number = self._array((), mesh_lib.WHOLE, "float32")
+        numbers = self._array((5,), mesh_lib.WHOLE, "float32")
         keys = self._array((self.shapes.samples, 5), mesh_lib.QUERY, "uint32")
-        top_k = self._array((), mesh_lib.WHOLE)
-        return sampling.Knobs(number, top_k, number, number, number, keys)
+        return sampling.Knobs(numbers, keys)
 
     def _seen(self):
         penalises = self._sampling.mode.penalises

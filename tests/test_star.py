@@ -169,12 +169,13 @@ def test_a_block_that_is_never_valid_is_never_seen():
     """Keys past a shard's valid length change nothing, whatever they are."""
     e = engine(Star(block_size=BLOCK), context=4)
     context, query = e.prefill(tiny.ids(150)), tiny.ids(9, seed=1)
-    valid = np.asarray(context.cache.valid)[0]
-    kv = context.cache.kv
+    group = context.groups[0]
+    valid, kv = np.asarray(group.cache.valid)[0], group.cache.kv
     shard = kv.k[0].shape[1] // 4
     past = np.concatenate([np.arange(shard) >= n for n in valid])[None, :, None, None]
     poison = lambda x: jax.device_put(np.where(past, 1e4, np.asarray(x)), x.sharding)  # noqa: E731
-    poisoned = jax.tree.map(poison, context.cache.kv)
+    poisoned = jax.tree.map(poison, kv)
     assert past.any()
-    other = dataclasses.replace(context, cache=context.cache._replace(kv=poisoned))
+    group = dataclasses.replace(group, cache=group.cache._replace(kv=poisoned))
+    other = dataclasses.replace(context, groups=(group,))
     np.testing.assert_array_equal(e.score(context, query), e.score(other, query))

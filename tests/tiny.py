@@ -123,9 +123,11 @@ def literal_generate(model, context, query, block, anchor, count, eos=()):
 
 def kept(engine, context, row: int = 0):
     """K and V of every layer in the order of the context, out of the engine's sharded cache."""
-    cache, deal = context.cache, context.deal
+    group = next(group for group in context.groups if row in group.rows)
+    cache, deal, length = group.cache, group.deal, len(context.tokens[row])
+    row = group.rows.index(row)
     valid = np.asarray(cache.valid)[row]
-    length, devices = len(context.tokens[row]), len(valid)
+    devices = len(valid)
     positions = np.split(deal.positions(), devices)
 
     def order(x):

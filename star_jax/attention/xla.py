@@ -29,7 +29,7 @@ from star_jax.attention.partial import Partial, merge
 # a loop would only add a copy of each tile of keys.
 FEW_QUERIES = 8
 SMALL_SCORES = 4 * 2**20
-READ = 1024  # keys that few queries read at a time, on a CPU
+READ = 512  # keys that few queries read at a time, on a CPU
 MIN_TILE, MAX_TILE = 64, 512  # of 1024, the scores leave a CPU's cache: a quarter slower
 STRIPS = 2  # of a tile on the diagonal, each without the keys that none of its queries sees
 
