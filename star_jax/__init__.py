@@ -1,6 +1,6 @@
 """Star Attention for JAX: questions over very long contexts, on many GPUs."""
 
-from star_jax.context import Context
+from star_jax.context import Context, ContextBatch
 from star_jax.dense import Dense
 from star_jax.engine import Engine
 from star_jax.likelihood import Scores
@@ -14,6 +14,7 @@ from star_jax.ulysses import Ulysses
 __all__ = [
     "Answer",
     "Context",
+    "ContextBatch",
     "Dense",
     "Engine",
     "Ring",

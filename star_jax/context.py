@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import jax
 import numpy as np
@@ -15,6 +15,7 @@ from star_jax.cache import Cache, Deal
 from star_jax.fingerprint import Fingerprint
 
 T = TypeVar("T")
+Kind = TypeVar("Kind", bound="Encoded")  # methods return what they are called on
 
 FEW = 512  # tokens of padding that are not worth a pass of their own
 SHOWN = 8  # rows of a batch whose lengths its `repr` tells
@@ -52,14 +53,15 @@ class Group:
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Context:
-    """An encoded context, or a batch of them. Asking it changes nothing: ask it often.
+class Encoded:
+    """What phase 1 returns: a `Context`, or a `ContextBatch`. Asking it changes nothing.
 
     It is equal to itself alone: arrays are not compared.
     """
 
+    is_batch: ClassVar[bool]
+
     tokens: list[list[int]]  # one list per row
-    is_batch: bool
     groups: tuple[Group, ...]
     mesh: Mesh
     fingerprint: Fingerprint
@@ -68,18 +70,29 @@ class Context:
         lengths = [str(len(row)) for row in self.tokens[:SHOWN]]
         more = ", ..." if len(self.tokens) > SHOWN else ""
         rows = f"{len(self.tokens)} rows of " if self.is_batch else ""
+        made = self.fingerprint
         axes = " ".join(f"{name}={size}" for name, size in self.mesh.shape.items())
         return (
-            f"Context({rows}{', '.join(lengths)}{more} tokens, {self.fingerprint.attention}, "
-            f"{self.fingerprint.dtype}, mesh {axes})"
+            f"{type(self).__name__}({rows}{', '.join(lengths)}{more} tokens, {made.attention}, "
+            f"{made.dtype}, mesh {axes})"
         )
+
+    def check(self, mesh: Mesh, fingerprint: Fingerprint) -> None:
+        """Raises ValueError if an engine with this mesh and fingerprint may not ask."""
+        if self.mesh != mesh:
+            raise ValueError("the context was encoded on another mesh than this engine's")
+        if differences := self.fingerprint.differences(fingerprint):
+            raise ValueError(
+                "the context was encoded by another model than this engine's: "
+                f"{'; '.join(differences)}; encode it with this engine"
+            )
 
     @functools.cached_property
     def digests(self) -> list[bytes]:
         """Of the tokens of each row: see `digest`."""
         return [digest(row) for row in self.tokens]
 
-    def prefix(self, length: int | np.integer) -> "Context":
+    def prefix(self: Kind, length: int | np.integer) -> Kind:
         """The context of the first `length` tokens of each row, as if no more were encoded.
 
         It shares the keys and values; nothing is computed. Shorter rows stay whole.
@@ -88,7 +101,7 @@ class Context:
             raise ValueError(f"{length=} must be an integer, at least 1")
         return self.cut(length)
 
-    def cut(self, length: int | np.integer) -> "Context":
+    def cut(self: Kind, length: int | np.integer) -> Kind:
         """`prefix`, of no token at all too: nothing but the tail is then attended to."""
         return dataclasses.replace(
             self,
@@ -96,10 +109,22 @@ class Context:
             groups=tuple(group.cut(length) for group in self.groups),
         )
 
-    def block_until_ready(self) -> "Context":
+    def block_until_ready(self: Kind) -> Kind:
         """Waits until phase 1 has run."""
         jax.block_until_ready([group.cache for group in self.groups])
         return self
+
+
+class Context(Encoded):
+    """One encoded context. Ask it as often as you like."""
+
+    is_batch = False
+
+
+class ContextBatch(Encoded):
+    """A batch of encoded contexts: what is asked of it gives a list, with one for each."""
+
+    is_batch = True
 
 
 def grouped(lengths: Sequence[int], *, data: int) -> list[tuple[int, ...]]:

@@ -1,37 +1,29 @@
 """The façade: load a model, encode contexts once, ask them often."""
 
 import os
-import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from star_jax import checkpoint, exact, inputs, query, star
+from star_jax import checkpoint, checks, exact, inputs, query, star
 from star_jax import generate as generate_lib
 from star_jax import mesh as mesh_lib
-from star_jax.attention import resolve
 from star_jax.cache import Cache, Deal
-from star_jax.context import Context, Group, grouped
-from star_jax.dense import Dense
+from star_jax.checks import DTYPES, Attention, check
+from star_jax.context import Context, ContextBatch, Encoded, Group, grouped
 from star_jax.fingerprint import Fingerprint, Weights, of_tokenizer
-from star_jax.inputs import Ids
+from star_jax.inputs import Ids, Many, One
 from star_jax.likelihood import Scores, likelihood_of, score_document, score_queries
 from star_jax.models import config as model_config
 from star_jax.models.llama import Llama
-from star_jax.ring import Ring
 from star_jax.sampling import GREEDY, Sampling, knobs, parse, row_seeds
 from star_jax.star import Star
-from star_jax.stopping import Answer, Limits, Row
+from star_jax.stopping import Answer, Limits, Row, pieces
 from star_jax.tokenizer import Tokenizer
-from star_jax.ulysses import Ulysses
 
-DTYPES = ("bfloat16", "float16", "float32")
-
-Attention = Star | Dense | Ring | Ulysses
 STREAMED = 4  # tokens between two pieces of text
 
 
@@ -101,6 +93,25 @@ class Engine:
         """The model's configuration."""
         return self.model.config
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's; `has_tokenizer` says whether there is one, since ids do without.
+
+        Raises:
+          ValueError: there is none.
+        """
+        if self._tokenizer is None:
+            raise ValueError("the checkpoint has no tokenizer: only token ids can be used")
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Tokenizer | None) -> None:
+        self._tokenizer = tokenizer
+
+    @property
+    def has_tokenizer(self) -> bool:
+        return self._tokenizer is not None
+
     def with_attention(self, attention: Attention) -> "Engine":
         """The same weights with another kind of attention."""
         other = Engine(
@@ -108,7 +119,7 @@ class Engine:
             mesh=self.mesh,
             attention=attention,
             implementation=self.implementation,
-            tokenizer=self.tokenizer,
+            tokenizer=self._tokenizer,
         )
         other.eos_token_ids = self.eos_token_ids
         other._weights = self._weights
@@ -121,11 +132,15 @@ class Engine:
             weights=self._weights.digest(self.model, self.mesh),
             config=self.config,
             dtype=str(jax.tree.leaves(self.model)[0].dtype),
-            tokenizer=of_tokenizer(self.tokenizer),
+            tokenizer=of_tokenizer(self._tokenizer),
             attention=repr(self.attention),
         )
 
-    def prefill(self, context_ids: Ids) -> Context:
+    @overload
+    def prefill(self, context_ids: One) -> Context: ...
+    @overload
+    def prefill(self, context_ids: Many) -> ContextBatch: ...
+    def prefill(self, context_ids: Ids) -> Context | ContextBatch:
         """Phase 1: encodes a context, or a batch of contexts of any lengths.
 
         Args:
@@ -135,11 +150,12 @@ class Engine:
           ValueError: no context, an empty one, or an id outside the vocabulary.
         """
         rows, is_batch = inputs.rows(context_ids, "context", vocab_size=self.config.vocab_size)
-        self._warn_of(rows)
+        checks.advise(rows, self.config, self.mesh, self.attention)
         data = self.mesh.shape[mesh_lib.DATA]
         groups = grouped([len(row) for row in rows], data=data)
         encoded = tuple(self._encode([rows[i] for i in group], group) for group in groups)
-        return Context(rows, is_batch, encoded, self.mesh, self.fingerprint)
+        kind = ContextBatch if is_batch else Context
+        return kind(rows, encoded, self.mesh, self.fingerprint)
 
     def _encode(self, tokens: list[list[int]], rows: tuple[int, ...]) -> Group:
         padded = tokens + [[]] * (-len(tokens) % self.mesh.shape[mesh_lib.DATA])
@@ -155,7 +171,11 @@ class Engine:
         )
         return Group(rows, tokens, cache, deal, self.mesh)
 
-    def score(self, context: Context, query_ids: Ids) -> np.ndarray | list[np.ndarray]:
+    @overload
+    def score(self, context: Context, query_ids: One) -> np.ndarray: ...
+    @overload
+    def score(self, context: ContextBatch, query_ids: One | Many) -> list[np.ndarray]: ...
+    def score(self, context: Encoded, query_ids: Ids) -> np.ndarray | list[np.ndarray]:
         """Phase 2, teacher-forced: the logits after each query token, float32 [Lq, V].
 
         For a batch, `query_ids` is one query for all, or one per context; returns a list. The
@@ -166,7 +186,11 @@ class Engine:
         scores = score_queries(self.model, context, queries, programs=self._programs(GREEDY))
         return scores if context.is_batch else scores[0]
 
-    def likelihood(self, context: Context, query_ids: Ids) -> Scores | list[Scores]:
+    @overload
+    def likelihood(self, context: Context, query_ids: One) -> Scores: ...
+    @overload
+    def likelihood(self, context: ContextBatch, query_ids: One | Many) -> list[Scores]: ...
+    def likelihood(self, context: Encoded, query_ids: Ids) -> Scores | list[Scores]:
         """The log-probability of each query token after the first, given all before it.
 
         As `score`, of whose logits it needs no more than those of 128 tokens at any time.
@@ -175,6 +199,12 @@ class Engine:
         scores = likelihood_of(self.model, context, queries, programs=self._programs(GREEDY))
         return scores if context.is_batch else scores[0]
 
+    @overload
+    def score_document(self, document_ids: One, *, window: int | np.integer = ...) -> Scores: ...
+    @overload
+    def score_document(
+        self, document_ids: Many, *, window: int | np.integer = ...
+    ) -> list[Scores]: ...
     def score_document(
         self, document_ids: Ids, *, window: int | np.integer = 1024
     ) -> Scores | list[Scores]:
@@ -193,9 +223,57 @@ class Engine:
         scores = score_document(self.model, document, window=size, programs=self._programs(GREEDY))
         return scores if document.is_batch else scores[0]
 
+    @overload
     def generate(
         self,
         context: Context,
+        query_ids: One,
+        *,
+        max_new_tokens: int | np.integer,
+        stop: Sequence[str] | None = ...,
+        ignore_eos: bool = ...,
+        sampling: Sampling | Mapping[str, Any] | None = ...,
+        samples: None = ...,
+    ) -> Answer: ...
+    @overload
+    def generate(
+        self,
+        context: Context,
+        query_ids: One,
+        *,
+        max_new_tokens: int | np.integer,
+        stop: Sequence[str] | None = ...,
+        ignore_eos: bool = ...,
+        sampling: Sampling | Mapping[str, Any] | None = ...,
+        samples: int | np.integer,
+    ) -> list[Answer]: ...
+    @overload
+    def generate(
+        self,
+        context: ContextBatch,
+        query_ids: One | Many,
+        *,
+        max_new_tokens: int | np.integer,
+        stop: Sequence[str] | None = ...,
+        ignore_eos: bool = ...,
+        sampling: Sampling | Mapping[str, Any] | None = ...,
+        samples: None = ...,
+    ) -> list[Answer]: ...
+    @overload
+    def generate(
+        self,
+        context: ContextBatch,
+        query_ids: One | Many,
+        *,
+        max_new_tokens: int | np.integer,
+        stop: Sequence[str] | None = ...,
+        ignore_eos: bool = ...,
+        sampling: Sampling | Mapping[str, Any] | None = ...,
+        samples: int | np.integer,
+    ) -> list[list[Answer]]: ...
+    def generate(
+        self,
+        context: Encoded,
         query_ids: Ids,
         *,
         max_new_tokens: int | np.integer,
@@ -232,7 +310,7 @@ class Engine:
     def stream(
         self,
         context: Context,
-        query_ids: Ids,
+        query_ids: One,
         *,
         max_new_tokens: int | np.integer,
         stop: Sequence[str] | None = None,
@@ -246,16 +324,16 @@ class Engine:
         """
         if context.is_batch:
             raise ValueError("stream takes one context, not a batch")
-        if self.tokenizer is None:
+        if not self.has_tokenizer:
             raise ValueError("stream yields text, and the checkpoint has no tokenizer")
         rows, run = self._generate(
             context, query_ids, max_new_tokens, stop, ignore_eos, sampling, None, stride=STREAMED
         )
-        return _pieces(rows[0], run)
+        return pieces(rows[0], run)
 
     def _generate(
         self,
-        context: Context,
+        context: Encoded,
         query_ids: Ids,
         max_new_tokens: int | np.integer,
         stop: Sequence[str] | None,
@@ -267,11 +345,11 @@ class Engine:
     ) -> tuple[list[Row], Iterator[None]]:
         """The rows of answers to come, and what extends them when it is iterated over."""
         eos = () if ignore_eos else self.eos_token_ids
-        limits = inputs.limits(max_new_tokens, stop, eos, has_tokenizer=self.tokenizer is not None)
+        limits = inputs.limits(max_new_tokens, stop, eos, has_tokenizer=self.has_tokenizer)
         sampling, each = parse(sampling), inputs.count("samples", samples)
         queries = self._ask(context, query_ids, limits.max_new_tokens)
-        decode = None if self.tokenizer is None else self.tokenizer.decode
-        probe = None if self.tokenizer is None else self.tokenizer.probe
+        decode = None if self._tokenizer is None else self._tokenizer.decode
+        probe = None if self._tokenizer is None else self._tokenizer.probe
         draws = sampling.mode.draws
         prompts = inputs.prompts(context, queries) if draws else [0] * len(queries)
         seeds = row_seeds(sampling, prompts)
@@ -338,84 +416,13 @@ class Engine:
             self.config, self.mesh, self.implementation, generate_lib.STRIDE, sampling.mode
         )
 
-    def _ask(self, context: Context, query_ids: Ids, max_new_tokens: int = 0) -> list[list[int]]:
-        if context.mesh != self.mesh:
-            raise ValueError("the context was encoded on another mesh than this engine's")
-        if differences := context.fingerprint.differences(self.fingerprint):
-            raise ValueError(
-                "the context was encoded by another model than this engine's: "
-                f"{'; '.join(differences)}; encode it with this engine"
-            )
+    def _ask(self, context: Encoded, query_ids: Ids, max_new_tokens: int = 0) -> list[list[int]]:
+        context.check(self.mesh, self.fingerprint)
         queries = inputs.ask(context, query_ids, vocab_size=self.config.vocab_size)
         longest = max(len(a) + len(b) for a, b in zip(context.tokens, queries, strict=True))
         needed, most = longest + max_new_tokens, self.config.max_position_embeddings
         if needed > most:
-            _warn(
+            checks.warn(
                 f"context, query and answer may take {needed} positions, beyond the model's {most}"
             )
         return queries
-
-    def _warn_of(self, rows: list[list[int]]) -> None:
-        longest, most = max(map(len, rows)), self.config.max_position_embeddings
-        if longest > most:
-            _warn(f"a context of {longest} tokens is beyond the model's {most} positions")
-        devices = self.mesh.shape[mesh_lib.CONTEXT]
-        if isinstance(self.attention, Star):
-            size = self.attention.block_size
-            blocks = -(-longest // size)
-            if blocks < devices:
-                _warn(
-                    f"{blocks} block(s) of {size} tokens for {devices} devices on the context "
-                    f"axis: {devices - blocks} idle; use smaller blocks"
-                )
-            if blocks <= 2:
-                _warn(
-                    f"{longest} tokens are {blocks} block(s) of {size}: exact attention would be "
-                    "as fast; use Ring() or Dense(), or smaller blocks"
-                )
-
-
-def _pieces(row: Row, run: Iterator[None]) -> Iterator[str]:
-    sent = ""
-    for _ in run:
-        text = row.settled()
-        if len(text) > len(sent) and text.startswith(sent):
-            yield text[len(sent) :]
-            sent = text
-    if rest := row.settled()[len(sent) :]:
-        yield rest
-
-
-def _warn(message: str) -> None:
-    """Warns whoever has called the library."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back and frame.f_globals["__name__"].partition(".")[0] == "star_jax":
-        level, frame = level + 1, frame.f_back
-    warnings.warn(f"star_jax: {message}", UserWarning, stacklevel=level)
-
-
-def check(
-    mesh: Mesh,
-    attention: Attention,
-    implementation: str | None,
-    *,
-    config: model_config.LlamaConfig | None = None,
-    dtype: str | None = None,
-) -> str:
-    """Refuses what cannot run, of this model if its config is there; names the implementation.
-
-    That is the one that serves the model's head dim in this dtype, if both are given.
-
-    Raises:
-      ValueError, NotImplementedError: what cannot run, and why.
-    """
-    if mesh.axis_names != mesh_lib.AXES:
-        raise ValueError(f"a mesh with {mesh.axis_names=}: make it with star_jax.make_mesh")
-    if not isinstance(attention, Attention):
-        raise ValueError(f"{attention=} must be Star(...), Ring(), Ulysses() or Dense()")
-    if config is not None:
-        mesh_lib.weight_specs(config, mesh)  # raises if a weight cannot be divided
-        if isinstance(attention, Ulysses):
-            attention.check(config, mesh)
-    head_dim = None if config is None else config.head_dim
-    return resolve(implementation, mesh, dtype=dtype, head_dim=head_dim)

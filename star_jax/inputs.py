@@ -9,11 +9,15 @@ import numpy as np
 
 from star_jax import mesh as mesh_lib
 from star_jax.cache import bucket, pad
-from star_jax.context import Context, Group, digest
+from star_jax.context import Encoded, Group, digest
 from star_jax.query import Question
 from star_jax.stopping import Limits
 
-Ids = Any  # Sequence[int] or Sequence[Sequence[int]], or an array: of token ids
+# Token ids, for type checkers: of one text, and of a batch. The type of JAX's arrays does not tell
+# how many axes they have: with two they are a batch, though they count as one text here.
+One = Sequence[int | np.integer] | np.ndarray[tuple[int], np.dtype[Any]] | jax.Array
+Many = Sequence[One] | np.ndarray[tuple[int, int], np.dtype[Any]]
+Ids = Any  # either; what comes is checked here, by name
 
 
 def rows(ids: Ids, what: str, *, vocab_size: int) -> tuple[list[list[int]], bool]:
@@ -55,7 +59,7 @@ def _row(ids: Any, what: str) -> list[int]:
     return row.tolist()
 
 
-def ask(context: Context, query_ids: Ids, *, vocab_size: int) -> list[list[int]]:
+def ask(context: Encoded, query_ids: Ids, *, vocab_size: int) -> list[list[int]]:
     """One query for each row of a context: the same for all, or one each.
 
     Raises:
@@ -82,7 +86,7 @@ def question(group: Group, queries: list[list[int]]) -> Question:
     )
 
 
-def prompts(context: Context, queries: list[list[int]]) -> list[int]:
+def prompts(context: Encoded, queries: list[list[int]]) -> list[int]:
     """For each row a hash, 64 bits, of the tokens of context and query."""
     return [
         int.from_bytes(hashlib.blake2b(row + digest(query), digest_size=8).digest())

@@ -6,7 +6,7 @@ import numpy as np
 
 from star_jax import mesh as mesh_lib
 from star_jax.cache import bucket, pad
-from star_jax.context import Context
+from star_jax.context import Encoded
 from star_jax.generate import check_finite
 from star_jax.inputs import question
 from star_jax.models.llama import Llama
@@ -28,7 +28,7 @@ class Scores:
 
 
 def score_queries(
-    model: Llama, context: Context, queries: list[list[int]], *, programs: Programs
+    model: Llama, context: Encoded, queries: list[list[int]], *, programs: Programs
 ) -> list[np.ndarray]:
     """The logits after each token of each row's query: float32 [Lq, V]."""
     found = [np.empty((len(ids), model.config.vocab_size), np.float32) for ids in queries]
@@ -46,7 +46,7 @@ def score_queries(
 
 
 def likelihood_of(
-    model: Llama, context: Context, queries: list[list[int]], *, programs: Programs
+    model: Llama, context: Encoded, queries: list[list[int]], *, programs: Programs
 ) -> list[Scores]:
     """How likely each row's query is; the context says nothing of its first token.
 
@@ -60,7 +60,7 @@ def likelihood_of(
 
 
 def score_document(
-    model: Llama, document: Context, *, window: int, programs: Programs
+    model: Llama, document: Encoded, *, window: int, programs: Programs
 ) -> list[Scores]:
     """Scores every row of an encoded batch.
 
@@ -87,7 +87,7 @@ def score_document(
 
 def _logprobs(
     model: Llama,
-    context: Context,
+    context: Encoded,
     asked: list[list[int]],
     following: list[list[int]],
     programs: Programs,

@@ -1,7 +1,7 @@
 """Where an answer ends: EOS, its length, or a stop word, wherever token borders lie."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 StopReason = Literal["eos", "stop", "length"]
@@ -133,6 +133,18 @@ class Row:
             del self.tokens[count:], self.logprobs[count:]
             self.stop_reason = "stop"
             return
+
+
+def pieces(row: Row, run: Iterator[None]) -> Iterator[str]:
+    """The text of a row as it grows; `run` extends it."""
+    sent = ""
+    for _ in run:
+        text = row.settled()
+        if len(text) > len(sent) and text.startswith(sent):
+            yield text[len(sent) :]
+            sent = text
+    if rest := row.settled()[len(sent) :]:
+        yield rest
 
 
 def find(text: str, stop: Sequence[str]) -> int | None:

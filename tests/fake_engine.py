@@ -71,14 +71,13 @@ class FakeEngine(Engine):
         return cls(tokenizer, options["attention"])
 
     def with_attention(self, attention: Attention) -> "FakeEngine":
-        assert self.tokenizer is not None
         return FakeEngine(self.tokenizer, attention)
 
     def prefill(self, context_ids: Any) -> Any:
         assert all(ids[0] == 0 for ids in context_ids)
         return FakeContext(context_ids)
 
-    def generate(
+    def generate(  # type: ignore[override]  # of batches alone
         self,
         context: Any,
         query_ids: Any,
@@ -95,7 +94,6 @@ class FakeEngine(Engine):
         ]
 
     def _answer(self, context: list[int], query: list[int], max_new_tokens: int) -> Answer:
-        assert self.tokenizer is not None
         text, question = self.tokenizer.decode(context), self.tokenizer.decode(query)
         key = re.search(r"number for (.*?) mentioned", question)
         found = re.search(rf"numbers for {re.escape(key[1])} is: (\d+)\.", text) if key else None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import fake_engine
 import jax
@@ -17,7 +18,7 @@ from star_jax.models.llama import Llama
 
 QUERY = tiny.ids(5, seed=1)
 # Axes of `make_mesh`: one device, contexts and batches shared, weights shared, heads repeated.
-MESHES = [
+MESHES: list[dict[str, Any]] = [
     {},
     {"data": 2, "context": 2},
     {"context": 2, "tensor": 2},
@@ -36,7 +37,7 @@ def changed(model: Llama, name: str, change) -> Llama:
     return jax.tree.map(maybe, model, names)
 
 
-def digest(model: Llama, **axes: int) -> str:
+def digest(model: Llama, **axes: Any) -> str:
     mesh = star_jax.make_mesh(**axes)
     return fingerprint.Weights().digest(mesh_lib.place(model, mesh), mesh)
 
@@ -89,11 +90,12 @@ def test_swapped_weights_differ():
     model = tiny.model()
     layers = model.layers
     before = digest(model)
-    for a, b in (
+    pairs: list[tuple[Any, Any]] = [
         (layers[0].mlp.gate_weight, layers[0].mlp.up_weight),
         (layers[0].attention.k_weight, layers[1].attention.k_weight),
         (model.embedding, model.head),
-    ):
+    ]
+    for a, b in pairs:
         a[...], b[...] = b[...], a[...]
         assert digest(model) != before
         a[...], b[...] = b[...], a[...]
@@ -189,7 +191,12 @@ def test_weights_are_hashed_once(monkeypatch):
     """For all engines that share them; and before the second question nothing is hashed."""
     count = []
     hash_all = fingerprint._digest
-    monkeypatch.setattr(fingerprint, "_digest", lambda *a: count.append(a) or hash_all(*a))
+
+    def counted(*args):
+        count.append(args)
+        return hash_all(*args)
+
+    monkeypatch.setattr(fingerprint, "_digest", counted)
     e = engine()
     assert not count
     context = e.prefill(tiny.ids(100))
@@ -244,9 +251,9 @@ def test_a_context_shows_itself_in_one_line(encoded):
         "Context(100 tokens, Star(block_size=32, anchor_size=None), float32, "
         "mesh data=1 context=2 tensor=1)"
     )
-    assert repr(batch).startswith("Context(2 rows of 70, 100 tokens, Star(")
-    assert repr(batch.prefix(80)).startswith("Context(2 rows of 70, 80 tokens")
+    assert repr(batch).startswith("ContextBatch(2 rows of 70, 100 tokens, Star(")
+    assert repr(batch.prefix(80)).startswith("ContextBatch(2 rows of 70, 80 tokens")
     many = repr(e.prefill([[1]] * 30))
-    assert many.startswith("Context(30 rows of 1, 1,") and "\n" not in many and len(many) < 200
+    assert many.startswith("ContextBatch(30 rows of 1, 1,") and "\n" not in many and len(many) < 200
     assert dataclasses.is_dataclass(context.fingerprint)
     assert repr(e.config) in repr(context.fingerprint)

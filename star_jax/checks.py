@@ -1,0 +1,76 @@
+"""What cannot run is refused before anything is loaded, and what is unwise is warned of."""
+
+import sys
+import warnings
+
+from jax.sharding import Mesh
+
+from star_jax import mesh as mesh_lib
+from star_jax.attention import resolve
+from star_jax.dense import Dense
+from star_jax.models import config as model_config
+from star_jax.ring import Ring
+from star_jax.star import Star
+from star_jax.ulysses import Ulysses
+
+DTYPES = ("bfloat16", "float16", "float32")
+
+Attention = Star | Dense | Ring | Ulysses
+
+
+def check(
+    mesh: Mesh,
+    attention: Attention,
+    implementation: str | None,
+    *,
+    config: model_config.LlamaConfig | None = None,
+    dtype: str | None = None,
+) -> str:
+    """Refuses what cannot run, of this model if its config is there; names the implementation.
+
+    That is the one that serves the model's head dim in this dtype, if both are given.
+
+    Raises:
+      ValueError, NotImplementedError: what cannot run, and why.
+    """
+    if mesh.axis_names != mesh_lib.AXES:
+        raise ValueError(f"a mesh with {mesh.axis_names=}: make it with star_jax.make_mesh")
+    if not isinstance(attention, Attention):
+        raise ValueError(f"{attention=} must be Star(...), Ring(), Ulysses() or Dense()")
+    if config is not None:
+        mesh_lib.weight_specs(config, mesh)  # raises if a weight cannot be divided
+        if isinstance(attention, Ulysses):
+            attention.check(config, mesh)
+    head_dim = None if config is None else config.head_dim
+    return resolve(implementation, mesh, dtype=dtype, head_dim=head_dim)
+
+
+def advise(
+    rows: list[list[int]], config: model_config.LlamaConfig, mesh: Mesh, attention: Attention
+) -> None:
+    """Warns of contexts that are too long for the model, or too short for the mesh or to gain."""
+    longest, most = max(map(len, rows)), config.max_position_embeddings
+    if longest > most:
+        warn(f"a context of {longest} tokens is beyond the model's {most} positions")
+    devices = mesh.shape[mesh_lib.CONTEXT]
+    if isinstance(attention, Star):
+        size = attention.block_size
+        blocks = -(-longest // size)
+        if blocks < devices:
+            warn(
+                f"{blocks} block(s) of {size} tokens for {devices} devices on the context "
+                f"axis: {devices - blocks} idle; use smaller blocks"
+            )
+        if blocks <= 2:
+            warn(
+                f"{longest} tokens are {blocks} block(s) of {size}: exact attention would be "
+                "as fast; use Ring() or Dense(), or smaller blocks"
+            )
+
+
+def warn(message: str) -> None:
+    """Warns whoever has called the library."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals["__name__"].partition(".")[0] == "star_jax":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(f"star_jax: {message}", UserWarning, stacklevel=level)
