@@ -1,4 +1,4 @@
-"""Attention by cuDNN, on NVIDIA GPUs: the measured peer, and the default on sm_100.
+"""Attention by cuDNN, on NVIDIA GPUs: a peer to measure by, taken by name.
 
 cuDNN knows one segment of keys and aligns its causal mask at the top left, so that a prefix is
 a second call and a merge, and offsets are refused. JAX's public function rounds the LSE to the

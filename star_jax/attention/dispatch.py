@@ -28,9 +28,9 @@ def resolve(
 ) -> str:
     """The implementation to use on the devices of `mesh`; None picks the best one there is.
 
-    That is Mosaic on Hopper, cuDNN on datacentre Blackwell, Triton on other NVIDIA GPUs, and
-    XLA's operations elsewhere; also where a kernel does not serve the dtype or the head dim,
-    if they are given. A named one is never replaced by another.
+    That is Mosaic on Hopper, Triton on other NVIDIA GPUs, and XLA's operations elsewhere; also
+    where a kernel does not serve the dtype or the head dim, if they are given. A named one is
+    never replaced by another. cuDNN is taken by name alone, for as long as none was measured.
 
     Raises:
       ValueError: there is no such implementation.
@@ -115,13 +115,7 @@ def partial_attention(
 
 
 def _best_first(device: jax.Device) -> tuple[str, ...]:
-    match device_lib.capability(device):
-        case None:
-            return ("xla",)
-        case (10, _):
-            return ("cudnn", "triton", "xla")
-        case _:
-            return ("mosaic", "triton", "xla")
+    return ("xla",) if device_lib.capability(device) is None else ("mosaic", "triton", "xla")
 
 
 def _refusal(name: str, device: jax.Device, dtype: str | None, head_dim: int | None) -> str:

@@ -3,17 +3,15 @@
 from typing import Any
 
 import jax
-from jax._src.lib import cuda_versions
 
 from star_jax.array_typing import Keys, PerRow, PrefixKeys, PrefixValues, Queries, Values
 from star_jax.attention import device as device_lib
 from star_jax.attention import kernels
+from star_jax.attention.mosaic import assembler
 from star_jax.attention.partial import Partial
 
 HEAD_DIMS = (64, 96, 128, 256)
 JAX = (0, 11)  # the first version whose Mosaic has what the kernels use
-# JAX's own Hopper kernel, which has such a mask, refuses to run on these.
-MISCOMPILING = (12080, 12091)
 NEWER = ".".join(map(str, JAX))
 
 
@@ -23,19 +21,7 @@ def refuses_device(device: jax.Device) -> str:
         return f"mosaic needs a Hopper GPU (sm_90); this is {device_lib.name(device)}"
     if jax.version.__version_info__[:2] < JAX:
         return f"mosaic needs JAX {NEWER} or newer; this is {jax.__version__}"
-    cuda = _cuda_runtime()
-    if MISCOMPILING[0] <= cuda < MISCOMPILING[1]:
-        bad = "from 12.8.0 on and before 12.9.1, ptxas miscompiles causal masks"
-        return f"mosaic needs another CUDA than {cuda}: {bad}"
-    return ""
-
-
-def _cuda_runtime() -> int:
-    """CUDA's version as it counts itself, 12091 for 12.9.1; 0 where there is none."""
-    try:
-        return cuda_versions.cuda_runtime_get_version() if cuda_versions else 0
-    except RuntimeError:  # no CUDA libraries: nothing runs here, it is only compiled
-        return 0
+    return assembler.refusal()
 
 
 def refuses(dtype: str, head_dim: int, device: jax.Device | None = None) -> str:

@@ -68,9 +68,9 @@ class Tuning:
         return 2 * tiles * head_dim + 4 * self.queries + online.SHARED_OVERHEAD
 
 
-# By head dim: the largest that spill no registers (a thread has 168 of them with two consumers,
-# since the assembler is told to keep objects linkable and then ignores setmaxnreg; the output
-# alone takes 128 at 256), and as many stages as fit. Not timed against others yet.
+# By head dim: the largest that spill no registers, and as many stages as fit. With two consumers a
+# thread has 168 registers where libnvJitLink assembles, which ignores setmaxnreg (ptxas heeds it;
+# see `assembler`); the output alone takes 128 at 256. Not timed against others yet.
 DEFAULTS = {
     64: Tuning(keys=128, stages=4),
     96: Tuning(keys=128, stages=3),

@@ -1,4 +1,4 @@
-"""Attention by Pallas Triton kernels, for Ampere, Ada, consumer Blackwell, and Hopper on older JAX.
+"""Attention by Pallas Triton kernels, for Ampere, Ada, Blackwell, and Hopper on older JAX.
 
 Two kernels: `prefill`, one launch for the mask of Star Attention, and `decode`, few queries
 over many keys that they all see. Both read keys and values where they lie.
