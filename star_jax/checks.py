@@ -3,7 +3,7 @@
 import sys
 import warnings
 
-from jax.sharding import Mesh
+from jax.sharding import AxisType, Mesh
 
 from star_jax import mesh as mesh_lib
 from star_jax.attention import resolve
@@ -33,8 +33,12 @@ def check(
     Raises:
       ValueError, NotImplementedError: what cannot run, and why.
     """
+    if not isinstance(mesh, Mesh):
+        raise ValueError(f"{mesh=} must be a mesh: make it with star_jax.make_mesh")
     if mesh.axis_names != mesh_lib.AXES:
         raise ValueError(f"a mesh with {mesh.axis_names=}: make it with star_jax.make_mesh")
+    if set(mesh.axis_types) != {AxisType.Auto}:
+        raise ValueError(f"a mesh with {mesh.axis_types=}: make it with star_jax.make_mesh")
     if not isinstance(attention, Attention):
         raise ValueError(f"{attention=} must be Star(...), Ring(), Ulysses() or Dense()")
     if config is not None:

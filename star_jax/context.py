@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from star_jax import mesh as mesh_lib
 from star_jax.cache import Cache, Deal
 from star_jax.fingerprint import Fingerprint
+from star_jax.sizes import whole
 
 T = TypeVar("T")
 Kind = TypeVar("Kind", bound="Encoded")  # methods return what they are called on
@@ -97,9 +98,7 @@ class Encoded:
 
         It shares the keys and values; nothing is computed. Shorter rows stay whole.
         """
-        if not isinstance(length, int | np.integer) or length < 1:
-            raise ValueError(f"{length=} must be an integer, at least 1")
-        return self.cut(length)
+        return self.cut(whole("length", length))
 
     def cut(self: Kind, length: int | np.integer) -> Kind:
         """`prefix`, of no token at all too: nothing but the tail is then attended to."""

@@ -218,7 +218,7 @@ class Engine:
           document_ids: token ids, at least two; or a list of such lists.
           window: tokens that are asked at once. Logits are never held for all of them.
         """
-        size = inputs.count("window", window)
+        size = inputs.whole("window", window)
         document = self.prefill(document_ids)
         scores = score_document(self.model, document, window=size, programs=self._programs(GREEDY))
         return scores if document.is_batch else scores[0]
@@ -346,7 +346,7 @@ class Engine:
         """The rows of answers to come, and what extends them when it is iterated over."""
         eos = () if ignore_eos else self.eos_token_ids
         limits = inputs.limits(max_new_tokens, stop, eos, has_tokenizer=self.has_tokenizer)
-        sampling, each = parse(sampling), inputs.count("samples", samples)
+        sampling, each = parse(sampling), inputs.samples(samples)
         queries = self._ask(context, query_ids, limits.max_new_tokens)
         decode = None if self._tokenizer is None else self._tokenizer.decode
         probe = None if self._tokenizer is None else self._tokenizer.probe

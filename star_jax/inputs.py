@@ -1,7 +1,7 @@
 """What callers hand in, checked: token ids as rows, queries for contexts, where answers end."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,10 @@ from star_jax import mesh as mesh_lib
 from star_jax.cache import bucket, pad
 from star_jax.context import Encoded, Group, digest
 from star_jax.query import Question
+from star_jax.sizes import MOST, whole
 from star_jax.stopping import Limits
+
+SAMPLES = 2**16  # of one question, at once; more come from other seeds
 
 # Token ids, for type checkers: of one text, and of a batch. The type of JAX's arrays does not tell
 # how many axes they have: with two they are a batch, though they count as one text here.
@@ -27,12 +30,14 @@ def rows(ids: Ids, what: str, *, vocab_size: int) -> tuple[list[list[int]], bool
       ValueError: they are neither ids nor lists of ids, a row is empty, or an id is outside
         the vocabulary. It calls them `what`.
     """
-    if isinstance(ids, str):
+    if isinstance(ids, str | bytes | bytearray | memoryview):
         raise ValueError(f"{what} is text; it takes token ids (see engine.tokenizer)")
     if getattr(ids, "ndim", 1) == 0 or not isinstance(ids, Sequence | np.ndarray | jax.Array):
         raise ValueError(f"{what} must be a list of token ids, or a list of such lists")
     if len(ids) == 0:
         raise ValueError(f"{what} is empty: it needs at least one token")
+    if len(ids) > MOST:
+        raise ValueError(f"{what} has {len(ids)} entries, and positions end at {MOST}")
     is_batch = np.ndim(ids[0]) > 0 or isinstance(ids[0], str)
     found = [_row(row, f"{what} {i}") for i, row in enumerate(ids)] if is_batch else []
     found = found or [_row(ids, what)]
@@ -48,13 +53,16 @@ def rows(ids: Ids, what: str, *, vocab_size: int) -> tuple[list[list[int]], bool
 
 
 def _row(ids: Any, what: str) -> list[int]:
+    if isinstance(ids, str | bytes | bytearray | memoryview):
+        raise ValueError(f"{what} is text; it takes token ids (see engine.tokenizer)")
     try:
         row = np.asarray(ids)
     except ValueError:  # of uneven lists
         row = np.zeros((0, 0))
     if row.ndim == 1 and not len(row):
         return []
-    if row.ndim != 1 or not np.issubdtype(row.dtype, np.integer):
+    has_bools = isinstance(ids, Sequence) and not {bool, np.bool_}.isdisjoint(map(type, ids))
+    if row.ndim != 1 or not np.issubdtype(row.dtype, np.integer) or has_bools:
         raise ValueError(f"{what} must be a list of token ids, or a list of such lists")
     return row.tolist()
 
@@ -114,8 +122,10 @@ def limits(
     has_tokenizer: bool,
 ) -> Limits:
     """When answers end; raises ValueError for what cannot be."""
-    max_new_tokens = count("max_new_tokens", max_new_tokens)
-    if isinstance(stop, str | bytes):
+    max_new_tokens = whole("max_new_tokens", max_new_tokens)
+    for token in eos:
+        whole("eos_token_id", token, least=0)
+    if isinstance(stop, str | bytes) or not isinstance(stop, Iterable | None):
         raise ValueError(f"{stop=} must be a list of strings")
     stop = tuple(stop or ())
     if not all(isinstance(word, str) for word in stop):
@@ -127,10 +137,6 @@ def limits(
     return Limits(max_new_tokens, stop, eos)
 
 
-def count(name: str, value: int | np.integer | None) -> int:
-    """A number of at least 1; None is 1."""
-    if value is None:
-        return 1
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}={value!r} must be an integer, at least 1")
-    return int(value)
+def samples(number: int | np.integer | None) -> int:
+    """How many answers to draw for each question; None is one."""
+    return 1 if number is None else whole("samples", number, most=SAMPLES)

@@ -1,6 +1,7 @@
 """The device mesh: its axes, and where each logical axis of a weight lies on it."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,9 +14,11 @@ from jax.sharding import PartitionSpec as P
 
 from star_jax.models.config import LlamaConfig
 from star_jax.models.llama import Llama
+from star_jax.sizes import whole
 
 AXES = ("data", "context", "tensor")
 DATA, CONTEXT, TENSOR = AXES
+MOST_SIMULATED = 1024  # devices; JAX starts with these in 4 s, and not in 100 s with 16,384
 
 # Logical axis of a weight -> mesh axis. Weights are whole over `data` and `context`; see
 # `placement` for sizes that a mesh axis does not divide.
@@ -45,37 +48,45 @@ def make_mesh(
     Raises:
       ValueError: an axis is below 1, or there are too few devices.
     """
-    shape = (data, context, tensor)
-    if min(shape) < 1:
-        raise ValueError(f"mesh axes must be at least 1: {data=}, {context=}, {tensor=}")
+    sizes = zip(AXES, (data, context, tensor), strict=True)
+    shape = tuple(whole(f"the mesh axis {name}", size) for name, size in sizes)
     if devices is None:
         try:
             devices = jax.devices()
         except (AssertionError, RuntimeError) as e:  # JAX asserts that a platform has devices
             platforms = getattr(jax.config, "jax_platforms", None)
             raise ValueError(f"JAX finds no devices ({platforms=}): {e}") from e
-    size = data * context * tensor
-    if size > len(devices):
+    count = math.prod(shape)
+    if count > len(devices):
+        kind = f" ({devices[0].platform})" if len(devices) else ""
         raise ValueError(
-            f"{data=} x {context=} x {tensor=} asks for {size} devices, and there are "
-            f"{len(devices)} ({devices[0].platform}); on a CPU, more can be simulated: "
+            f"{data=} x {context=} x {tensor=} asks for {count} devices, and there are "
+            f"{len(devices)}{kind}; on a CPU, more can be simulated: "
             "mesh.cpu_devices of the evaluation, or star_jax.simulate_cpu_devices()"
         )
-    grid = np.asarray(devices[:size]).reshape(shape)
+    if len(set(devices[:count])) < count:
+        raise ValueError(f"{devices=} has a device twice")
+    grid = np.asarray(devices[:count]).reshape(shape)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def simulate_cpu_devices(count: int) -> None:
-    """Makes JAX run on `count` simulated CPU devices. Call it before anything uses JAX."""
-    if count < 1:
-        raise ValueError(f"cpu_devices={count} must be at least 1")
+    """Makes JAX run on `count` simulated CPU devices. Call it before anything uses JAX.
+
+    Raises:
+      ValueError: there cannot be so many.
+      RuntimeError: JAX is in use already.
+    """
+    count = whole("cpu_devices", count)
+    if count > MOST_SIMULATED:
+        raise ValueError(f"cpu_devices={count} must be from 1 to {MOST_SIMULATED}")
+    jax.config.update("jax_num_cpu_devices", count)  # first: it refuses when it is too late
     # XLA aborts the process when a simulated device waits 40 s for the others at a
     # collective, and on few cores the others may well take that long.
     flag = "--xla_cpu_collective_call_terminate_timeout_seconds=1200"
     if flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", count)
 
 
 class Placement(NamedTuple):

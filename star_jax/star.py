@@ -27,6 +27,7 @@ from star_jax.cache import KV, ROUND, Cache, Deal, allocate, bucket, eighths, pa
 from star_jax.mesh import CONTEXT, TENSOR
 from star_jax.models.config import LlamaConfig
 from star_jax.models.llama import Attend, Llama
+from star_jax.sizes import whole
 
 State = tuple[KV, KV]  # of the layers so far: what is kept, and the anchor
 
@@ -42,14 +43,10 @@ class Star:
     anchor_size: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("block_size", "anchor_size"):
-            size = getattr(self, name)
-            if not isinstance(size, int | np.integer | None) or isinstance(size, bool):
-                raise ValueError(f"{name}={size!r} must be an integer: tokens")
-        if self.block_size <= 0:
-            raise ValueError(f"block_size={self.block_size} must be at least 1 (it is in tokens)")
-        if self.anchor < 0:
-            raise ValueError(f"anchor_size={self.anchor} must be at least 0 (0: no anchor)")
+        # As ints: what NumPy counts with may overflow.
+        object.__setattr__(self, "block_size", whole("block_size", self.block_size))
+        if self.anchor_size is not None:
+            object.__setattr__(self, "anchor_size", whole("anchor_size", self.anchor_size, least=0))
         if self.anchor > self.block_size:
             raise ValueError(
                 f"anchor_size={self.anchor} is above block_size={self.block_size}: "
