@@ -127,11 +127,25 @@ class Knobs(NamedTuple):
     numbers: Array  # float32 [5], named below
     keys: Array  # uint32 [R, 5]: seed and prompt (two words each), and number of the sample
 
-    temperature = property(lambda self: self.numbers[0])
-    top_k = property(lambda self: self.numbers[1])
-    top_p = property(lambda self: self.numbers[2])
-    min_p = property(lambda self: self.numbers[3])
-    repetition_penalty = property(lambda self: self.numbers[4])
+    @property
+    def temperature(self) -> Array:
+        return self.numbers[0]
+
+    @property
+    def top_k(self) -> Array:
+        return self.numbers[1]
+
+    @property
+    def top_p(self) -> Array:
+        return self.numbers[2]
+
+    @property
+    def min_p(self) -> Array:
+        return self.numbers[3]
+
+    @property
+    def repetition_penalty(self) -> Array:
+        return self.numbers[4]
 
 
 def row_seeds(sampling: Sampling, prompts: Sequence[int]) -> list[int]:

@@ -43,6 +43,16 @@ def seconds(*calls) -> list[float]:
     return [min(found) for found in times]
 
 
+def noting(notes, f, what=lambda *args, **kwargs: args):
+    """`f`, with something of every call written down."""
+
+    def noted(*args, **kwargs):
+        notes.append(what(*args, **kwargs))
+        return f(*args, **kwargs)
+
+    return noted
+
+
 def test_nine_tokens_cost_the_same_whatever_the_limit():
     e = engine()
     encoded, ask = e.prefill(tiny.ids(200)), tiny.ids(5, seed=1)
@@ -62,9 +72,9 @@ def test_room_grows_with_the_answer(monkeypatch):
     """In few steps, each a program, and never beyond the limit."""
     monkeypatch.setattr(query, "ROOM", 8)
     query.programs.cache_clear()
-    rooms = []
+    rooms: list[int] = []
     grow = generate._grow
-    monkeypatch.setattr(generate, "_grow", lambda mesh, n: rooms.append(n) or grow(mesh, n))
+    monkeypatch.setattr(generate, "_grow", noting(rooms, grow, lambda mesh, n: n))
     e = engine()
     encoded, ask = e.prefill(tiny.ids(100)), tiny.ids(5, seed=1)
     long = e.generate(encoded, ask, max_new_tokens=300)
@@ -126,9 +136,11 @@ def test_decoding_after_a_few_more_tokens_costs_as_much():
     e = engine(Star(block_size=512), hidden_size=128, num_attention_heads=8, head_dim=32)
     ask = tiny.ids(5, seed=1)
     contexts = [e.prefill(tiny.ids(n)) for n in (4096, 4609)]
-    runs = [lambda c=c: e.generate(c, ask, max_new_tokens=64, ignore_eos=True) for c in contexts]
-    few, more = seconds(*runs)
-    assert more < 1.3 * few
+    runs: Any = [
+        lambda c=c: e.generate(c, ask, max_new_tokens=64, ignore_eos=True) for c in contexts
+    ]
+    few, many = seconds(*runs)
+    assert many < 1.3 * few
 
 
 @pytest.mark.parametrize("attention", [Star(block_size=1024), Dense(), Ring()], ids=str)
@@ -214,10 +226,11 @@ def test_transfers_of_an_answer(monkeypatch):
         encoded, ask, max_new_tokens=64, ignore_eos=True, **more
     )
     answer()
-    puts, gets = [], []
+    puts: list[Any] = []
+    gets: list[Any] = []
     put, get = jax.device_put, jax.device_get
-    monkeypatch.setattr(jax, "device_put", lambda *a, **k: puts.append(a) or put(*a, **k))
-    monkeypatch.setattr(jax, "device_get", lambda x: gets.append(x) or get(x))
+    monkeypatch.setattr(jax, "device_put", noting(puts, put))
+    monkeypatch.setattr(jax, "device_get", noting(gets, get))
     with jax.transfer_guard_host_to_device("disallow"):  # none that is not asked for
         assert len(answer().tokens) == 64
         assert len(puts) == 7
@@ -232,11 +245,9 @@ def test_nothing_is_computed_between_the_programs_of_an_answer(monkeypatch):
     e = engine(devices=2)
     encoded, ask = e.prefill(tiny.ids(200)), tiny.ids(5, seed=1)
     e.generate(encoded, ask, max_new_tokens=64, ignore_eos=True)
-    eager = []
+    eager: list[str] = []
     bind = core.Primitive.bind
-    monkeypatch.setattr(
-        core.Primitive, "bind", lambda p, *a, **k: eager.append(p.name) or bind(p, *a, **k)
-    )
+    monkeypatch.setattr(core.Primitive, "bind", noting(eager, bind, lambda p, *a, **k: p.name))
     e.generate(encoded, ask, max_new_tokens=64, ignore_eos=True)
     assert set(eager) <= {"device_put", "jit", "pjit"}
 
@@ -246,16 +257,16 @@ def test_devices_go_on_while_the_host_reads(monkeypatch):
     e = engine(devices=2)
     e.tokenizer = tiny_letters()
     encoded, ask = e.prefill(tiny.ids(200)), tiny.ids(5, seed=1)
-    events = []
+    events: list[str] = []
     programs, extend = query.programs, generate._extend
 
     def noted(*args):
         found = programs(*args)
-        decode = lambda *a: events.append("call") or found.decode(*a)  # noqa: E731
+        decode: Any = noting(events, found.decode, lambda *a: "call")
         return found._replace(decode=decode)
 
     monkeypatch.setattr(query, "programs", noted)
-    monkeypatch.setattr(generate, "_extend", lambda *a: events.append("read") or extend(*a))
+    monkeypatch.setattr(generate, "_extend", noting(events, extend, lambda *a: "read"))
     e.generate(encoded, ask, max_new_tokens=96, ignore_eos=True)
     assert events == ["call", "read", "call", "read", "call", "read", "read"]
     events.clear()
