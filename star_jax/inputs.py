@@ -53,16 +53,15 @@ def rows(ids: Ids, what: str, *, vocab_size: int) -> tuple[list[list[int]], bool
 
 
 def _row(ids: Any, what: str) -> list[int]:
-    if isinstance(ids, str | bytes | bytearray | memoryview):
-        raise ValueError(f"{what} is text; it takes token ids (see engine.tokenizer)")
     try:
         row = np.asarray(ids)
     except ValueError:  # of uneven lists
         row = np.zeros((0, 0))
     if row.ndim == 1 and not len(row):
         return []
+    is_text = isinstance(ids, bytearray | memoryview)  # NumPy makes numbers of these
     has_bools = isinstance(ids, Sequence) and not {bool, np.bool_}.isdisjoint(map(type, ids))
-    if row.ndim != 1 or not np.issubdtype(row.dtype, np.integer) or has_bools:
+    if row.ndim != 1 or not np.issubdtype(row.dtype, np.integer) or is_text or has_bools:
         raise ValueError(f"{what} must be a list of token ids, or a list of such lists")
     return row.tolist()
 

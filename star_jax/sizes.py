@@ -15,6 +15,7 @@ def whole(name: str, value: object, *, least: int = 1, most: int = MOST) -> int:
         raise ValueError(f"{name}={value!r} must be an integer, at least {least}")
     if not least <= value <= most:
         bound = f"at least {least}" if value < least else f"at most {most}"
-        shown = value if abs(int(value)) < 10**30 else f"{'-' * (value < 0)}10**30 or more"
+        # Of too many digits Python makes no text.
+        shown = int(value) if abs(int(value)) < 10**30 else "(over 30 digits)"
         raise ValueError(f"{name}={shown} must be {bound}")
     return int(value)

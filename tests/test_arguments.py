@@ -125,9 +125,10 @@ def test_a_billion_samples_cost_nothing(asked):
         (b"text", "is text"),
         (bytearray(b"text"), "is text"),
         (memoryview(b"text"), "is text"),
-        (["text"], "context 0 is text"),
+        (["text"], "context 0 must be a list"),
         ([b"text", b"x"], "is text|must be a list"),
-        ([[1], "x"], "context 1 is text"),
+        ([[1], "x"], "context 1 must be a list"),
+        ([[1], bytearray(b"x")], "context 1 must be a list"),
         ({1: 2}, "must be a list"),
         ({1, 2}, "must be a list"),
         (iter([1, 2]), "must be a list"),
@@ -159,7 +160,7 @@ def test_eos_that_is_no_token(token):
 
 def test_meshes_that_cannot_be():
     make, devices = unchecked(mesh.make_mesh), jax.devices()
-    for message, options in {
+    wrong: dict[str, dict[str, Any]] = {
         "data=1.5": {"data": 1.5},
         "context='2'": {"context": "2"},
         "tensor=True": {"tensor": True},
@@ -167,7 +168,8 @@ def test_meshes_that_cannot_be():
         "asks for 4 devices, and there are 0": {"data": 4, "devices": []},
         "device twice": {"data": 2, "devices": devices[:1] * 2},
         "asks for 10000000000 devices": {"data": 100000, "context": 100000},
-    }.items():
+    }
+    for message, options in wrong.items():
         with pytest.raises(ValueError, match=message):
             make(**options)
     assert make(data=np.int64(2), context=np.int8(2)).shape == {

@@ -1,6 +1,8 @@
 """Which assembler is asked for its version: stand-ins of packages and programs, and no GPU."""
 
+import importlib
 import pathlib
+import sys
 
 import pytest
 
@@ -27,7 +29,7 @@ class Machine:
         monkeypatch.setattr(assembler, "ROOTS", (str(root / "cuda"),))
         # What other tests have imported would be found without looking.
         for name in ("nvidia", "jax_cuda12_plugin", "jax_cuda13_plugin"):
-            monkeypatch.delitem(assembler.importlib.sys.modules, name, raising=False)
+            monkeypatch.delitem(sys.modules, name, raising=False)
         self.jax((0, 12, 0))
 
     def jax(self, version: tuple[int, ...]) -> None:
@@ -40,7 +42,7 @@ class Machine:
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
         if name.startswith("jax"):
             (self.site / name.replace("-", "_")).mkdir()
-        assembler.importlib.invalidate_caches()
+        importlib.invalidate_caches()
 
     def ptxas(self, version: str, folder: pathlib.Path | None = None, code: str = "") -> str:
         folder = folder or self.bin
@@ -135,9 +137,9 @@ def test_ptxas_is_looked_for_where_xla_does(machine, wheel, tmp_path):
     inside = machine.ptxas("12.8.61", machine.site / "nvidia" / wheel / "bin")
     assert assembler.find() == ("ptxas", (12, 8, 61), inside)
     toolkit = machine.ptxas("12.9.86", tmp_path / "cuda" / "bin")
-    assert assembler.find().where == toolkit
+    assert assembler.find() == ("ptxas", (12, 9, 86), toolkit)
     on_path = machine.ptxas("13.0.48")
-    assert assembler.find().where == on_path
+    assert assembler.find() == ("ptxas", (13, 0, 48), on_path)
 
 
 @pytest.mark.parametrize("code", ["exit 1", "echo nonsense; exit 0", "kill -9 $$"])
@@ -145,7 +147,7 @@ def test_a_ptxas_that_says_no_version_is_passed_over(machine, code, tmp_path):
     machine.ptxas("12.8.61", code=code)
     assert assembler.find() is None
     good = machine.ptxas("12.9.86", tmp_path / "cuda" / "bin")
-    assert assembler.find().where == good
+    assert assembler.find() == ("ptxas", (12, 9, 86), good)
 
 
 def test_a_ptxas_that_cannot_be_run_is_passed_over(machine):
