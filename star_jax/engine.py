@@ -309,7 +309,7 @@ class Engine:
 
     def stream(
         self,
-        context: Context,
+        context: Encoded,
         query_ids: One,
         *,
         max_new_tokens: int | np.integer,

@@ -47,7 +47,6 @@ def right(engine: Engine, n: int, some: int | None, array: jax.Array) -> None:
     assert_type(engine.generate(one, [1], max_new_tokens=1).seed, int | None)
 """
 WRONG = {  # each an error, on a line of its own
-    "a batch is not streamed": "engine.stream(many, [1], max_new_tokens=1)",
     "one context takes one query": "engine.score(one, [[1]])",
     "text is no ids": 'engine.prefill("text")',
     "texts are no ids": 'engine.prefill(["text"])',
