@@ -2,91 +2,20 @@
 
 Parsing goes through `transformers.LlamaConfig`, which fills in absent fields; nothing
 here has a default. Every field of the file is on one of three lists: read, harmless,
-or refused.
+or refused. Only fields that are read are looked at, and reach transformers.
 """
 
-import copy
 import dataclasses
-import json
 import math
 import os
+import warnings
 from typing import Any
 
-# Changing one of these changes what the model computes.
-READ = frozenset(
-    {
-        "attention_bias",
-        "eos_token_id",
-        "head_dim",
-        "hidden_act",
-        "hidden_size",
-        "intermediate_size",
-        "max_position_embeddings",
-        "mlp_bias",
-        "model_type",
-        "num_attention_heads",
-        "num_hidden_layers",
-        "num_key_value_heads",
-        "rms_norm_eps",
-        "rope_parameters",
-        "rope_scaling",
-        "rope_theta",
-        "tie_word_embeddings",
-        "vocab_size",
-    }
-)
+from star_jax import json_files
+from star_jax.json_files import shown
+from star_jax.models.config_fields import HARMLESS, ONLY, ONLY_IN_ROPE, READ, is_one_of
 
-# These do not change the model's outputs at inference.
-HARMLESS = frozenset(
-    {
-        "_attn_implementation",
-        "_attn_implementation_autoset",
-        "_name_or_path",
-        "architectures",
-        "bos_token_id",  # the tokenizer adds it, or does not
-        "attention_dropout",  # training only
-        "do_sample",  # defaults of a generate() that is not used, as are the next three
-        "max_length",
-        "temperature",
-        "top_p",
-        "dtype",  # the engine's dtype decides
-        "id2label",
-        "initializer_range",
-        "label2id",
-        "output_attentions",
-        "output_hidden_states",
-        "pad_token_id",
-        "pretraining_tp",  # a layout of the same matmuls
-        "problem_type",
-        "return_dict",
-        "tokenizer_class",
-        "torch_dtype",
-        "torchscript",
-        "transformers_version",
-        "unsloth_fixed",  # notes of the tool that wrote the file
-        "unsloth_version",
-        "use_bfloat16",
-        "use_cache",
-    }
-)
-
-# Harmless at one value, a different model at any other.
-_ONLY: dict[str, tuple[Any, ...]] = {
-    "auto_map": (None,),  # code of its own
-    "partial_rotary_factor": (1.0, None),
-    "sliding_window": (None,),
-    "use_sliding_window": (False, None),
-    "quantization_config": (None,),
-    "is_decoder": (False, True, None),
-    "is_encoder_decoder": (False,),
-    "add_cross_attention": (False, None),
-    "chunk_size_feed_forward": (0,),
-    "logit_scale": (None, 1.0),
-    "qk_norm": (None, False),
-    "use_qk_norm": (None, False),
-}
-
-_POSITIVE = (
+_SIZES = (
     "vocab_size",
     "hidden_size",
     "intermediate_size",
@@ -96,7 +25,10 @@ _POSITIVE = (
     "head_dim",
     "max_position_embeddings",
 )
-
+_MAY_BE_NULL = ("num_key_value_heads", "head_dim")  # as if they were not there
+_LARGEST = 2**31 - 1  # positions and ids are int32
+_MOST_LAYERS = 10_000  # each is made by itself; published models have some hundred at most
+_FLAGS = ("attention_bias", "mlp_bias", "tie_word_embeddings")
 _ACTIVATIONS = ("silu", "swish")
 
 
@@ -150,48 +82,47 @@ def read(directory: str | os.PathLike[str]) -> LlamaConfig:
     path = os.path.join(directory, "config.json")
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no config.json in {os.fspath(directory)}: not a checkpoint")
-    config = from_dict(_read_json(path))
+    fields = json_files.read(path)
     generation = os.path.join(directory, "generation_config.json")
+    eos = None
     if os.path.isfile(generation):
-        eos = _read_json(generation).get("eos_token_id")
-        if eos not in (None, []):
-            config = dataclasses.replace(config, eos_token_ids=_as_ids(eos))
-    return config
+        defaults = json_files.read(generation)
+        eos = defaults.get("eos_token_id")
+        _warn_of_bos("generation_config.json", defaults, fields.get("vocab_size"))
+    if eos in (None, []):
+        return from_dict(fields)
+    config = from_dict({**fields, "eos_token_id": None})  # what is not used is not checked
+    ids = _as_ids("generation_config.json", eos, config.vocab_size)
+    return dataclasses.replace(config, eos_token_ids=ids)
 
 
 def from_dict(fields: dict[str, Any]) -> LlamaConfig:
     """The configuration that the fields of a `config.json` describe; see `read`."""
-    from transformers import LlamaConfig as HFLlamaConfig  # slow to import
-
     if (model_type := fields.get("model_type")) != "llama":
-        raise NotImplementedError(f"config.json: {model_type=} is not supported, only 'llama'")
-    unknown = sorted(set(fields) - READ - HARMLESS - set(_ONLY))
+        raise NotImplementedError(
+            f"config.json: model_type={shown(model_type)} is not supported, only 'llama'"
+        )
+    unknown = sorted(set(fields) - READ - HARMLESS - set(ONLY))
     if unknown:
         raise ValueError(
-            f"config.json: unknown fields {unknown}: they may change the model, so it is not run. "
-            "If they do not, take them out of the file."
+            f"config.json: unknown fields {shown(unknown)}: they may change the model, so it is "
+            "not run. If they do not, take them out of the file."
         )
-    for name, allowed in _ONLY.items():
-        if name in fields and fields[name] not in allowed:
-            raise NotImplementedError(f"config.json: {name}={fields[name]!r} is not supported")
-
-    try:
-        # A copy: it is changed. Any: the annotations say None where it has filled in a value.
-        hf: Any = HFLlamaConfig.from_dict(copy.deepcopy(fields))
-    except Exception as e:  # transformers raises its own strict-dataclass errors
-        raise ValueError(f"config.json: {' '.join(str(e).split())}") from e
-    if hf.hidden_act not in _ACTIVATIONS:
-        raise NotImplementedError(
-            f"config.json: hidden_act={hf.hidden_act!r} is not supported, only {_ACTIVATIONS}"
-        )
-    for name in _POSITIVE:
-        if not getattr(hf, name) > 0:
-            raise ValueError(f"config.json: {name}={getattr(hf, name)} must be above 0")
+    for name, allowed in ONLY.items():
+        if name in fields and not is_one_of(fields[name], allowed):
+            raise NotImplementedError(
+                f"config.json: {name}={shown(fields[name])} is not supported, only "
+                f"{' or '.join(map(repr, allowed))}"
+            )
+    hf = _filled_in(_checked({name: fields[name] for name in READ if name in fields}))
     if hf.num_attention_heads % hf.num_key_value_heads:
         raise ValueError(
             f"config.json: num_attention_heads={hf.num_attention_heads} is not a multiple of "
             f"num_key_value_heads={hf.num_key_value_heads}"
         )
+    if hf.head_dim < 1 or hf.head_dim % 2:
+        raise ValueError(f"config.json: head_dim={hf.head_dim} must be even and above 0, for RoPE")
+    _warn_of_bos("config.json", fields, hf.vocab_size)
     return LlamaConfig(
         vocab_size=hf.vocab_size,
         hidden_size=hf.hidden_size,
@@ -206,8 +137,55 @@ def from_dict(fields: dict[str, Any]) -> LlamaConfig:
         tie_word_embeddings=hf.tie_word_embeddings,
         attention_bias=hf.attention_bias,
         mlp_bias=hf.mlp_bias,
-        eos_token_ids=_as_ids(hf.eos_token_id),
+        eos_token_ids=_as_ids(
+            "config.json", fields.get("eos_token_id", hf.eos_token_id), hf.vocab_size
+        ),
     )
+
+
+def _checked(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields that are read, as transformers takes them; that they are possible is checked."""
+    for name in _SIZES:
+        value = fields.get(name)
+        if name not in fields or (value is None and name in _MAY_BE_NULL):
+            continue
+        largest = _MOST_LAYERS if name == "num_hidden_layers" else _LARGEST
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError(f"config.json: {name}={shown(value)} must be an integer")
+        if not 0 < value <= largest:
+            raise ValueError(
+                f"config.json: {name}={shown(value)} must be above 0, and at most {largest}"
+            )
+    for name in _FLAGS:
+        if fields.get(name, False) is None:
+            del fields[name]  # null is false, as it is where it is absent
+        elif not isinstance(fields.get(name, False), bool):
+            raise ValueError(f"config.json: {name}={shown(fields[name])} must be true or false")
+    if "rms_norm_eps" in fields:
+        _check_number("rms_norm_eps", fields["rms_norm_eps"])
+        fields["rms_norm_eps"] = float(fields["rms_norm_eps"])
+    if (act := fields.get("hidden_act", "silu")) not in _ACTIVATIONS:
+        raise NotImplementedError(
+            f"config.json: hidden_act={shown(act)} is not supported, only {_ACTIVATIONS}"
+        )
+    if "rope_theta" in fields:
+        _check_number("rope_theta", fields["rope_theta"])
+    for name in ("rope_parameters", "rope_scaling"):
+        if fields.get(name) is not None:
+            fields[name] = _rope_section(name, fields[name])
+    fields.pop("eos_token_id", None)  # of use to nothing that transformers does here
+    return fields
+
+
+def _filled_in(fields: dict[str, Any]) -> Any:
+    """transformers' configuration: its annotations say None where it has filled in a value."""
+    from transformers import LlamaConfig as HFLlamaConfig  # slow to import
+
+    try:
+        return HFLlamaConfig.from_dict(fields)
+    except Exception as e:  # transformers raises its own strict-dataclass errors
+        reason = json_files.printable(" ".join(str(e).split()))
+        raise ValueError(f"config.json: {reason}") from e
 
 
 # Fields of a rope section, by its type: those that must be there, and those that may be.
@@ -233,6 +211,35 @@ ROPE_TYPES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
+def _rope_section(name: str, section: Any) -> dict[str, Any]:
+    """A section of RoPE without what is harmless in it."""
+    if not isinstance(section, dict):
+        raise ValueError(f"config.json: {name}={shown(section)} must be an object or null")
+    for field, allowed in ONLY_IN_ROPE.items():
+        if field in section and not is_one_of(section[field], allowed):
+            raise NotImplementedError(
+                f"config.json: {field}={shown(section[field])} in {name} is not supported, only "
+                f"{' or '.join(map(repr, allowed))}"
+            )
+    for field in ("type", "rope_type"):
+        if not isinstance(section.get(field, ""), str):
+            raise ValueError(f"config.json: {field}={shown(section[field])} must be a string")
+    section = {field: value for field, value in section.items() if field not in ONLY_IN_ROPE}
+    rope_type = section.get("rope_type", section.get("type", "default"))
+    if rope_type not in ROPE_TYPES:
+        raise NotImplementedError(
+            f"config.json: rope_type={shown(rope_type)} is not supported ({', '.join(ROPE_TYPES)})"
+        )
+    given = {field for field, value in section.items() if value is not None}
+    given -= {"rope_type", "type"}
+    needed, optional = ROPE_TYPES[rope_type]
+    if extra := sorted(given - {*needed, *optional, "rope_theta"}):
+        raise NotImplementedError(f"config.json: {rope_type=} with {shown(extra)} is not supported")
+    for field in sorted(given - {"truncate"}):
+        _check_number(field, section[field], zero=field in _ZERO_IS_ABSENT)
+    return section
+
+
 def _rope(fields: dict[str, Any], parameters: dict[str, Any], max_positions: int) -> Rope:
     """`parameters` is transformers' merge of both spellings, `fields` the file itself."""
     # Where the file says a thing twice, the merge takes one and drops the other in silence.
@@ -243,21 +250,10 @@ def _rope(fields: dict[str, Any], parameters: dict[str, Any], max_positions: int
         _refuse_two_values("rope_theta", fields.get("rope_theta"), part.get("rope_theta"))
         _refuse_two_values("rope_type", part.get("type"), part.get("rope_type"))
     rope_type = parameters["rope_type"]
-    if rope_type not in ROPE_TYPES:
-        raise NotImplementedError(
-            f"config.json: {rope_type=} is not supported ({', '.join(ROPE_TYPES)})"
-        )
-    needed, optional = ROPE_TYPES[rope_type]
-    given = {k for k in parameters if parameters[k] is not None}
-    given -= {"rope_type", "type", "rope_theta"}
-    if parameters.get("partial_rotary_factor") == 1.0:
-        given -= {"partial_rotary_factor"}
-    if missing := sorted(set(needed) - given):
+    needed, _ = ROPE_TYPES[rope_type]
+    if missing := sorted(name for name in needed if parameters.get(name) is None):
         raise ValueError(f"config.json: {rope_type=} without {missing}")
-    if extra := sorted(given - {*needed, *optional}):
-        raise NotImplementedError(f"config.json: {rope_type=} with {extra} is not supported")
-    for name in ("rope_theta", *sorted(given - {"truncate"})):
-        _check_number(name, parameters[name], zero=name in _ZERO_IS_ABSENT)
+    _check_number("rope_theta", parameters["rope_theta"])
     if rope_type == "yarn":
         return _yarn(parameters, max_positions)
     if rope_type == "llama3" and not parameters["low_freq_factor"] < parameters["high_freq_factor"]:
@@ -279,13 +275,14 @@ def _yarn(parameters: dict[str, Any], max_positions: int) -> Rope:
     factor = parameters["factor"]
     if factor is None:
         factor = max_positions / original
+        _check_number("factor", factor)
     beta_fast = parameters.get("beta_fast") or 32
     beta_slow = parameters.get("beta_slow") or 1
     if beta_fast < beta_slow:
         raise ValueError(f"config.json: {beta_fast=} must not be below {beta_slow=}")
     truncate = parameters.get("truncate", True)  # but null is false
-    if truncate not in (True, False, None):
-        raise ValueError(f"config.json: {truncate=} must be true or false")
+    if not (truncate is None or isinstance(truncate, bool)):
+        raise ValueError(f"config.json: truncate={shown(truncate)} must be true or false")
 
     def scale(weight: float) -> float:
         return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
@@ -295,6 +292,7 @@ def _yarn(parameters: dict[str, Any], max_positions: int) -> Rope:
     if attention_factor is None:  # if it is there, mscale and mscale_all_dim say nothing
         both = above and below  # one alone says nothing
         attention_factor = scale(above) / scale(below) if both else scale(1.0)
+        _check_number("attention_factor", attention_factor)
     return Rope(
         rope_type="yarn",
         theta=float(theta),
@@ -308,29 +306,47 @@ def _yarn(parameters: dict[str, Any], max_positions: int) -> Rope:
 
 
 def _check_number(name: str, value: Any, *, zero: bool = False) -> None:
+    """Refuses what is no number above 0 in float32, in which the model computes."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        raise ValueError(f"config.json: {name}={value!r} must be a number above 0")
+    if not (is_number and (_SMALLEST <= value <= _GREATEST or (value == 0 and zero))):
+        raise ValueError(f"config.json: {name}={shown(value)} must be a number above 0")
+
+
+_SMALLEST, _GREATEST = 2.0**-126, 2.0**127  # of float32, without those that may be flushed to 0
 
 
 def _refuse_two_values(name: str, one: Any, other: Any) -> None:
     if one is not None and other is not None and one != other:
-        raise ValueError(f"config.json: two values for {name}, {one!r} and {other!r}; keep one")
+        raise ValueError(
+            f"config.json: two values for {name}, {shown(one)} and {shown(other)}; keep one"
+        )
 
 
-def _as_ids(eos: Any) -> tuple[int, ...]:
+def _as_ids(where: str, eos: Any, vocab_size: int) -> tuple[int, ...]:
     ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
     if any(isinstance(i, bool) or not isinstance(i, int) for i in ids):
-        raise ValueError(f"eos_token_id={eos!r} must be an id or a list of ids")
+        raise ValueError(f"{where}: eos_token_id={shown(eos)} must be an id or a list of ids")
+    if impossible := [i for i in ids if not 0 <= i <= _LARGEST]:
+        raise ValueError(
+            f"{where}: eos_token_id={shown(eos)}: {shown(impossible[0])} is no token id; "
+            "correct the file"
+        )
+    if outside := [i for i in ids if i >= vocab_size]:
+        warnings.warn(
+            f"star_jax: {where}: eos_token_id={shown(eos)}: {outside[0]} is outside the vocabulary "
+            f"of {vocab_size} tokens, so no answer ends with it",
+            stacklevel=2,
+        )
     return tuple(ids)
 
 
-def _read_json(path: str) -> dict[str, Any]:
-    with open(path, encoding="utf-8") as f:
-        try:
-            fields = json.load(f)
-        except ValueError as e:
-            raise ValueError(f"{path}: not JSON ({e})") from e
-    if not isinstance(fields, dict):
-        raise ValueError(f"{path}: not a JSON object")
-    return fields
+def _warn_of_bos(where: str, fields: dict[str, Any], vocab_size: Any) -> None:
+    """BOS is the tokenizer's, and this one is not used: but somebody may rely on it."""
+    bos = fields.get("bos_token_id")
+    is_id = isinstance(bos, int) and not isinstance(bos, bool) and isinstance(vocab_size, int)
+    if is_id and not 0 <= bos < vocab_size:
+        warnings.warn(
+            f"star_jax: {where}: bos_token_id={shown(bos)} is outside the vocabulary of "
+            f"{shown(vocab_size)} tokens; it is not used, as the tokenizer says which BOS it adds",
+            stacklevel=2,
+        )

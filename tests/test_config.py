@@ -161,59 +161,83 @@ def test_changing_a_field_that_is_read_shows(name: str) -> None:
         assert getattr(seen, shown_by) != getattr(was, shown_by)
 
 
-HARMLESS: dict[str, Any] = {
-    "_attn_implementation": "sdpa",
-    "_attn_implementation_autoset": True,
-    "_name_or_path": "somewhere/else",
-    "architectures": ["LlamaForSequenceClassification"],
-    "attention_dropout": 0.5,
-    "bos_token_id": 5,
-    "do_sample": True,
-    "dtype": "float16",
-    "id2label": {"0": "a"},
-    "initializer_range": 0.5,
-    "label2id": {"a": 0},
-    "max_length": 4096,
-    "output_attentions": True,
-    "output_hidden_states": True,
-    "pad_token_id": 7,
-    "pretraining_tp": 2,
-    "problem_type": "regression",
-    "return_dict": False,
-    "temperature": 0.9,
-    "tokenizer_class": "LlamaTokenizer",
-    "top_p": 0.6,
-    "torch_dtype": "float16",
-    "torchscript": True,
-    "transformers_version": "4.0.0",
-    "unsloth_fixed": True,
-    "unsloth_version": "2024.9",
-    "use_bfloat16": True,
-    "use_cache": False,
-}
+# Of the types that a field has in the wild, and of others: nobody looks at it.
+ANYTHING = [None, True, -1, 0.25, math.nan, 10**400, "1", "gelu", [1, 2], {"a": [{}]}, {}]
+# Fields of widely used checkpoints of this architecture that no list may lose.
+CARRIED = """
+    _flash_attn_2_enabled _name_or_path _rope_scaling_validation architectures
+    attention_dropout bos_token_id do_sample dtype early_stopping gradient_checkpointing id2label
+    initializer_range is_llama_config max_length max_sequence_length num_beams
+    num_return_sequences output_scores pad_token_id pretraining_tp problem_type
+    repetition_penalty return_dict sep_token_id temperature tokenizer_class top_k top_p torch_dtype
+    torchscript transformers.js_config transformers_version typical_p unk_token_id unsloth_fixed
+    unsloth_version use_cache
+""".split()
 
 
+@pytest.mark.filterwarnings("ignore:star_jax. config.json. bos_token_id=")
 @pytest.mark.parametrize("name", sorted(model_config.HARMLESS))
-def test_changing_a_harmless_field_changes_nothing(name: str) -> None:
-    changed = FIELDS | {name: HARMLESS[name]}
-    # The configuration is all that the model and the engine see of the file.
-    assert model_config.from_dict(changed) == model_config.from_dict(FIELDS)
+def test_a_harmless_field_changes_nothing_whatever_its_value(name: str) -> None:
+    expected = model_config.from_dict(FIELDS)
+    for value in ANYTHING:
+        # The configuration is all that the model and the engine see of the file.
+        assert model_config.from_dict(FIELDS | {name: value}) == expected
 
 
-def test_a_field_is_on_one_list_and_every_entry_is_tested() -> None:
+def test_a_field_is_on_one_list() -> None:
     assert set(READ) == model_config.READ
-    assert set(HARMLESS) == model_config.HARMLESS
-    lists = (model_config.READ, model_config.HARMLESS, frozenset(model_config._ONLY))
+    assert set(CARRIED) <= model_config.HARMLESS
+    lists = (model_config.READ, model_config.HARMLESS, frozenset(model_config.ONLY))
     assert sum(map(len, lists)) == len(frozenset.union(*lists))
 
 
-@pytest.mark.parametrize("name", sorted(model_config._ONLY))
+def test_only_fields_that_are_read_reach_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    parse = transformers.LlamaConfig.from_dict
+
+    def spy(fields: dict[str, Any]) -> transformers.LlamaConfig:
+        seen.extend(fields)
+        return parse(fields)
+
+    monkeypatch.setattr(transformers.LlamaConfig, "from_dict", spy)
+    known = {name: values[0] for name, values in model_config.ONLY.items()}
+    model_config.from_dict(FIELDS | dict.fromkeys(model_config.HARMLESS, "x") | known)
+    assert seen
+    assert set(seen) <= model_config.READ
+
+
+@pytest.mark.parametrize("name", sorted(model_config.ONLY))
 def test_a_field_with_one_harmless_value_is_refused_at_others(name: str) -> None:
-    for value in model_config._ONLY[name]:
+    for value in model_config.ONLY[name]:
         assert model_config.from_dict(FIELDS | {name: value}) == model_config.from_dict(FIELDS)
     other = {"quantization_config": {"bits": 4}, "is_decoder": "maybe"}.get(name, 0.25)
-    with pytest.raises(NotImplementedError, match=f"{name}="):
-        model_config.from_dict(FIELDS | {name: other})
+    for value in (other, [[]], "None", math.nan):
+        with pytest.raises(NotImplementedError, match=f"{name}="):
+            model_config.from_dict(FIELDS | {name: value})
+
+
+def test_true_is_not_1_nor_false_0() -> None:
+    for name, value in (("partial_rotary_factor", True), ("use_sliding_window", 0)):
+        with pytest.raises(NotImplementedError, match=f"{name}={value!r}"):
+            model_config.from_dict(FIELDS | {name: value})
+
+
+@pytest.mark.parametrize("name", ["attention_bias", "mlp_bias", "tie_word_embeddings"])
+def test_null_is_false(name: str) -> None:
+    assert model_config.from_dict(FIELDS | {name: None}) == model_config.from_dict(FIELDS)
+
+
+@pytest.mark.parametrize("name", ["head_dim", "num_key_value_heads", "rope_scaling"])
+def test_null_is_absent(name: str) -> None:
+    without = {key: value for key, value in FIELDS.items() if key != name}
+    assert model_config.from_dict(FIELDS | {name: None}) == model_config.from_dict(without)
+
+
+def test_what_is_harmless_in_a_section_of_rope() -> None:
+    for extra in ({"finetuned": True}, {"partial_rotary_factor": 1.0}):
+        section = {"rope_scaling": llamas.YARN_ROPE | extra}
+        plain = {"rope_scaling": llamas.YARN_ROPE}
+        assert model_config.from_dict(FIELDS | section) == model_config.from_dict(FIELDS | plain)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
@@ -237,9 +261,25 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         r"'linear' with \['original_max_position_embeddings'\]",
     ),
     "yarn with more": (
-        {"rope_scaling": {**llamas.YARN_ROPE, "finetuned": True}},
+        {"rope_scaling": {**llamas.YARN_ROPE, "extrapolation_factor": 1.0}},
         NotImplementedError,
-        r"'yarn' with \['finetuned'\]",
+        r"'yarn' with \['extrapolation_factor'\]",
+    ),
+    "yarn that grows as it goes": (
+        {"rope_scaling": {**llamas.YARN_ROPE, "finetuned": False}},
+        NotImplementedError,
+        "finetuned=False in rope_scaling",
+    ),
+    "a type that is no string": (
+        {"rope_scaling": {"rope_type": ["yarn"]}},
+        ValueError,
+        r"rope_type=\['yarn'\] must be a string",
+    ),
+    "a section that is a list": ({"rope_scaling": []}, ValueError, r"rope_scaling=\[\] must be"),
+    "a section per kind of layer": (
+        {"rope_parameters": {"full_attention": {"rope_type": "default"}}},
+        NotImplementedError,
+        "with .'full_attention'. is not supported",
     ),
     "yarn without a factor": ({"rope_scaling": {"rope_type": "yarn"}}, ValueError, "factor"),
     "yarn without a length": (
@@ -303,16 +343,66 @@ def test_eos_comes_from_the_generation_config_first(tmp_path: pathlib.Path) -> N
 def test_files_that_are_no_config_are_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no config\.json"):
         model_config.read(tmp_path)
-    for text in ("", "{", "[]"):
-        (tmp_path / "config.json").write_text(text)
-        with pytest.raises(ValueError, match=r"config\.json: not"):
+    deep = "[" * 100_000 + "]" * 100_000
+    wrong = ["", "{", "[]", '"a"', '{"a": 1, "a": 1}', '{"a": \xff}', '{"a": ' + "9" * 5000 + "}"]
+    for text in (*wrong, deep, f'{{"a": {deep}}}', '{"a":' * 100_000 + "1" + "}" * 100_000):
+        (tmp_path / "config.json").write_text(text, encoding="latin-1")
+        with pytest.raises(ValueError, match=r"config\.json: not") as error:
             model_config.read(tmp_path)
+        assert "\n" not in str(error.value)
+        assert len(str(error.value)) < 1000
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"num_hidden_layers": 0}, "num_hidden_layers=0 must be above 0"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000 must be above 0, and at most"),
+        ({"num_hidden_layers": 1e9}, r"num_hidden_layers=1000000000\.0 must be an integer"),
+        ({"num_hidden_layers": True}, "num_hidden_layers=True must be an integer"),
+        ({"num_attention_heads": 0}, "num_attention_heads=0 must be above 0"),
+        ({"num_attention_heads": None}, "num_attention_heads=None must be an integer"),
+        ({"vocab_size": 10**400}, "vocab_size=1000.* must be above 0, and at most"),
+        ({"max_position_embeddings": 2**31}, "max_position_embeddings=2147483648 must be"),
+        ({"head_dim": 15}, "even .*head_dim.=15"),
+        ({"head_dim": "16"}, "head_dim='16' must be an integer"),
+        ({"hidden_size": 4, "num_attention_heads": 8, "num_key_value_heads": 8}, "hidden size"),
+        ({"rms_norm_eps": math.nan}, "rms_norm_eps=nan must be a number above 0"),
+        ({"rms_norm_eps": math.inf}, "rms_norm_eps=inf must be a number above 0"),
+        ({"rms_norm_eps": 0.0}, "rms_norm_eps=0.0 must be a number above 0"),
+        ({"rms_norm_eps": -1e-5}, "rms_norm_eps=-1e-05 must be a number above 0"),
+        ({"rms_norm_eps": 1e-46}, "rms_norm_eps=1e-46 must be a number above 0"),
+        ({"rms_norm_eps": "1e-5"}, "rms_norm_eps='1e-5' must be a number above 0"),
+        ({"rms_norm_eps": None}, "rms_norm_eps=None must be a number above 0"),
+        ({"rope_theta": math.nan}, "rope_theta=nan must be a number above 0"),
+        ({"rope_theta": 10**400}, "rope_theta=1000.* must be a number above 0"),
+        ({"rope_theta": 1e39}, "rope_theta=1e.39 must be a number above 0"),
+        ({"rope_theta": [1.0]}, r"rope_theta=\[1.0\] must be a number above 0"),
+        ({"attention_bias": 1}, "attention_bias=1 must be true or false"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings='false' must be true or false"),
+        ({"rope_scaling": {**llamas.LLAMA3_ROPE, "factor": math.nan}}, "factor=nan must be"),
+        ({"rope_scaling": {**llamas.LINEAR_ROPE, "factor": -2.0}}, "factor=-2.0 must be"),
+        (
+            {
+                "rope_scaling": {
+                    "rope_type": "yarn",
+                    "factor": None,
+                    "original_max_position_embeddings": 1e-37,
+                }
+            },
+            "factor=.* must be a number above 0",
+        ),
+        (
+            {
+                "rope_scaling": {
+                    **llamas.YARN_ROPE,
+                    "mscale": 1.7e38,
+                    "mscale_all_dim": 1e-9,
+                    "factor": 1e38,
+                }
+            },
+            "attention_factor=",
+        ),
         ({"hidden_size": -64}, "hidden_size=-64"),
         ({"num_key_value_heads": 0}, "num_key_value_heads=0"),
         ({"rope_theta": 0.0}, "rope_theta=0.0"),
@@ -328,14 +418,63 @@ def test_files_that_are_no_config_are_refused(tmp_path: pathlib.Path) -> None:
         ({"eos_token_id": 2.0}, "eos_token_id"),
         ({"eos_token_id": [2, "3"]}, "eos_token_id"),
         ({"eos_token_id": True}, "eos_token_id"),
+        ({"eos_token_id": -1}, "eos_token_id=-1: -1 is no token id"),
+        ({"eos_token_id": [2, 99999999999]}, "99999999999 is no token id"),
     ],
 )
 def test_impossible_values_are_refused(change: dict[str, Any], message: str) -> None:
     fields = {**FIELDS, **change}
     if "rope_scaling" in change:
         del fields["rope_theta"]
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         model_config.from_dict(fields)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("where", ["config.json", "generation_config.json"])
+def test_ids_beyond_the_vocabulary_are_named_with_their_file(
+    where: str, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(FIELDS))
+    kept = FIELDS if where == "config.json" else {}
+    for eos in (-1, [2, 10**11]):
+        (tmp_path / where).write_text(json.dumps(kept | {"eos_token_id": eos}))
+        with pytest.raises(ValueError, match=f"^{where}: eos_token_id=.* is no token id"):
+            model_config.read(tmp_path)
+    (tmp_path / where).write_text(json.dumps(kept | {"eos_token_id": [2, 160]}))
+    with pytest.warns(UserWarning, match=f"star_jax: {where}: eos_token_id=.* 160 is outside"):
+        assert model_config.read(tmp_path).eos_token_ids == (2, 160)
+    for bos in (-1, 160, 10**11):
+        (tmp_path / where).write_text(json.dumps(kept | {"bos_token_id": bos}))
+        with pytest.warns(UserWarning, match=f"star_jax: {where}: bos_token_id={bos} is outside"):
+            model_config.read(tmp_path)
+
+
+def test_an_eos_that_is_not_used_is_not_checked(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(FIELDS | {"eos_token_id": -1}))
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 7}')
+    assert model_config.read(tmp_path).eos_token_ids == (7,)
+
+
+def test_nothing_of_a_file_steers_the_terminal(tmp_path: pathlib.Path) -> None:
+    evil = "\x1b]0;title\x07\u202e"
+    for fields in (
+        {evil: 1},
+        {"hidden_act": evil},
+        {"model_type": evil},
+        {"rope_scaling": {"rope_type": evil}},
+        {"rope_scaling": {**llamas.LINEAR_ROPE, evil: 1}},
+        {"hidden_size": {evil: evil}},
+        {"eos_token_id": evil},
+    ):
+        with pytest.raises((ValueError, NotImplementedError)) as error:
+            model_config.from_dict(FIELDS | fields)
+        assert str(error.value).isprintable()
+    (tmp_path / "config.json").write_text(json.dumps({evil: 1})[:-1] + f", {json.dumps(evil)}: 2}}")
+    with pytest.raises(ValueError, match="duplicate") as error:
+        model_config.read(tmp_path)
+    assert str(error.value).isprintable()
 
 
 def test_code_of_its_own_is_refused() -> None:

@@ -1,0 +1,92 @@
+"""JSON that others wrote, read so that whatever it holds is an object or one line of error.
+
+Also how to show what comes from such a file, so that it cannot steer a terminal.
+"""
+
+import collections
+import json
+import os
+import reprlib
+import stat
+from typing import Any
+
+LIMIT = 64 * 2**20  # bytes; the largest that are known, indexes of weights, have less than one
+_SHOWN = 300  # characters of a name
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The fields of a file that holds a JSON object.
+
+    Raises:
+      OSError: it cannot be read.
+      ValueError: it is not a regular file, too large, not UTF-8, not JSON, no object, nested
+        too deep, or says a field twice. Names the file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # or a pipe would be waited for
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError(f"{printable(os.fspath(path))}: not a regular file")
+        text = file.read(LIMIT + 1)
+    try:
+        return parse(text)
+    except ValueError as e:
+        raise ValueError(f"{printable(os.fspath(path))}: {e}") from e
+
+
+def parse(text: bytes) -> dict[str, Any]:
+    """The fields of a JSON object; see `read`. NaN and Infinity are numbers here.
+
+    Raises:
+      ValueError: says what is wrong, and begins with "not".
+    """
+    if len(text) > LIMIT:
+        raise ValueError(f"not read: more than {LIMIT} bytes of JSON")
+    try:
+        fields = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+    except RecursionError as e:
+        raise ValueError("not read: its JSON is nested too deep") from e
+    except _Twice:
+        raise
+    except ValueError as e:  # JSON, UTF-8, a number of thousands of digits
+        raise ValueError(f"not JSON ({printable(str(e))})") from e
+    if not isinstance(fields, dict):
+        raise ValueError("not a JSON object")
+    return fields
+
+
+class _Twice(ValueError):
+    pass
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        counts = collections.Counter(name for name, _ in pairs)
+        raise _Twice(f"not unique: duplicate {shown([n for n in counts if counts[n] > 1])}")
+    return fields
+
+
+class _Repr(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = _SHOWN
+        self.maxlist = self.maxtuple = self.maxdict = 12
+        self.maxlevel = 4
+
+
+_repr = _Repr()
+
+
+def shown(value: Any) -> str:
+    """The `repr` of a value, cut where it is long or deep."""
+    return printable(_repr.repr(value))
+
+
+def printable(text: str) -> str:
+    """A text in which what a terminal would obey, and what is no character, is escaped."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
+        for c in text
+    )
