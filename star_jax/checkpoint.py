@@ -5,6 +5,7 @@ read lazily: each device receives only its slice of each tensor, and no host hol
 tensor's slices at a time.
 """
 
+import dataclasses
 import os
 import re
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from jax.sharding import Mesh
 
 from star_jax import mesh as mesh_lib
 from star_jax import orbax_files, tensor_files
+from star_jax.json_files import printable
 from star_jax.models.config import LlamaConfig
 from star_jax.models.llama import Llama
 
@@ -34,6 +36,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 # Buffers that old files carry; they follow from the configuration.
 _IGNORED = re.compile(r".*\.rotary_emb\.inv_freq")
+_LAYER = re.compile(r"(model\.layers\.)(\d{1,9})(\..*)")
+_SAID = 50  # problems
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 Tensor = tensor_files.Tensor | orbax_files.Tensor
@@ -78,8 +82,8 @@ def load(
         placement = mesh_lib.placement(shape, axes, mesh)
         try:
             array = _place(tensors[name], shape, placement, jnp.dtype(dtype))
-        except orbax_files.Torn as e:
-            raise ValueError(f"checkpoint {os.fspath(directory)}: {e}") from e
+        except ValueError as e:  # it was whole when it was looked at
+            raise ValueError(printable(f"checkpoint {os.fspath(directory)}: {e}")) from e
         # Or the host would hold what waits to be sent, in the end the whole checkpoint.
         return jax.block_until_ready(array)
 
@@ -107,7 +111,10 @@ def find(
     if tensors or not problems:  # or else nothing could be read, and all would be missing
         problems += _misfits(tensors, unread, config, mesh, flat=not converted)
     if problems:
-        raise ValueError(f"checkpoint {path}: {'; '.join(_grouped(problems))}")
+        said = _grouped(problems)
+        if len(said) > _SAID:
+            said[_SAID:] = [f"and {len(said) - _SAID} more"]
+        raise ValueError(printable(f"checkpoint {path}: {'; '.join(said)}"))
     return tensors
 
 
@@ -139,8 +146,7 @@ def _slicer(
 ) -> Callable[[Index], np.ndarray]:
     if isinstance(tensor, orbax_files.Tensor):
         return lambda index: orbax_files.read(tensor, index, dtype)
-    source = tensor.map().reshape(shape)
-    return lambda index: np.array(source[index], dtype, order="C")
+    return lambda index: tensor_files.read(tensor, index, dtype, shape=shape)
 
 
 def _misfits(
@@ -152,6 +158,10 @@ def _misfits(
     """
     problems = []
     known = set()
+    held = {int(m[2]) for m in map(_LAYER.fullmatch, (*tensors, *unread)) if m}
+    if config.num_layers > len(held):  # said once: there may be a thousand million
+        problems.append(f"num_hidden_layers={config.num_layers}, and there are {len(held)} layers")
+        config = dataclasses.replace(config, num_layers=len(held))
 
     def check(name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> None:
         known.add(name)
@@ -172,7 +182,8 @@ def _misfits(
     Llama(config, check)
     if config.tie_word_embeddings and _HEAD in tensors:
         known.add(_HEAD)
-        if not _same(tensors.get(_EMBEDDING), tensors[_HEAD], mesh):
+        shape = (config.vocab_size, config.hidden_size)
+        if not _same(tensors.get(_EMBEDDING), tensors[_HEAD], shape, mesh):
             problems.append(
                 f"{_HEAD}: differs from {_EMBEDDING}, though tie_word_embeddings is true"
             )
@@ -180,11 +191,13 @@ def _misfits(
     return problems + [f"{name}: unknown" for name in extra]
 
 
-def _same(a: Tensor | None, b: Tensor, mesh: Mesh) -> bool:
-    if a is None or (a.dtype, a.shape) != (b.dtype, b.shape) or a.dtype not in tensor_files.DTYPES:
+def _same(a: Tensor | None, b: Tensor, shape: tuple[int, ...], mesh: Mesh) -> bool:
+    if a is None or not a.shape == b.shape == shape:
+        return False
+    if a.dtype != b.dtype or a.dtype not in tensor_files.DTYPES:
         return False
     if isinstance(a, tensor_files.Tensor) and isinstance(b, tensor_files.Tensor):
-        return all(np.array_equal(x, y) for x, y in zip(a.map(), b.map(), strict=True))  # by row
+        return tensor_files.equal(a, b)
     placement = mesh_lib.placement(a.shape, ("vocab", "embed"), mesh)
     x, y = (_place(t, t.shape, placement, tensor_files.DTYPES[t.dtype]) for t in (a, b))
     return bool(jnp.array_equal(x, y))
@@ -203,7 +216,7 @@ def _grouped(problems: list[str]) -> list[str]:
     """Says once what is wrong in many layers: `model.layers.0-31.mlp...: missing`."""
     layers: dict[tuple[str, str], list[int]] = {}
     for problem in problems:
-        if match := re.fullmatch(r"(model\.layers\.)(\d+)(.*)", problem):
+        if match := _LAYER.fullmatch(problem):
             layers.setdefault((match[1], match[3]), []).append(int(match[2]))
         else:
             layers[problem, ""] = []

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from star_jax import tensor_files
+from star_jax import json_files, tensor_files
 
 WEIGHTS = "weights"  # the Orbax checkpoint, in the directory of the configuration
 LIST = "weights_files.json"  # its files and their sizes, by which a torn one is known
@@ -103,14 +103,13 @@ def _torn(directory: str) -> str | None:
     if not os.path.exists(path):
         return None
     try:
-        with open(path, encoding="utf-8") as file:
-            expected = json.load(file)
-        bad = [name for name, size in expected.items() if _size(directory, name) != size]
-    except (ValueError, AttributeError) as e:
-        return f"{LIST}: torn: not a JSON object ({e})"
+        expected = json_files.read(path)
+    except ValueError as e:
+        return f"{LIST}: torn: {str(e).removeprefix(f'{path}: ')}"
+    bad = [name for name, size in expected.items() if _size(directory, name) != size]
     if not bad:
         return None
-    names = ", ".join(bad[:3]) + (", ..." if len(bad) > 3 else "")
+    names = ", ".join(name[:200] for name in bad[:3]) + (", ..." if len(bad) > 3 else "")
     return f"{WEIGHTS}: torn: {len(bad)} of {len(expected)} files are cut or not there: {names}"
 
 
@@ -139,10 +138,7 @@ def read(tensor: Tensor, index: tuple[slice, ...], dtype: np.dtype) -> np.ndarra
         },
         "fill_missing_data_reads": False,
     }
-    bounds = [
-        s.indices(size)[:2]
-        for s, size in zip(_full(index, len(tensor.shape)), tensor.shape, strict=True)
-    ]
+    bounds = tensor_files.bounds_of(index, tensor.shape)
     found = np.empty([end - begin for begin, end in bounds], dtype)
     try:
         store: Any = tensorstore.open(spec, open=True, context=tensor.context).result()
@@ -160,17 +156,9 @@ def read(tensor: Tensor, index: tuple[slice, ...], dtype: np.dtype) -> np.ndarra
     return found
 
 
-def _full(index: tuple[slice, ...], rank: int) -> tuple[slice, ...]:
-    return index + (slice(None),) * (rank - len(index))
-
-
 def _pieces(first: int, end: int, row: int, chunk: int) -> Iterator[tuple[int, int]]:
     """Rows from first to end in pieces that end where chunks do; `row` is in bytes."""
-    rows = max(1, _PIECE // (row * chunk)) * chunk
-    while first < end:
-        stop = min((first // rows + 1) * rows, end)
-        yield first, stop
-        first = stop
+    return tensor_files.pieces(first, end, max(1, _PIECE // (row * chunk)) * chunk)
 
 
 def write(directory: str, sources: Mapping[str, Source]) -> None:
@@ -183,25 +171,29 @@ def write(directory: str, sources: Mapping[str, Source]) -> None:
     import tensorstore
 
     class OneByOne(ocp.type_handlers.NumpyHandler):
-        """Orbax's own would have all tensors in memory at once."""
+        """Orbax's own would have all tensors in memory at once, and each of them twice."""
 
         async def serialize(
             self, values: Sequence[Source], infos: Sequence[Any], args: Any = None
         ) -> list[Any]:
             for source, info, arg in zip(values, infos, args, strict=True):
-                array = source.tensor.map().reshape(source.shape)
-                for written in await super().serialize([array], [info], [arg]):
+                self._source = source
+                stored = tensor_files.DTYPES[source.tensor.dtype]
+                stand_in = np.broadcast_to(np.zeros((), stored), source.shape)  # of no memory
+                for written in await super().serialize([stand_in], [info], [arg]):
                     await asyncio.to_thread(written.result)
             return []
 
         async def _open_and_write(self, value: np.ndarray, spec: Any, context: Any) -> None:
-            """Orbax's own writes the tensor as one, and holds it twice for that."""
+            """A piece at a time. This hook is private: hence the bound on Orbax's version."""
             store: Any = await tensorstore.open(
                 tensorstore.Spec(spec), create=True, open=True, context=context
             )
+            tensor, shape = self._source.tensor, self._source.shape
             chunk, row = store.chunk_layout.write_chunk.shape[0], value.nbytes // len(value)
             for begin, end in _pieces(0, len(value), row, chunk):
-                await store[begin:end].write(value[begin:end])
+                piece = tensor_files.read(tensor, (slice(begin, end),), value.dtype, shape=shape)
+                await store[begin:end].write(piece)
 
     registry = ocp.type_handlers.create_type_handler_registry(
         (Source, OneByOne(deepcopy_host_arrays=False)),

@@ -1,19 +1,22 @@
-"""Safetensors files, read lazily: headers first, then only the bytes that are asked for.
+"""Safetensors files, read lazily: headers first, then only the slices that are asked for.
 
-The format: eight bytes with the header's length, a JSON header (name -> dtype, shape, and
-the range of its bytes), then the bytes. A checkpoint is one such file, or several with an
-index that says which tensor lies in which.
+A checkpoint is one such file, or several with an index that says which tensor lies in which.
+The `safetensors` library reads them, and refuses a header that does not account for every byte
+of its file, once.
 """
 
 import dataclasses
-import json
 import math
 import os
-import struct
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
+import safetensors
+
+from star_jax import json_files
+from star_jax.json_files import shown
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -24,24 +27,18 @@ DTYPES: dict[str, np.dtype] = {
     "F16": np.dtype(np.float16),
     "F32": np.dtype(np.float32),
 }
+_PIECE = 64 * 2**20  # bytes that are read at a time
+_REASON = 200  # characters
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A tensor on disk. `dtype` is the file's own word for it, `offset` is in bytes."""
+    """A tensor on disk. `dtype` is the file's own word for it."""
 
     path: str
+    name: str
     dtype: str
     shape: tuple[int, ...]
-    offset: int
-
-    def map(self) -> np.ndarray:
-        """A view of the file: bytes are read where the view is."""
-        size = math.prod(self.shape) * DTYPES[self.dtype].itemsize
-        if size == 0:
-            return np.zeros(self.shape, DTYPES[self.dtype])
-        raw = np.memmap(self.path, np.uint8, mode="r", offset=self.offset, shape=(size,))
-        return raw.view(DTYPES[self.dtype]).reshape(self.shape)
 
 
 class Scan(NamedTuple):
@@ -50,6 +47,82 @@ class Scan(NamedTuple):
     tensors: dict[str, Tensor]
     problems: list[str]
     unread: set[str]  # tensors that the index knows, in files that cannot be read
+
+
+def read(
+    tensor: Tensor,
+    index: tuple[slice, ...],
+    dtype: np.dtype,
+    *,
+    shape: tuple[int, ...] | None = None,
+) -> np.ndarray:
+    """A slice of a tensor, cast to `dtype`. Beside it, memory is needed for a piece of it.
+
+    With `shape` the slice is one of the tensor in that shape, which may have heads and head
+    dimension on axes of their own. The file is mapped while it is read, and no longer.
+
+    Raises:
+      ValueError: the file is no longer what it was.
+    """
+    bounds = bounds_of(index, shape or tensor.shape)
+    sizes = [end - begin for begin, end in bounds]
+    if shape is not None and len(shape) > len(tensor.shape):
+        bounds = _joined(bounds, shape, tensor.shape)
+    found = np.empty([end - begin for begin, end in bounds], dtype)
+    if not found.size:
+        return found.reshape(sizes)
+    (first, end), others = bounds[0], tuple(slice(*bound) for bound in bounds[1:])
+    row = math.prod(found.shape[1:]) * DTYPES[tensor.dtype].itemsize
+    try:
+        with safetensors.safe_open(tensor.path, "np") as file:
+            source = file.get_slice(tensor.name)
+            for begin, stop in pieces(first, end, max(1, _PIECE // row)):
+                found[begin - first : stop - first] = source[(slice(begin, stop), *others)]
+    except safetensors.SafetensorError as e:
+        raise ValueError(f"{tensor.name}: {_reason(e)}") from e
+    return found.reshape(sizes)
+
+
+def _joined(
+    bounds: list[tuple[int, int]], shape: tuple[int, ...], flat: tuple[int, ...]
+) -> list[tuple[int, int]]:
+    """Bounds in a shape whose axes `at` and `at + 1` are one in the file; of the second, all."""
+    at = next((i for i, size in enumerate(flat) if shape[i] != size), len(flat) - 1)
+    (begin, end), inner = bounds[at], shape[at + 1]
+    if bounds[at + 1] != (0, inner):
+        raise ValueError(f"{bounds=} cut a head of {shape=}")
+    return [*bounds[:at], (begin * inner, end * inner), *bounds[at + 2 :]]
+
+
+def equal(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one dtype and shape hold the same values, compared by pieces."""
+    row = math.prod(a.shape[1:]) * DTYPES[a.dtype].itemsize
+    return all(
+        np.array_equal(*(read(x, (slice(*piece),), DTYPES[a.dtype]) for x in (a, b)))
+        for piece in pieces(0, a.shape[0], max(1, _PIECE // max(1, row)))
+    )
+
+
+def bounds_of(index: tuple[slice, ...], shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Where a slice begins and ends on each axis; axes that it leaves out are whole."""
+    index += (slice(None),) * (len(shape) - len(index))
+    return [s.indices(size)[:2] for s, size in zip(index, shape, strict=True)]
+
+
+def pieces(first: int, end: int, rows: int) -> Iterator[tuple[int, int]]:
+    """Rows from first to end, in pieces that end at multiples of `rows`."""
+    while first < end:
+        stop = min((first // rows + 1) * rows, end)
+        yield first, stop
+        first = stop
+
+
+def files(directory: str) -> list[str]:
+    """The weight files of a checkpoint that can be found, as `scan` would read them."""
+    placed = _placed(directory, [])
+    names = [SINGLE] if placed is None else [INDEX, *placed.values()]
+    found = [os.path.join(directory, name) for name in dict.fromkeys(names)]
+    return [path for path in found if os.path.isfile(path)]
 
 
 def scan(directory: str) -> Scan:
@@ -72,81 +145,71 @@ def scan(directory: str) -> Scan:
             found.problems.append(f"{name}: duplicate, in {other} and in {file}")
         found.tensors.update(tensors)
     for name, file in (placed or {}).items():
-        if name not in found.tensors and name not in found.unread:
+        if name in found.unread:
+            continue
+        if name not in found.tensors:
             found.problems.append(f"{name}: not in {file}, where {INDEX} puts it")
             found.unread.add(name)
+        elif (other := os.path.basename(found.tensors[name].path)) != file:
+            found.problems.append(f"{name}: in {other}, and {INDEX} puts it in {file}")
     return found
 
 
 def _placed(directory: str, problems: list[str]) -> dict[str, str] | None:
     """Tensor -> file by the index; None without one, for a single file."""
-    if os.path.isfile(os.path.join(directory, SINGLE)):
-        return None
-    path = os.path.join(directory, INDEX)
+    single, path = (os.path.join(directory, name) for name in NAMES)
     if not os.path.isfile(path):
+        if os.path.isfile(single):
+            return None
         raise FileNotFoundError(
             f"no {SINGLE} and no {INDEX} in {directory}: only safetensors are read"
         )
     try:
-        with open(path, encoding="utf-8") as f:
-            placed = _json(f.read())["weight_map"]
-        if not all(isinstance(file, str) for file in placed.values()):
-            raise ValueError("weight_map must map names to files")
-    except (KeyError, TypeError, AttributeError, ValueError) as e:
-        problems.append(f"{INDEX}: {_reason(e)}")
+        placed = json_files.read(path).get("weight_map")
+        if not isinstance(placed, dict) or not placed:
+            raise ValueError("no 'weight_map' of names to files, or an empty one")
+        for file in placed.values():
+            _check_plain(file)
+    except (OSError, ValueError) as e:
+        problems.append(f"{INDEX}: {_reason(e).removeprefix(f'{path}: ')}")
         return {}
+    named = set(placed.values())
+    if SINGLE not in named and os.path.lexists(single):
+        problems.append(
+            f"{SINGLE} beside {INDEX}, which names other files, {shown(sorted(named))}: "
+            "keep one of them"
+        )
     return placed
 
 
+def _check_plain(file: Any) -> None:
+    """A file of the directory itself; that may be a link, as it is in the hub's cache."""
+    if not isinstance(file, str):
+        raise ValueError(f"weight_map must map names to files, not to {shown(file)}")
+    if file in ("", ".", "..") or not {"/", "\\", "\0"}.isdisjoint(file):
+        raise ValueError(f"weight_map leads out of the directory, to {shown(file)}")
+
+
 def _read_header(path: str) -> dict[str, Tensor]:
-    """Raises ValueError when the header cannot be read, or speaks of bytes that are not there."""
-    size = os.path.getsize(path)
-    with open(path, "rb") as f:
-        prefix = f.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 0 < length <= size - 8:
-            raise ValueError(f"torn: {size} bytes do not hold its header")
-        header = _json(f.read(length).decode("utf-8"))
-    header.pop("__metadata__", None)
+    """Raises ValueError when the header cannot be read, or does not account for each byte."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError("not a regular file")
     try:
-        tensors = {name: _tensor(path, field, 8 + length) for name, field in header.items()}
-    except (KeyError, TypeError, AttributeError) as e:
-        raise ValueError(f"torn: not a safetensors header ({e!r})") from e
-    end = 8 + length + max((int(f["data_offsets"][1]) for f in header.values()), default=0)
-    if end != size:
-        raise ValueError(f"torn: {size} bytes, and its header speaks of {end}")
-    return tensors
-
-
-def _tensor(path: str, field: dict[str, Any], base: int) -> Tensor:
-    begin, end = field["data_offsets"]
-    tensor = Tensor(path, field["dtype"], tuple(field["shape"]), base + begin)
-    known = DTYPES.get(tensor.dtype)
-    if known is not None and math.prod(tensor.shape) * known.itemsize != end - begin:
-        raise ValueError(f"torn: {end - begin} bytes for {tensor.dtype}{list(tensor.shape)}")
-    return tensor
-
-
-def _json(text: str) -> dict[str, Any]:
-    value = json.loads(text, object_pairs_hook=_unique)
-    if not isinstance(value, dict):
-        raise ValueError("not a JSON object")
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"duplicate {sorted({n for n in names if names.count(n) > 1})}")
-    return fields
+        with safetensors.safe_open(path, "np") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            found = {
+                name: Tensor(path, name, source.get_dtype(), tuple(source.get_shape()))
+                for name, source in slices.items()
+            }
+    except safetensors.SafetensorError as e:
+        raise ValueError(f"torn: {_reason(e)}") from e
+    with open(path, "rb") as raw:  # of a name that comes twice, the library takes one
+        json_files.parse(raw.read(int.from_bytes(raw.read(8), "little")))
+    return found
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file, though the index names it"
-    if isinstance(error, KeyError):
-        return f"no {error.args[0]!r}"
-    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
-        return f"torn: not JSON ({error})"
-    return str(error)
+    text = " ".join(str(error).split()).removeprefix("Error while deserializing header: ")
+    return text if len(text) <= _REASON else f"{text[:_REASON]}..."
