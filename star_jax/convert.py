@@ -11,6 +11,7 @@ import glob
 import math
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from star_jax.models import config as model_config
 from star_jax.models.llama import Llama
 
 _STORED = "stored"
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def define_flags() -> None:
@@ -37,6 +39,8 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
     """Converts what the flags say."""
     del argv
+    for number in _STOPS:
+        signal.signal(number, _stop)
     given = flags.FLAGS
     mesh_lib.simulate_cpu_devices(1)  # no accelerator is needed, nor taken
     begin = time.monotonic()
@@ -44,6 +48,15 @@ def main(argv: Sequence[str]) -> None:
     size = convert(given.input, given.output, dtype=dtype)
     seconds = time.monotonic() - begin
     print(f"{given.output}: {size / 1e9:.3f} GB of weights in {seconds:.1f} s", file=sys.stderr)
+
+
+def _stop(number: int, frame: object) -> None:
+    """Ends the command as an error would, so that it tidies up, and lets it do that in peace."""
+    del frame
+    for each in _STOPS:
+        signal.signal(each, signal.SIG_IGN)
+    name = signal.Signals(number).name
+    sys.exit(f"interrupted by {name}; nothing is left behind, and the same command starts over")
 
 
 def convert(source: str, output: str, *, dtype: str | None = None) -> int:
@@ -66,6 +79,7 @@ def convert(source: str, output: str, *, dtype: str | None = None) -> int:
         raise ValueError(f"{output=}: {parent} is not a directory")
     if os.path.lexists(output) and not (os.path.isdir(output) and not os.listdir(output)):
         raise ValueError(f"{output=} is there already")
+    parent, name = os.path.split(os.path.realpath(output))  # it may be a link to an empty one
     directory = checkpoint.resolve(source)
     if orbax_files.is_here(directory):
         raise ValueError(f"{source=} is converted already")
@@ -75,17 +89,18 @@ def convert(source: str, output: str, *, dtype: str | None = None) -> int:
         raise OSError(f"{output=}: {size} bytes of weights, and {free} are free")
 
     partial = os.path.join(parent, f".{name}.{os.getpid()}.partial")
-    os.mkdir(partial)
     try:
+        os.mkdir(partial)
         for pattern in checkpoint.SMALL_FILES:
             for path in glob.glob(os.path.join(glob.escape(directory), pattern)):
                 if os.path.isfile(path):
                     shutil.copyfile(path, os.path.join(partial, os.path.basename(path)))
         orbax_files.write(partial, sources)
-        os.rename(partial, output)
-    except BaseException:
+        os.rename(partial, os.path.join(parent, name))
+    except OSError as e:  # which may name a file of the partial output, or none
+        raise OSError(f"{output=} could not be written: {e.strerror or e}") from e
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        raise
     return size
 
 

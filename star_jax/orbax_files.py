@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -170,6 +171,8 @@ def write(directory: str, sources: Mapping[str, Source]) -> None:
     import orbax.checkpoint as ocp
     import tensorstore
 
+    writing, stopped = threading.Lock(), threading.Event()
+
     class OneByOne(ocp.type_handlers.NumpyHandler):
         """Orbax's own would have all tensors in memory at once, and each of them twice."""
 
@@ -177,6 +180,8 @@ def write(directory: str, sources: Mapping[str, Source]) -> None:
             self, values: Sequence[Source], infos: Sequence[Any], args: Any = None
         ) -> list[Any]:
             for source, info, arg in zip(values, infos, args, strict=True):
+                if stopped.is_set():
+                    raise InterruptedError("stopped")
                 self._source = source
                 stored = tensor_files.DTYPES[source.tensor.dtype]
                 stand_in = np.broadcast_to(np.zeros((), stored), source.shape)  # of no memory
@@ -193,7 +198,10 @@ def write(directory: str, sources: Mapping[str, Source]) -> None:
             chunk, row = store.chunk_layout.write_chunk.shape[0], value.nbytes // len(value)
             for begin, end in _pieces(0, len(value), row, chunk):
                 piece = tensor_files.read(tensor, (slice(begin, end),), value.dtype, shape=shape)
-                await store[begin:end].write(piece)
+                with writing:  # nothing else runs in this thread
+                    if stopped.is_set():
+                        return
+                    await store[begin:end].write(piece)
 
     registry = ocp.type_handlers.create_type_handler_registry(
         (Source, OneByOne(deepcopy_host_arrays=False)),
@@ -217,10 +225,12 @@ def write(directory: str, sources: Mapping[str, Source]) -> None:
             with ocp.Checkpointer(handler) as checkpointer:
                 arguments = ocp.args.PyTreeSave(dict(sources), save_args=options)
                 checkpointer.save(path, args=arguments)
-    except OSError:
-        raise
     except Exception as e:  # tensorstore raises ValueErrors, of a full disk too
-        raise OSError(f"{path} could not be written: {_reason(e)}") from e
+        raise OSError(f"{WEIGHTS} could not be written: {_reason(e)}") from e
+    finally:
+        stopped.set()
+        with writing:  # when this returns or raises, no thread of Orbax's writes on
+            pass
     written = [
         os.path.relpath(os.path.join(folder, name), directory)
         for folder, _, names in os.walk(path)
@@ -233,9 +243,9 @@ def write(directory: str, sources: Mapping[str, Source]) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Orbax tells absl's log of every step, which commands show."""
+    """Orbax tells absl's log of every step, which commands show; errors we raise ourselves."""
     before = logging.get_verbosity()
-    logging.set_verbosity(min(before, logging.WARNING))
+    logging.set_verbosity(min(before, logging.FATAL))
     try:
         yield
     finally:

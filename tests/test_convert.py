@@ -1,7 +1,10 @@
 """A converted checkpoint is the checkpoint: the same weights, answers and refusals."""
 
+import errno
 import json
+import os
 import pathlib
+import signal
 import subprocess
 import sys
 import types
@@ -354,6 +357,9 @@ BAD = [
     (["--input=checkpoint", "--output=checkpoint"], "is there already"),
     (["--input=checkpoint", "--output=in.jsonl"], "is there already"),
     (["--input=checkpoint", "--output=no/out"], "is not a directory"),
+    (["--input=checkpoint", "--output=/dev/null"], "output='/dev/null' is there already"),
+    (["--input=checkpoint", "--output=/dev/full"], "output='/dev/full' is there already"),
+    (["--input=checkpoint", "--output=/dev/null/out"], "/dev/null is not a directory"),
     (["--input=checkpoint", "--output=out", "--dtype=int8"], "--dtype=int8"),
     (["--input=checkpoint", "--output=out", "more"], "unexpected ['more']"),
     (["--input=.", "--output=out"], "no config.json"),
@@ -394,6 +400,63 @@ def test_nothing_is_left_behind(
         convert.convert(str(here / "checkpoint"), str(here / "out"))
     assert len(asked) == 5
     assert files(here) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_leaves_nothing_behind(number: signal.Signals, here: pathlib.Path) -> None:
+    """In the midst of the weights, while Orbax's threads write."""
+    code = f"""
+import os, runpy, sys
+from star_jax import tensor_files
+read, asked = tensor_files.read, []
+def stop(*args, **kwargs):
+    asked.append(1)
+    if len(asked) == 5:
+        os.kill(os.getpid(), {int(number)})
+    return read(*args, **kwargs)
+tensor_files.read = stop
+sys.argv = ["convert", "--input=checkpoint", "--output=out"]
+runpy.run_module("star_jax.convert", run_name="__main__", alter_sys=True)
+"""
+    before = files(here)
+    environment = os.environ | {"PYTHONPATH": str(commands.REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "-Bc", code],
+        cwd=here, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        f"interrupted by {number.name}; nothing is left behind, and the same command starts over"
+    )
+    assert files(here) == before
+
+
+def test_a_full_disk_is_an_error_that_names_the_output(
+    here: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")  # as a write raises it: no path
+
+    before = files(here)
+    output = str(here / "out")
+    for module, name in ((tensor_files, "read"), (json, "dump"), (convert.shutil, "copyfile")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, full)
+            with pytest.raises(OSError, match="No space left on device") as error:
+                convert.convert(str(here / "checkpoint"), output)
+        assert f"{output=} could not be written" in str(error.value)
+        assert "partial" not in str(error.value)
+        assert files(here) == before
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_the_output_may_be_a_link_to_an_empty_directory(here: pathlib.Path) -> None:
+    (here / "target").mkdir()
+    (here / "out").symlink_to("target")
+    convert.convert(str(here / "checkpoint"), str(here / "out"))
+    assert (here / "target" / "config.json").exists()
+    assert (here / "out").is_symlink()
 
 
 def test_what_is_refused_before_anything_is_read(
