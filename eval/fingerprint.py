@@ -4,20 +4,8 @@ import glob
 import hashlib
 import os
 
-# By name: a run may well write JSON files of its own beside the checkpoint.
-_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer*",
-    "chat_template*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "*.safetensors",
-    "*.safetensors.index.json",
-)
-_WEIGHTS = "weights"  # an Orbax checkpoint: of some files per tensor
+from star_jax import checkpoint
+
 _PIECES, _PIECE = 16, 2**20  # bytes, of a safetensors file
 _ORBAX_PIECES, _ORBAX_PIECE = 2, 2**16
 
@@ -29,25 +17,35 @@ def of_file(path: str) -> str:
 
 
 def of_checkpoint(directory: str) -> str:
-    """One SHA-256 over configuration, tokenizer and weights.
+    """One SHA-256 over configuration, tokenizer and weights: all files that are read, by name.
 
     Of a weight file count its size and sixteen pieces of 1 MiB, evenly spread: reading 140 GB
     would take longer than many a run, and training changes weights everywhere. Of a converted
-    checkpoint, whose files are many, two pieces of 64 KiB each, and their names.
+    checkpoint, whose files are many, two pieces of 64 KiB each. Links are followed.
     """
+    directory = os.path.normpath(directory)
     digest = hashlib.sha256()
-    for pattern in _FILES:
-        for path in sorted(glob.glob(os.path.join(glob.escape(directory), pattern))):
-            digest.update(os.path.basename(path).encode() + b"\0")
-            is_weights = path.endswith(".safetensors")
-            digest.update(_sample(path, _PIECES, _PIECE) if is_weights else _whole(path))
-    for folder, folders, names in os.walk(os.path.join(directory, _WEIGHTS)):
-        folders.sort()
-        for name in sorted(names):
-            path = os.path.join(folder, name)
-            digest.update(os.path.relpath(path, directory).encode() + b"\0")
-            digest.update(_sample(path, _ORBAX_PIECES, _ORBAX_PIECE))
+    for path in _small_files(directory):
+        digest.update(_name(path, directory) + _whole(path))
+    for path in checkpoint.weight_files(directory):
+        if path.endswith(".json"):  # an index, or a list of files
+            content = _whole(path)
+        elif os.path.dirname(path) == directory:
+            content = _sample(path, _PIECES, _PIECE)
+        else:
+            content = _sample(path, _ORBAX_PIECES, _ORBAX_PIECE)
+        digest.update(_name(path, directory) + content)
     return digest.hexdigest()
+
+
+def _small_files(directory: str) -> list[str]:
+    """Configuration and tokenizer, without what a run may have written beside them."""
+    patterns = [os.path.join(glob.escape(directory), name) for name in checkpoint.SMALL_FILES]
+    return [p for pattern in patterns for p in sorted(glob.glob(pattern)) if os.path.isfile(p)]
+
+
+def _name(path: str, directory: str) -> bytes:
+    return os.fsencode(os.path.relpath(path, directory)) + b"\0"
 
 
 def _whole(path: str) -> bytes:

@@ -118,6 +118,12 @@ def find(
     return tensors
 
 
+def weight_files(directory: str | os.PathLike[str]) -> list[str]:
+    """The paths of all files that `load` reads weights from, as far as they are there."""
+    path = os.fspath(directory)
+    return (orbax_files if orbax_files.is_here(path) else tensor_files).files(path)
+
+
 Index = tuple[slice, ...]
 
 

@@ -67,6 +67,24 @@ def is_here(directory: str) -> bool:
     )
 
 
+def files(directory: str) -> list[str]:
+    """The files of the weights, and the list of them, as far as they are there."""
+    path = os.path.join(directory, LIST)
+    return [*([path] if os.path.isfile(path) else []), *_walk(directory)]
+
+
+def _walk(directory: str) -> list[str]:
+    """All files of the weights, those behind links to folders too."""
+    found, seen = [], set()
+    for folder, folders, names in os.walk(os.path.join(directory, WEIGHTS), followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:  # links may lead in a circle
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [os.path.join(folder, name) for name in names]
+    return sorted(filter(os.path.isfile, found))
+
+
 def scan(directory: str) -> tuple[dict[str, Tensor], list[str], set[str]]:
     """The tensors by Orbax's metadata, and all that is wrong with that; see `tensor_files.scan`."""
     import orbax.checkpoint as ocp  # type: ignore[import-untyped]
@@ -231,12 +249,7 @@ def write(directory: str, sources: Mapping[str, Source]) -> None:
         stopped.set()
         with writing:  # when this returns or raises, no thread of Orbax's writes on
             pass
-    written = [
-        os.path.relpath(os.path.join(folder, name), directory)
-        for folder, _, names in os.walk(path)
-        for name in names
-    ]
-    sizes = {name: os.path.getsize(os.path.join(directory, name)) for name in sorted(written)}
+    sizes = {os.path.relpath(file, directory): os.path.getsize(file) for file in _walk(directory)}
     with open(os.path.join(directory, LIST), "w", encoding="utf-8") as file:
         json.dump(sizes, file, indent=0)
 

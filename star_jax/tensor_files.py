@@ -118,9 +118,10 @@ def pieces(first: int, end: int, rows: int) -> Iterator[tuple[int, int]]:
 
 
 def files(directory: str) -> list[str]:
-    """The weight files of a checkpoint that can be found, as `scan` would read them."""
-    placed = _placed(directory, [])
-    names = [SINGLE] if placed is None else [INDEX, *placed.values()]
+    """The paths that `scan` and `read` read of a checkpoint, as far as they are there."""
+    names = [name for name in NAMES if os.path.isfile(os.path.join(directory, name))]
+    if INDEX in names:
+        names = [INDEX, *(_placed(directory, []) or {}).values()]
     found = [os.path.join(directory, name) for name in dict.fromkeys(names)]
     return [path for path in found if os.path.isfile(path)]
 
