@@ -27,7 +27,7 @@ _SIZES = (
 )
 _MAY_BE_NULL = ("num_key_value_heads", "head_dim")  # as if they were not there
 _LARGEST = 2**31 - 1  # positions and ids are int32
-_MOST_LAYERS = 10_000  # each is made by itself; published models have some hundred at most
+_MOST_LAYERS = 1000  # each is made by itself; published models have some hundred at most
 _FLAGS = ("attention_bias", "mlp_bias", "tie_word_embeddings")
 _ACTIVATIONS = ("silu", "swish")
 
