@@ -342,7 +342,7 @@ def _as_ids(where: str, eos: Any, vocab_size: int) -> tuple[int, ...]:
 
 def _warn_of_bos(where: str, fields: dict[str, Any], vocab_size: Any) -> None:
     """BOS is the tokenizer's, and this one is not used: but somebody may rely on it."""
-    bos = fields.get("bos_token_id")
+    bos: Any = fields.get("bos_token_id")
     is_id = isinstance(bos, int) and not isinstance(bos, bool) and isinstance(vocab_size, int)
     if is_id and not 0 <= bos < vocab_size:
         warnings.warn(

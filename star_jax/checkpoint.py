@@ -60,7 +60,7 @@ def resolve(path: str | os.PathLike[str]) -> str:
     try:
         return huggingface_hub.snapshot_download(path, allow_patterns=_HUB_FILES)
     except Exception as e:  # of many kinds: no network, no such repository, no permission
-        reason = next(iter(str(e).splitlines()), type(e).__name__)
+        reason = printable(next(iter(str(e).splitlines()), type(e).__name__))
         raise FileNotFoundError(
             f"{path!r} is not a directory, and could not be fetched from the hub: {reason}"
         ) from e

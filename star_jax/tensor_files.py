@@ -96,11 +96,10 @@ def _joined(
 
 def equal(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors of one dtype and shape hold the same values, compared by pieces."""
-    row = math.prod(a.shape[1:]) * DTYPES[a.dtype].itemsize
-    return all(
-        np.array_equal(*(read(x, (slice(*piece),), DTYPES[a.dtype]) for x in (a, b)))
-        for piece in pieces(0, a.shape[0], max(1, _PIECE // max(1, row)))
-    )
+    dtype = DTYPES[a.dtype]
+    rows = max(1, _PIECE // max(1, math.prod(a.shape[1:]) * dtype.itemsize))
+    at = (slice(*piece) for piece in pieces(0, a.shape[0], rows))
+    return all(np.array_equal(read(a, (i,), dtype), read(b, (i,), dtype)) for i in at)
 
 
 def bounds_of(index: tuple[slice, ...], shape: tuple[int, ...]) -> list[tuple[int, int]]:

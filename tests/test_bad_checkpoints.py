@@ -41,7 +41,10 @@ def _overlap(header: dict[str, Any]) -> None:
 
 
 def _text(name: str, text: str) -> Callable[[pathlib.Path], None]:
-    return lambda folder: (folder / name).write_text(text) and None
+    def spoil(folder: pathlib.Path) -> None:
+        (folder / name).write_text(text)
+
+    return spoil
 
 
 def _index(file: str) -> Callable[[pathlib.Path], None]:

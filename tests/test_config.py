@@ -162,7 +162,19 @@ def test_changing_a_field_that_is_read_shows(name: str) -> None:
 
 
 # Of the types that a field has in the wild, and of others: nobody looks at it.
-ANYTHING = [None, True, -1, 0.25, math.nan, 10**400, "1", "gelu", [1, 2], {"a": [{}]}, {}]
+ANYTHING: list[Any] = [
+    None,
+    True,
+    -1,
+    0.25,
+    math.nan,
+    10**400,
+    "1",
+    "gelu",
+    [1, 2],
+    {"a": [{}]},
+    {},
+]
 # Fields of widely used checkpoints of this architecture that no list may lose.
 CARRIED = """
     _flash_attn_2_enabled _name_or_path _rope_scaling_validation architectures

@@ -135,7 +135,8 @@ def test_a_thousand_million_layers_are_one_line_at_once(tmp_path: pathlib.Path) 
 def test_sizes_that_the_files_do_not_have_are_one_line_at_once(
     size: str, tmp_path: pathlib.Path
 ) -> None:
-    config = dataclasses.replace(CONFIG, **{size: 2**31 - 2})
+    change: dict[str, Any] = {size: 2**31 - 2}
+    config = dataclasses.replace(CONFIG, **change)
     with pytest.raises(ValueError, match=r"shape .*, not .*(2147483646|17179869168)"):
         checkpoint.load(
             save(tmp_path, arrays()), config, mesh=star_jax.make_mesh(), dtype="float32"
