@@ -1,0 +1,238 @@
+"""What a `config.json` may not say: each refusal is one line that names the field."""
+
+import json
+import math
+import pathlib
+from typing import Any
+
+import llamas
+import pytest
+
+from star_jax.models import config as model_config
+
+FIELDS = llamas.VARIANTS["llama-3"]
+
+
+REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "unknown": ({"rope_thetas": 1.0}, ValueError, r"unknown fields \['rope_thetas'\].*take them"),
+    "no model type": ({"model_type": None}, NotImplementedError, "model_type=None"),
+    "a wrong type": ({"hidden_size": "64"}, ValueError, "hidden_size"),
+    "heads": ({"num_key_value_heads": 3}, ValueError, "num_key_value_heads=3"),
+    "dynamic": (
+        {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
+        NotImplementedError,
+        "rope_type='dynamic'",
+    ),
+    "longrope": (
+        {"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}},
+        NotImplementedError,
+        "rope_type='longrope'",
+    ),
+    "linear with more": (
+        {"rope_scaling": {**llamas.LINEAR_ROPE, "original_max_position_embeddings": 32}},
+        NotImplementedError,
+        r"'linear' with \['original_max_position_embeddings'\]",
+    ),
+    "yarn with more": (
+        {"rope_scaling": {**llamas.YARN_ROPE, "extrapolation_factor": 1.0}},
+        NotImplementedError,
+        r"'yarn' with \['extrapolation_factor'\]",
+    ),
+    "yarn that grows as it goes": (
+        {"rope_scaling": {**llamas.YARN_ROPE, "finetuned": False}},
+        NotImplementedError,
+        "finetuned=False in rope_scaling",
+    ),
+    "a type that is no string": (
+        {"rope_scaling": {"rope_type": ["yarn"]}},
+        ValueError,
+        r"rope_type=\['yarn'\] must be a string",
+    ),
+    "a section that is a list": ({"rope_scaling": []}, ValueError, r"rope_scaling=\[\] must be"),
+    "a section per kind of layer": (
+        {"rope_parameters": {"full_attention": {"rope_type": "default"}}},
+        NotImplementedError,
+        "with .'full_attention'. is not supported",
+    ),
+    "yarn without a factor": ({"rope_scaling": {"rope_type": "yarn"}}, ValueError, "factor"),
+    "yarn without a length": (
+        {"rope_scaling": {**llamas.YARN_ROPE, "original_max_position_embeddings": None}},
+        ValueError,
+        "config.json: .*validate_rope",  # by transformers itself
+    ),
+    "a factor for nothing": ({"rope_scaling": {"factor": 2.0}}, NotImplementedError, "factor"),
+    "a missing factor": ({"rope_scaling": {"rope_type": "llama3"}}, ValueError, "factor"),
+    "partial rotation": (
+        {"rope_scaling": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+        NotImplementedError,
+        "partial_rotary_factor",
+    ),
+    "two thetas": (
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
+        ValueError,
+        "two values for rope_theta",
+    ),
+    "two types": (
+        {"rope_scaling": {**llamas.LLAMA3_ROPE, "type": "default"}},
+        ValueError,
+        "two values for rope_type",
+    ),
+    "two spellings": (
+        {
+            "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
+            "rope_scaling": llamas.LLAMA3_ROPE,
+        },
+        ValueError,
+        "rope_parameters and rope_scaling differ",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_not_supported_is_refused_in_one_line(case: str) -> None:
+    change, kind, said = REFUSED[case]
+    with pytest.raises(kind, match=said) as error:
+        model_config.from_dict(FIELDS | change)
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_are_no_config_are_refused(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+        model_config.read(tmp_path)
+    deep = "[" * 100_000 + "]" * 100_000
+    wrong = ["", "{", "[]", '"a"', '{"a": 1, "a": 1}', '{"a": \xff}', '{"a": ' + "9" * 5000 + "}"]
+    for text in (*wrong, deep, f'{{"a": {deep}}}', '{"a":' * 100_000 + "1" + "}" * 100_000):
+        (tmp_path / "config.json").write_text(text, encoding="latin-1")
+        with pytest.raises(ValueError, match=r"config\.json: not") as error:
+            model_config.read(tmp_path)
+        assert "\n" not in str(error.value)
+        assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_hidden_layers": 0}, "num_hidden_layers=0 must be above 0"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000 must be above 0, and at most"),
+        ({"num_hidden_layers": 1e9}, r"num_hidden_layers=1000000000\.0 must be an integer"),
+        ({"num_hidden_layers": True}, "num_hidden_layers=True must be an integer"),
+        ({"num_attention_heads": 0}, "num_attention_heads=0 must be above 0"),
+        ({"num_attention_heads": None}, "num_attention_heads=None must be an integer"),
+        ({"vocab_size": 10**400}, "vocab_size=1000.* must be above 0, and at most"),
+        ({"max_position_embeddings": 2**31}, "max_position_embeddings=2147483648 must be"),
+        ({"head_dim": 15}, "even .*head_dim.=15"),
+        ({"head_dim": "16"}, "head_dim='16' must be an integer"),
+        ({"hidden_size": 4, "num_attention_heads": 8, "num_key_value_heads": 8}, "hidden size"),
+        ({"rms_norm_eps": math.nan}, "rms_norm_eps=nan must be a number above 0"),
+        ({"rms_norm_eps": math.inf}, "rms_norm_eps=inf must be a number above 0"),
+        ({"rms_norm_eps": 0.0}, "rms_norm_eps=0.0 must be a number above 0"),
+        ({"rms_norm_eps": -1e-5}, "rms_norm_eps=-1e-05 must be a number above 0"),
+        ({"rms_norm_eps": 1e-46}, "rms_norm_eps=1e-46 must be a number above 0"),
+        ({"rms_norm_eps": "1e-5"}, "rms_norm_eps='1e-5' must be a number above 0"),
+        ({"rms_norm_eps": None}, "rms_norm_eps=None must be a number above 0"),
+        ({"rope_theta": math.nan}, "rope_theta=nan must be a number above 0"),
+        ({"rope_theta": 10**400}, "rope_theta=1000.* must be a number above 0"),
+        ({"rope_theta": 1e39}, "rope_theta=1e.39 must be a number above 0"),
+        ({"rope_theta": [1.0]}, r"rope_theta=\[1.0\] must be a number above 0"),
+        ({"attention_bias": 1}, "attention_bias=1 must be true or false"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings='false' must be true or false"),
+        ({"rope_scaling": {**llamas.LLAMA3_ROPE, "factor": math.nan}}, "factor=nan must be"),
+        ({"rope_scaling": {**llamas.LINEAR_ROPE, "factor": -2.0}}, "factor=-2.0 must be"),
+        (
+            {
+                "rope_scaling": {
+                    "rope_type": "yarn",
+                    "factor": None,
+                    "original_max_position_embeddings": 1e-37,
+                }
+            },
+            "factor=.* must be a number above 0",
+        ),
+        (
+            {
+                "rope_scaling": {
+                    **llamas.YARN_ROPE,
+                    "mscale": 1.7e38,
+                    "mscale_all_dim": 1e-9,
+                    "factor": 1e38,
+                }
+            },
+            "attention_factor=",
+        ),
+        ({"hidden_size": -64}, "hidden_size=-64"),
+        ({"num_key_value_heads": 0}, "num_key_value_heads=0"),
+        ({"rope_theta": 0.0}, "rope_theta=0.0"),
+        ({"rope_scaling": {**llamas.LLAMA3_ROPE, "low_freq_factor": 4.0}}, "low_freq_factor must"),
+        ({"rope_scaling": {**llamas.LINEAR_ROPE, "factor": True}}, "factor=True"),
+        ({"rope_scaling": {**llamas.LINEAR_ROPE, "factor": "2"}}, "factor='2'"),
+        ({"rope_scaling": {**llamas.LINEAR_ROPE, "factor": math.inf}}, "factor=inf"),
+        ({"rope_scaling": {**llamas.YARN_ROPE, "attention_factor": 0.0}}, "attention_factor=0.0"),
+        ({"rope_scaling": {**llamas.YARN_ROPE, "mscale": -1.0}}, r"mscale=-1\.0"),
+        ({"rope_scaling": {**llamas.YARN_ROPE, "beta_fast": 0.1}}, "beta_fast=0.1 must not be"),
+        ({"rope_scaling": {**llamas.YARN_ROPE, "rope_theta": 1.0}}, "rope_theta=1.0 must be above"),
+        ({"rope_scaling": {**llamas.YARN_ROPE, "truncate": "no"}}, "truncate='no'"),
+        ({"eos_token_id": 2.0}, "eos_token_id"),
+        ({"eos_token_id": [2, "3"]}, "eos_token_id"),
+        ({"eos_token_id": True}, "eos_token_id"),
+        ({"eos_token_id": -1}, "eos_token_id=-1: -1 is no token id"),
+        ({"eos_token_id": [2, 99999999999]}, "99999999999 is no token id"),
+    ],
+)
+def test_impossible_values_are_refused(change: dict[str, Any], message: str) -> None:
+    fields = {**FIELDS, **change}
+    if "rope_scaling" in change:
+        del fields["rope_theta"]
+    with pytest.raises(ValueError, match=message) as error:
+        model_config.from_dict(fields)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("where", ["config.json", "generation_config.json"])
+def test_ids_beyond_the_vocabulary_are_named_with_their_file(
+    where: str, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(FIELDS))
+    kept = FIELDS if where == "config.json" else {}
+    for eos in (-1, [2, 10**11]):
+        (tmp_path / where).write_text(json.dumps(kept | {"eos_token_id": eos}))
+        with pytest.raises(ValueError, match=f"^{where}: eos_token_id=.* is no token id"):
+            model_config.read(tmp_path)
+    (tmp_path / where).write_text(json.dumps(kept | {"eos_token_id": [2, 160]}))
+    with pytest.warns(UserWarning, match=f"star_jax: {where}: eos_token_id=.* 160 is outside"):
+        assert model_config.read(tmp_path).eos_token_ids == (2, 160)
+    for bos in (-1, 160, 10**11):
+        (tmp_path / where).write_text(json.dumps(kept | {"bos_token_id": bos}))
+        with pytest.warns(UserWarning, match=f"star_jax: {where}: bos_token_id={bos} is outside"):
+            model_config.read(tmp_path)
+
+
+def test_an_eos_that_is_not_used_is_not_checked(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(FIELDS | {"eos_token_id": -1}))
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 7}')
+    assert model_config.read(tmp_path).eos_token_ids == (7,)
+
+
+def test_nothing_of_a_file_steers_the_terminal(tmp_path: pathlib.Path) -> None:
+    evil = "\x1b]0;title\x07\u202e"
+    for fields in (
+        {evil: 1},
+        {"hidden_act": evil},
+        {"model_type": evil},
+        {"rope_scaling": {"rope_type": evil}},
+        {"rope_scaling": {**llamas.LINEAR_ROPE, evil: 1}},
+        {"hidden_size": {evil: evil}},
+        {"eos_token_id": evil},
+    ):
+        with pytest.raises((ValueError, NotImplementedError)) as error:
+            model_config.from_dict(FIELDS | fields)
+        assert str(error.value).isprintable()
+    (tmp_path / "config.json").write_text(json.dumps({evil: 1})[:-1] + f", {json.dumps(evil)}: 2}}")
+    with pytest.raises(ValueError, match="duplicate") as error:
+        model_config.read(tmp_path)
+    assert str(error.value).isprintable()
+
+
+def test_code_of_its_own_is_refused() -> None:
+    with pytest.raises(NotImplementedError, match="auto_map"):
+        model_config.from_dict({**FIELDS, "auto_map": {"AutoModel": "x.Y"}})
