@@ -8,17 +8,17 @@ Measured on two cores with `pytest -s tests/large/test_convert_memory.py` (peaks
 baseline in MiB; the largest tensor has 256, and `devices` is what they hold in the end):
 
     step           mesh                   devices   anonymous   resident
-    convert                                             189        387
-    safetensors    1                         1904      2186       2189
-    converted      1                         1904      2270       2270
-    safetensors    tensor=4                  1904      2242       2243
-    converted      tensor=4                  1904      2379       2379
-    safetensors    tensor=8                  1953      2307       2308
-    converted      tensor=8                  1953      2436       2436
-    safetensors    context=2, tensor=4       3809      3859       3861
-    converted      context=2, tensor=4       3809      3993       3993
+    convert                                             305        343
+    safetensors    1                         1904      2190       2254
+    converted      1                         1904      2258       2257
+    safetensors    tensor=4                  1904      2234       2235
+    converted      tensor=4                  1904      2408       2408
+    safetensors    tensor=8                  1953      2302       2304
+    converted      tensor=8                  1953      2437       2439
+    safetensors    context=2, tensor=4       3809      3869       3869
+    converted      context=2, tensor=4       3809      3984       3984
 
-It took 3.8 minutes. Convert took up to 225 MiB in other runs.
+It took 3.8 minutes on an idle machine; these were measured on a busy one.
 """
 
 import json
