@@ -5,26 +5,45 @@ encodes the context before there is a query. A query is tokenised as the middle 
 SentencePiece tokenizers put a space before a text, and others may: the first token of a query
 would then be that of a new text, `tok(a) + tok(b)` not `tok(a + b)`. So it is tokenised behind
 some other text, whose tokens are cut off again. `tok(a + b)` it is then, unless one token would
-reach over the border: end a context where a token ends, for example with a newline.
+reach over the border: end a context where a token ends, for example with a newline. Answers are
+decoded as the middle of a text, too.
+
+A user's text is text: where it spells a special token, it gets the tokens of these characters.
+Templates have special tokens; see `Prompt`.
 """
 
 import functools
 import hashlib
 import itertools
 import os
+import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
-# A directory with none of these has no tokenizer.
-_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+import tokenizers
+
+from star_jax.text import chat, files
+from star_jax.text.files import Files
+from star_jax.text.prompt import Prompt, Text
+from star_jax.text.special import Unspellable
+
+__all__ = ["Prompt", "Text", "Tokenizer"]
+
+_BRACKETED = re.compile(r"<\S+>|\[\S+\]")  # not runs of spaces, which may be added tokens too
+
+Str = Any  # a str: what is none is refused by name, and not by its annotation
 
 # What a query may stand behind: something that tokenizers keep apart from what follows.
 _LEADS = ("\n", ".", "0", "a")
 
 
 class Tokenizer:
-    """A Hugging Face tokenizer; made by `from_pretrained`.
+    """A model's tokenizer; made by `from_pretrained`.
 
+    Texts are str, all of it a user's, or a `Prompt`. Other types are a ValueError.
+
+    bos_token_id, eos_token_id: as the files name them; None where they do not.
     probe: a token that may change the text of those before it, None where none does. Decoders
       that fall back on bytes make marks of a whole run of them if its last character is not
       complete: what was text may not be text any more.
@@ -34,70 +53,87 @@ class Tokenizer:
     probe: int | None = None
     digest: str = ""
 
-    def __init__(self, tokenizer: Any):
-        self._tokenizer = tokenizer
-        self.probe = tokenizer.get_vocab().get("<0xFF>")  # a byte that no character has
-        added = tokenizer("a", return_special_tokens_mask=True, verbose=False)
-        ids, special = added["input_ids"], added["special_tokens_mask"]
-        # What the tokenizer itself puts in front: BOS, or nothing. Asking for `bos_token_id`
-        # would not tell, since a tokenizer may have one and not add it.
-        self._prefix: list[int] = ids[: special.index(0) if 0 in special else 0]
-        rules = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else ""
-        told = f"{self._prefix} {sorted(tokenizer.get_vocab().items())} {rules}"
+    def __init__(self, read: Files):
+        self._file = read.file
+        self._names = read.names
+        self._chat_template = read.chat_template
+        named = [read.names.get(name) for name in ("bos_token", "eos_token")]
+        self.bos_token_id, self.eos_token_id = (
+            None if token is None else read.file.token_to_id(token) for token in named
+        )
+        self.probe = read.file.token_to_id("<0xFF>")  # a byte that no character has
+        self._contents = _control(read)
+        self._unknown = {read.names.get("unk_token"), getattr(read.file.model, "unk_token", None)}
+        self._unknown &= self._contents
+        ids = map(read.file.token_to_id, self._contents - self._unknown)
+        self._special = frozenset(i for i in ids if i is not None)
+        self._prefix = self._before_texts(read.add_bos_token)
+        told = f"{self._prefix} {read.file.to_str()}"
         self.digest = hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike[str]) -> "Tokenizer | None":
         """Reads the tokenizer files of a local directory; None if it has none.
 
+        `tokenizer.json` decides ids and text. `tokenizer_config.json` says which tokens are BOS
+        and EOS, and whether a text gets a BOS. Code beside them is never run.
+
         Raises:
-          ValueError: the files are there and cannot be read.
+          ValueError: the files are there and cannot be read, or contradict each other.
         """
-        if not any(os.path.isfile(os.path.join(directory, name)) for name in _FILES):
-            return None
-        from transformers import AutoTokenizer  # slow to import
+        read = files.read(directory)
+        return None if read is None else cls(read)
 
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        except Exception as e:  # the tokenizers library raises bare Exceptions
-            reason = " ".join(str(e).split())
-            raise ValueError(f"{os.fspath(directory)}: unreadable tokenizer ({reason})") from e
-        return cls(tokenizer)
+    def encode_context(self, text: Text, *, special: bool = False) -> list[int]:
+        """Token ids with exactly one BOS: added if texts get one and it is not there.
 
-    def encode_context(self, text: str) -> list[int]:
-        """Token ids with exactly one BOS: added if the tokenizer adds one and it is not there."""
-        ids = self._ids(text)
+        special: special tokens that a str spells are those tokens. Not for what users write.
+        """
+        ids = self._encode(Prompt.of(text, "encode_context", special=special)).ids
         return ids if ids[: len(self._prefix)] == self._prefix else self._prefix + ids
 
-    def encode_query(self, text: str) -> list[int]:
-        """Token ids of a text that goes on where another ended: nothing is added to it."""
-        for lead, before in self._leads:
-            ids = self._ids(lead + text)
+    def encode_query(self, text: Text, *, after: Text = "", special: bool = False) -> list[int]:
+        """Token ids of a text that goes on where another ended: nothing is added to it.
+
+        after: the context. It matters if that ends in a special token, behind which some
+          tokenizers begin a text anew: with it, both together have the ids of the whole text.
+        special: special tokens that a str spells are those tokens. Not for what users write.
+        """
+        prompt = Prompt.of(text, "encode_query", special=special)
+        token = self._last_special(Prompt.of(after, "encode_query(after=...)", special=special))
+        leads = self._leads
+        if token is not None:
+            lead = Prompt.template(token)
+            leads = [(lead, self._encode(lead).ids)]
+        for lead, before in leads:
+            ids = self._encode(lead + prompt).ids
             if ids[: len(before)] == before:
                 return ids[len(before) :]
-        return self._ids(text)
+        return self._encode(prompt).ids
 
-    def count(self, text: str) -> int:
+    def count(self, text: Text) -> int:
         """Tokens of a text, BOS apart: at most so many, be it a context or a query."""
-        return max(len(self._ids(text)), len(self.encode_query(text)) if self._leads else 0)
+        alone = len(self._encode(Prompt.of(text, "count")).ids)
+        return max(alone, len(self.encode_query(text)) if self._leads else 0)
 
-    def count_added(self, text: str) -> int:
+    def count_added(self, text: Text) -> int:
         """How many tokens `encode_context` puts before those of the text: BOS, or none."""
-        return len(self.encode_context(text)) - len(self._ids(text))
+        ids = self._encode(Prompt.of(text, "count_added")).ids
+        return 0 if ids[: len(self._prefix)] == self._prefix else len(self._prefix)
 
     def chat(
         self,
-        context: str,
-        query: str,
+        context: Str,
+        query: Str,
         *,
-        answer_prefix: str = "",
-        system: str | None = None,
-        date_string: str | None = None,
-    ) -> tuple[str, str]:
+        answer_prefix: Text = "",
+        system: Str | None = None,
+        date_string: Str | None = None,
+    ) -> tuple[Prompt, Prompt]:
         """Context and query as one message in the model's chat template, cut between them.
 
-        Special tokens that a text spells out are those tokens. Templates like Llama 3.1's show
-        a date: `date_string`, or else today.
+        The template's special tokens are special; what the texts spell is not. Templates like
+        Llama 3.1's show a date: `date_string`, or else today.
 
         Returns:
           What is to be encoded as context, and as query: this ends with the header of the
@@ -105,37 +141,31 @@ class Tokenizer:
           they are the template, rendered whole.
 
         Raises:
-          ValueError: there is no template, it refuses a system message, or it does not show a
-            user's message as it is.
+          ValueError: there is no template, it refuses a system message, does not show a user's
+            message as it is, or is stopped: it runs for seconds, or makes text without end.
         """
-        text = context + query
-        taken = text + (system or "")
-        marker = next(m for i in itertools.count() if (m := f"[[cut{i}]]") not in taken)
-        rendered = self._render(context + marker + query, system, date_string)
-        if (count := rendered.count(marker)) != 1:
-            raise ValueError(
-                f"the chat template shows a user's message {count} times: "
-                "it cannot be cut into context and query"
-            )
-        before, after = rendered.split(marker)
-        if before + after != self._render(text, system, date_string):
-            raise ValueError(
-                "the chat template changes a user's message: "
-                "it cannot be cut into context and query"
-            )
-        return before, after + answer_prefix
+        texts = {"context": context, "query": query, "system": system, "date_string": date_string}
+        for name, text in texts.items():
+            if not isinstance(text, str) and (text is not None or name in ("context", "query")):
+                raise ValueError(f"chat takes {name} as one text (str), not {type(text).__name__}")
+            Prompt.of(text or "", f"chat({name}=...)")
+        prefix = Prompt.of(answer_prefix, "chat(answer_prefix=...)")
+        before, after = chat.cut(
+            self._chat_template,
+            context,
+            query,
+            system=system,
+            variables=self._names | ({} if date_string is None else {"date_string": date_string}),
+            special=self._contents,
+        )
+        return before, after + prefix
 
-    def span(self, text: str, start: int, end: int) -> tuple[int, int] | None:
+    def span(self, text: Text, start: int, end: int) -> tuple[int, int] | None:
         """The tokens of `encode_context(text)` that overlap text[start:end], as [first, last + 1).
 
-        None if the tokenizer cannot tell (the few that are not of the `tokenizers` library),
-        or if no token does.
+        None if no token does.
         """
-        if not self._tokenizer.is_fast:
-            return None
-        offsets = self._tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )["offset_mapping"]
+        offsets = self._encode(Prompt.of(text, "span")).offsets
         inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start]
         if not inside:
             return None
@@ -143,31 +173,134 @@ class Tokenizer:
         return inside[0] + added, inside[-1] + 1 + added
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
-        """The text of token ids, as it is: spaces before punctuation stay."""
-        return self._tokenizer.decode(
-            list(ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
-        )
+        """The text of token ids, as it is: spaces before punctuation stay.
 
-    def _ids(self, text: str) -> list[int]:
-        return self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        Ids are decoded as what they are in the middle of a text: a space that the first token
+        has is shown. Those that begin with the BOS of `encode_context` are a text's beginning.
+        """
+        ids = list(ids)
+        if min(ids, default=0) < 0:
+            raise ValueError(f"decode takes token ids, and {min(ids)} is negative")
+
+        def text(ids: list[int]) -> str:
+            return self._file.decode(ids, skip_special_tokens=skip_special_tokens)
+
+        if self._lead is None or (self._prefix and ids[: len(self._prefix)] == self._prefix):
+            return text(ids)
+        token, shown = self._lead
+        whole = text([token, *ids])
+        return whole[len(shown) :] if whole.startswith(shown) else text(ids)
+
+    def problems(self, *, vocab_size: int, eos_token_ids: Sequence[int]) -> list[str]:
+        """What does not fit a model with these: each a sentence for a warning."""
+        found = []
+        tokens = self._file.get_vocab(with_added_tokens=True)
+        beyond = sorted((i, token) for token, i in tokens.items() if i >= vocab_size)
+        if beyond:
+            shown = ", ".join(f"{token!r} ({i})" for i, token in beyond[:3])
+            found.append(
+                f"the tokenizer has {len(beyond)} tokens beyond the model's vocabulary of "
+                f"{vocab_size}: {shown}{', ...' if len(beyond) > 3 else ''}; "
+                "text that needs them is refused"
+            )
+        if self.eos_token_id is not None and self.eos_token_id not in eos_token_ids:
+            found.append(
+                f"the tokenizer's EOS, {self._names['eos_token']!r} ({self.eos_token_id}), does "
+                f"not end an answer: the model's eos_token_id is {list(eos_token_ids)}; "
+                "give it as a stop word if it should"
+            )
+        return found
+
+    def _encode(self, prompt: Prompt) -> tokenizers.Encoding:
+        """As the file says, unless a user's text comes out as a special token."""
+        text = str(prompt)
+        found = self._file.encode(text, add_special_tokens=False)
+        users = list(prompt.users())
+        if not users or (self._special.isdisjoint(found.ids) and not self._spells_unknown(text)):
+            return found
+        if self._spells_unknown(text) or any(
+            start < user_end and end > user_start
+            for token, (start, end) in zip(found.ids, found.offsets, strict=True)
+            if token in self._special
+            for user_start, user_end in users
+        ):
+            return self._unspellable.encode(prompt)
+        return found
+
+    def _spells_unknown(self, text: str) -> bool:
+        """Whether a text spells the token of what is unknown; its id says nothing about that."""
+        return any(token in text for token in self._unknown)
 
     @functools.cached_property
-    def _leads(self) -> list[tuple[str, list[int]]]:
-        """What a query is put behind, with its tokens; nothing if a text is left as it is."""
-        leads = [(lead, self._ids(lead)) for lead in _LEADS]
-        alone = self._ids("a")
-        inside = [ids[len(before) :] for lead, before in leads if (ids := self._ids(lead + "a"))]
-        return [] if alone in inside else leads
+    def _unspellable(self) -> Unspellable:
+        return Unspellable(self._file, self._contents)
 
-    def _render(self, message: str, system: str | None, date_string: str | None) -> str:
-        if not self._tokenizer.chat_template:
-            raise ValueError("the tokenizer has no chat template")
-        messages = [] if system is None else [{"role": "system", "content": system}]
-        messages.append({"role": "user", "content": message})
-        variables = {} if date_string is None else {"date_string": date_string}
-        try:
-            return self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **variables
+    def _last_special(self, prompt: Prompt) -> str | None:
+        """The special token in which a text ends, if a template wrote it."""
+        parts = [part for part in prompt.parts if part[0]]
+        if not parts or not parts[-1][1]:
+            return None
+        ends = filter(parts[-1][0].endswith, self._contents)
+        return max(ends, key=len, default=None)
+
+    def _before_texts(self, add_bos_token: bool | None) -> list[int]:
+        """What stands before a context: BOS, mostly, or nothing."""
+        added = self._file.encode("a")
+        mask = added.special_tokens_mask
+        prefix = added.ids[: mask.index(0) if 0 in mask else 0]
+        bos = self.bos_token_id
+        if add_bos_token is False:
+            return [token for token in prefix if token != bos]
+        if add_bos_token and bos is None and not prefix:
+            raise ValueError(
+                "tokenizer_config.json: add_bos_token is true, and bos_token names no token of the "
+                "vocabulary: name it, or set add_bos_token to false"
             )
-        except Exception as e:  # a template is a program, and raises what it likes
-            raise ValueError(f"the chat template fails: {' '.join(str(e).split())}") from e
+        if add_bos_token and bos is not None and bos not in prefix:
+            return [bos, *prefix]
+        if add_bos_token is None and bos is not None and not prefix:
+            warnings.warn(
+                f"star_jax: the tokenizer names a BOS, {self._names['bos_token']!r}, and adds "
+                "none: contexts begin without one. Say in tokenizer_config.json what is meant, by "
+                "add_bos_token: true or false",
+                stacklevel=4,
+            )
+        return prefix
+
+    @functools.cached_property
+    def _leads(self) -> list[tuple[str | Prompt, list[int]]]:
+        """What a query is put behind, with its tokens; nothing if a text is left as it is."""
+
+        def ids(text: str) -> list[int]:
+            return self._file.encode(text, add_special_tokens=False).ids
+
+        leads: list[tuple[str | Prompt, list[int]]] = [(lead, ids(lead)) for lead in _LEADS]
+        inside = [i[len(b) :] for lead, b in leads if (i := ids(f"{lead}a"))[: len(b)] == b]
+        return [] if ids("a") in inside else leads
+
+    @functools.cached_property
+    def _lead(self) -> tuple[int, str] | None:
+        """A token that answers are decoded behind, and its text; None if there is no such."""
+        ends = [self._file.encode(text, add_special_tokens=False).ids[-1:] for text in "a0."]
+        for token in [*itertools.chain(*ends), *range(self._file.get_vocab_size())]:
+            shown = self._file.decode([token])
+            if (
+                shown.strip()
+                and "\N{REPLACEMENT CHARACTER}" not in shown
+                and not (self._file.id_to_token(token) or "").startswith("<0x")
+                and token not in self._special
+                and self._file.decode([token, token]).startswith(shown)
+                and self._file.decode([token], skip_special_tokens=True) == shown
+            ):
+                return token, shown
+        return None
+
+
+def _control(read: Files) -> frozenset[str]:
+    """Tokens that steer a model: special ones, and those that its chat template writes.
+
+    Files do not call all of them special: DeepSeek's begin of a user's turn is not.
+    """
+    template = read.chat_template or ""
+    added = (token.content for token in read.file.get_added_tokens_decoder().values())
+    return read.special | {t for t in added if _BRACKETED.fullmatch(t) and t in template}

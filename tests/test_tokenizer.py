@@ -7,7 +7,7 @@ import tokenizers
 import transformers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
-from star_jax.tokenizer import Tokenizer
+from star_jax.tokenizer import Prompt, Tokenizer
 
 SPECIAL = ["<s>", "</s>", "<unk>"]
 
@@ -53,7 +53,7 @@ def test_a_context_has_exactly_one_bos_and_no_eos(
     plain = tokenizer.encode_query("the grass is")
     assert 0 not in plain
     assert tokenizer.encode_context("the grass is") == [0, *plain]
-    assert tokenizer.encode_context("<s>the grass is") == [0, *plain]
+    assert tokenizer.encode_context("<s>the grass is", special=True) == [0, *plain]
     assert 1 not in tokenizer.encode_context("the grass is")
 
 
@@ -61,14 +61,14 @@ def test_bos_is_not_added_if_the_tokenizer_adds_none(tmp_path: pathlib.Path) -> 
     save(tmp_path, adds=None)
     tokenizer = load(tmp_path)
     assert tokenizer.encode_context("the") == tokenizer.encode_query("the")
-    assert tokenizer.encode_context("<s>the") == [0, *tokenizer.encode_query("the")]
+    assert tokenizer.encode_context("<s>the", special=True) == [0, *tokenizer.encode_query("the")]
 
 
 def test_text_survives_and_special_tokens_are_shown_or_not(tmp_path: pathlib.Path) -> None:
     save(tmp_path, adds="<s> $A")
     tokenizer = load(tmp_path)
     text = " It is there .\n\nIsn ' t it , naïve 中?  "
-    ids = tokenizer.encode_query(text + "</s>")
+    ids = tokenizer.encode_query(text + "</s>", special=True)
     assert tokenizer.decode(ids) == text + "</s>"
     assert tokenizer.decode(tuple(ids), skip_special_tokens=True) == text
     assert tokenizer.encode_query("") == []
@@ -78,9 +78,10 @@ def test_text_survives_and_special_tokens_are_shown_or_not(tmp_path: pathlib.Pat
 def test_span_covers_the_text_and_no_more(tmp_path: pathlib.Path, begin: str) -> None:
     save(tmp_path, adds="<s> $A")
     tokenizer = load(tmp_path)
-    text = f"{begin}the sky.\nthe needle is here.\nthe end"
-    start = text.index("the needle")
-    end = text.index("here.") + len("here.")
+    shown = f"{begin}the </s> sky.\nthe needle is here.\nthe end"
+    text = Prompt.template(begin) + shown.removeprefix(begin)
+    start = shown.index("the needle")
+    end = shown.index("here.") + len("here.")
     span = tokenizer.span(text, start, end)
     assert span is not None
     ids = tokenizer.encode_context(text)

@@ -1,0 +1,1 @@
+"""Text: whose it is, which of its tokens are control, and a model's chat template."""

@@ -1,0 +1,164 @@
+"""A model's chat template, rendered in another process, and cut between context and query."""
+
+import atexit
+import itertools
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Collection
+from typing import Any
+
+from star_jax.text.printable import printable
+from star_jax.text.prompt import Prompt
+
+SECONDS = 3  # of computing
+_WAIT = 3 * SECONDS  # by the clock, as the process may be kept waiting
+_PROGRAM = os.path.join(os.path.dirname(__file__), "render.py")
+
+
+class Renderer:
+    """The process that renders templates; started when it is needed, and again if it ended."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+        atexit.register(self.stop)
+
+    def render(self, template: str, variables: list[dict[str, Any]]) -> list[str]:
+        """The template's text with each of the variables.
+
+        Raises:
+          ValueError: the template fails, or takes too much time or memory.
+        """
+        request = json.dumps({"template": template, "variables": variables})
+        with self._lock:
+            line = self._ask(request)
+        if not line:
+            raise ValueError(
+                f"the chat template is stopped: it takes more than {SECONDS} s, or too much memory"
+            )
+        answer = json.loads(line)
+        if "error" in answer:
+            raise ValueError(f"the chat template fails: {printable(answer['error'])}")
+        return answer["texts"]
+
+    def stop(self) -> None:
+        """Ends the process."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.communicate()  # waits, and closes the pipes
+
+    def _ask(self, request: str) -> str:
+        """The line that answers a request; empty if the process was ended over it."""
+        if self._process is None or self._process.poll() is not None:
+            self.stop()
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", _PROGRAM, str(SECONDS)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                encoding="utf-8",
+                start_new_session=True,  # an interrupt is for us alone
+            )
+        process = self._process
+        assert process.stdin is not None and process.stdout is not None
+        timer = threading.Timer(_WAIT, process.kill)
+        timer.start()
+        try:
+            process.stdin.write(request + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        except BaseException:  # an interrupt: an answer may still come, and nobody asks for it
+            self.stop()
+            raise
+        finally:
+            timer.cancel()
+        if not line.endswith("\n"):
+            self.stop()
+            return ""
+        return line
+
+
+_renderer = Renderer()
+
+
+def cut(
+    template: str | None,
+    context: str,
+    query: str,
+    *,
+    system: str | None,
+    variables: dict[str, str],
+    special: Collection[str],
+) -> tuple[Prompt, Prompt]:
+    """A message of context and query in a template, cut between them; see `Tokenizer.chat`.
+
+    variables: of the template, beside the messages. special: tokens that users may not write.
+    """
+    if not template:
+        raise ValueError("the tokenizer has no chat template")
+    taken = context + query + (system or "")
+    marker = next(m for i in itertools.count() if (m := f"[[cut{i}]]") not in taken)
+    marked, whole = _renderer.render(
+        template,
+        [_given(context + between + query, system, variables) for between in (marker, "")],
+    )
+    if (count := marked.count(marker)) != 1:
+        raise ValueError(
+            f"the chat template shows a user's message {count} times: "
+            "it cannot be cut into context and query"
+        )
+    before, after = marked.split(marker)
+    # What templates take away is space around a message.
+    end = len(before) - _common(before[::-1], context[::-1])
+    start = _common(after, query)
+    if (
+        before + after != whole
+        or len(before) - end < len(context.lstrip())
+        or start < len(query.rstrip())
+    ):
+        raise ValueError(
+            "the chat template changes a user's message: it cannot be cut into context and query"
+        )
+    head = _head(before[:end], system or "", special)
+    return (
+        Prompt((*head.parts, (before[end:], False))),
+        Prompt(((after[:start], False), (after[start:], True))),
+    )
+
+
+def _given(message: str, system: str | None, variables: dict[str, str]) -> dict[str, Any]:
+    """What a template is given, as `transformers` gives it."""
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    messages.append({"role": "user", "content": message})
+    fixed = {"tools": None, "documents": None, "add_generation_prompt": True}
+    return {"messages": messages} | fixed | variables
+
+
+def _common(a: str, b: str) -> int:
+    """The length of the longest beginning that both have."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if a[:middle] == b[:middle] else (low, middle - 1)
+    return low
+
+
+def _head(text: str, system: str, special: Collection[str]) -> Prompt:
+    """What stands before a user's message: a template's text, but for the system message."""
+    shown = system.strip()
+    if not any(token in system for token in special):
+        return Prompt.template(text)
+    if text.count(shown) != 1:
+        raise ValueError(
+            "the system message spells special tokens, and cannot be told from the chat "
+            "template: leave them out"
+        )
+    before, after = text.split(shown)
+    return Prompt(((before, True), (shown, False), (after, True)))
