@@ -61,8 +61,8 @@ def record(
     return {
         "index": sample.index,
         "pred": pred,
-        "input_context": sample.context,
-        "input_query": sample.query,
+        "input_context": str(sample.context),
+        "input_query": str(sample.query),
         "outputs": list(sample.outputs),
         "others": {},
         "truncation": -1,

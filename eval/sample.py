@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from star_jax.text.prompt import Prompt
+
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
@@ -12,8 +14,8 @@ class Sample:
     """
 
     index: int
-    context: str
-    query: str
+    context: str | Prompt
+    query: str | Prompt
     outputs: tuple[str, ...]
     needle: tuple[int, int] | None
     length: int | None

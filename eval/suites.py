@@ -12,6 +12,7 @@ from star_jax.eval import fingerprint, jsonl, ruler
 from star_jax.eval.config import CHAT, DATE, DataConfig, EvalConfig
 from star_jax.eval.metrics import string_match_all
 from star_jax.eval.sample import Sample
+from star_jax.text.prompt import Prompt
 from star_jax.tokenizer import Tokenizer
 
 _MAX_NEW_TOKENS = 128  # where neither the configuration nor the task says
@@ -72,7 +73,7 @@ def settings(data: DataConfig) -> dict[str, Any]:
 def _ruler(config: EvalConfig, tokenizer: Tokenizer) -> Iterator[Cell]:
     data = config.data
     keys = _keys(data.keys) if data.keys else None
-    wrap = _chat(tokenizer) if data.template == CHAT else ruler.TEMPLATES[data.template]
+    wrap = _wrap(data.template, tokenizer)
     bos = tokenizer.count_added(wrap[0] + "a")  # it counts too
     for length in config_lib.lengths(data):
         for name in config_lib.tasks(data):
@@ -96,10 +97,13 @@ def _generate(position: int, **options: Any) -> Sample:
     return ruler.generate(index=position, **options)
 
 
-def _chat(tokenizer: Tokenizer) -> tuple[str, str]:
-    """What the model's chat template has before a context and after a question."""
-    before, after = tokenizer.chat("A", "B", date_string=DATE)
-    return before.removesuffix("A"), after.removeprefix("B")
+def _wrap(template: str, tokenizer: Tokenizer) -> tuple[Prompt, Prompt]:
+    """What a template has before a context and after a question."""
+    if template != CHAT:
+        before, after = ruler.TEMPLATES[template]
+        return Prompt.template(before), Prompt.template(after)
+    head, tail = tokenizer.chat("A", "B", date_string=DATE)
+    return Prompt(head.parts[:-1]), Prompt(tail.parts[1:])  # without the user's
 
 
 def _keys(path: str) -> list[str]:
