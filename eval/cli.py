@@ -6,6 +6,8 @@ from typing import NoReturn
 
 from absl import app, flags
 
+from star_jax.text.printable import printable
+
 
 def run(
     main: Callable[[Sequence[str]], None],
@@ -33,7 +35,7 @@ def run(
     try:
         app.run(main, flags_parser=parse)
     except (ValueError, NotImplementedError, OSError) as e:
-        sys.exit(f"error: {' '.join(str(e).split())}")
+        sys.exit(f"error: {printable(str(e))}")
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on from here")
     raise AssertionError("app.run() returned")

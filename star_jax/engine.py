@@ -80,12 +80,17 @@ class Engine:
         config = model_config.read(directory)
         # Before weights are read.
         check(mesh, attention, implementation, config=config, dtype=dtype)
+        if (tokenizer := Tokenizer.from_pretrained(directory)) is not None:
+            for problem in tokenizer.problems(
+                vocab_size=config.vocab_size, eos_token_ids=config.eos_token_ids
+            ):
+                warnings.warn(f"star_jax: {problem}", stacklevel=2)
         return cls(
             checkpoint.load(directory, config, mesh=mesh, dtype=dtype),
             mesh=mesh,
             attention=attention,
             implementation=implementation,
-            tokenizer=Tokenizer.from_pretrained(directory),
+            tokenizer=tokenizer,
         )
 
     @property
