@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from star_jax.text.prompt import Prompt
+from star_jax.text.prompt import Text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,8 +14,8 @@ class Sample:
     """
 
     index: int
-    context: str | Prompt
-    query: str | Prompt
+    context: Text
+    query: Text
     outputs: tuple[str, ...]
     needle: tuple[int, int] | None
     length: int | None

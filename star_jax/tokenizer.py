@@ -63,8 +63,8 @@ class Tokenizer:
         )
         self.probe = read.file.token_to_id("<0xFF>")  # a byte that no character has
         self._contents = _control(read)
-        self._unknown = {read.names.get("unk_token"), getattr(read.file.model, "unk_token", None)}
-        self._unknown &= self._contents
+        unknown = (read.names.get("unk_token"), getattr(read.file.model, "unk_token", None))
+        self._unknown = self._contents.intersection(unknown)
         ids = map(read.file.token_to_id, self._contents - self._unknown)
         self._special = frozenset(i for i in ids if i is not None)
         self._prefix = self._before_texts(read.add_bos_token)
@@ -103,8 +103,8 @@ class Tokenizer:
         token = self._last_special(Prompt.of(after, "encode_query(after=...)", special=special))
         leads = self._leads
         if token is not None:
-            lead = Prompt.template(token)
-            leads = [(lead, self._encode(lead).ids)]
+            begin = Prompt.template(token)
+            leads = [(begin, self._encode(begin).ids)]
         for lead, before in leads:
             ids = self._encode(lead + prompt).ids
             if ids[: len(before)] == before:
