@@ -1,6 +1,7 @@
 """Real kinds of tokenizer files: ids are the file's, a query and an answer go on, text is text."""
 
 import itertools
+import json
 import pathlib
 import warnings
 from typing import Any
@@ -218,3 +219,54 @@ def test_a_tokenizer_that_does_not_fit_its_model(tmp_path: pathlib.Path) -> None
     assert "1 tokens beyond" in beyond and "'▁▁'" in beyond
     (eos,) = ours.problems(vocab_size=size, eos_token_ids=(0,))
     assert "'</s>' (2), does not end an answer" in eos
+
+
+def test_files_without_tokenizer_json_are_read_by_transformers(tmp_path: pathlib.Path) -> None:
+    """And code beside them is not run, nor is anybody asked."""
+    _, file = made(tmp_path, "byte-level")
+    (tmp_path / "tokenizer.json").unlink()
+    model = json.loads(file.to_str())["model"]
+    (tmp_path / "vocab.json").write_text(json.dumps(file.get_vocab()))
+    merges = "\n".join(" ".join(pair) for pair in model["merges"])
+    (tmp_path / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
+    path = tmp_path / "tokenizer_config.json"
+    fields = json.loads(path.read_text())
+    path.write_text(json.dumps(fields | {"tokenizer_class": "GPT2Tokenizer"}))
+    other = load(tmp_path)
+    for text in ("The sky", " is blue\n"):
+        assert other.decode(other.encode_query(text)) == text
+    assert other.encode_query("The</s>")[-1] != other.eos_token_id
+    (tmp_path / "evil.py").write_text("raise SystemExit('code of a checkpoint was run')")
+    code = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}}
+    path.write_text(json.dumps(fields | code))
+    with pytest.raises(ValueError, match=r"unreadable tokenizer \(.*trust_remote_code") as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("tokenizer_config.json", "[" * 100_000, "not JSON"),
+        ("tokenizer_config.json", "[1]", "not a JSON object but a list"),
+        ("tokenizer_config.json", '{"add_bos_token": "yes"}', "add_bos_token='yes' must be"),
+        ("tokenizer_config.json", '{"bos_token": 7}', "bos_token is no token"),
+        ("tokenizer_config.json", '{"add_bos_token": true}', "bos_token names no token"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"a": {}}}', "has 'a', which is no id"),
+        (
+            "tokenizer_config.json",
+            '{"added_tokens_decoder": {"9999": {"content": "\\u001b[2J", "special": true}}}',
+            r"'\\x1b\[2J' has the id 9999",
+        ),
+        ("tokenizer_config.json", '{"chat_template": 3}', "chat_template is no text"),
+        ("tokenizer.json", "[" * 100_000, "unreadable tokenizer"),
+    ],
+)
+def test_files_that_cannot_be_are_an_error_in_one_line(
+    tmp_path: pathlib.Path, name: str, text: str, message: str
+) -> None:
+    tokenizer_files.save(tmp_path, "byte-level", adds_bos=False)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value)
