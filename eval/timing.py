@@ -1,17 +1,15 @@
 """Seconds, with compilation apart, and memory."""
 
 import math
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 
-# Tracing, lowering and compiling; the spans of nested functions overlap.
+# Tracing, lowering and compiling. They nest, and threads may compile side by side.
 _COMPILING = "/jax/core/compile/"
-
-_listening = False
-_spans: list[tuple[float, float]] = []  # disjoint, in order
 
 
 class Stopwatch:
@@ -58,20 +56,50 @@ def rates(answers: Sequence[Mapping[str, Any]], peak: int | None) -> str:
 
 def compiled() -> float:
     """Seconds of compiling since the first call."""
-    global _listening
-    if not _listening:
-        jax.monitoring.register_event_time_span_listener(_record)
-        _listening = True
-    return math.fsum(end - start for start, end in _spans)
+    global _compiling
+    if _compiling is None:
+        _compiling = _Compiling()
+        jax.monitoring.register_scalar_listener(_compiling.begin)
+        jax.monitoring.register_event_duration_secs_listener(_compiling.end)
+    return _compiling.seconds()
 
 
-def _record(event: str, start_time: float, end_time: float, **labels: str | int) -> None:
-    """Adds a span. An outer one ends, and so is reported, after all those that it contains."""
-    del labels
-    if not event.startswith(_COMPILING):
-        return
-    while _spans and _spans[-1][0] >= start_time:
-        _spans.pop()
-    start = max(start_time, _spans[-1][1]) if _spans else start_time
-    if end_time > start:
-        _spans.append((start, end_time))
+class _Compiling:
+    """Seconds during which anything is compiled, of a clock that nobody sets.
+
+    JAX reports when a stage begins, and when it ends. The times that it gives are of the wall
+    clock, so they are not used: it is read here when the reports come.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._under_way = 0
+        self._since = 0.0  # when the first of those under way began
+        self._done = 0.0
+
+    def begin(self, event: str, value: float | int, **labels: str | int) -> None:
+        """A stage begins."""
+        del value, labels
+        if event.startswith(_COMPILING):
+            with self._lock:
+                if not self._under_way:
+                    self._since = time.perf_counter()
+                self._under_way += 1
+
+    def end(self, event: str, duration: float | int, **labels: str | int) -> None:
+        """A stage ends; one whose beginning was before the first call does not count."""
+        del duration, labels
+        if event.startswith(_COMPILING):
+            with self._lock:
+                if self._under_way == 1:
+                    self._done += time.perf_counter() - self._since
+                self._under_way = max(0, self._under_way - 1)
+
+    def seconds(self) -> float:
+        """Those so far, of stages that are under way too."""
+        with self._lock:
+            running = time.perf_counter() - self._since if self._under_way else 0.0
+            return self._done + running
+
+
+_compiling: _Compiling | None = None

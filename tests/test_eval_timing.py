@@ -37,14 +37,58 @@ def test_compiling_is_apart() -> None:
     assert first.seconds < first.compile_seconds
 
 
-def test_spans_that_contain_others_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("jump", [-3600.0, 3600.0])
+def test_a_clock_that_is_set_changes_nothing(monkeypatch: pytest.MonkeyPatch, jump: float) -> None:
+    """Whenever JAX looks at the wall clock, somebody has just set it by an hour."""
+    wall = [1e9]
+
+    def look() -> float:
+        wall[0] += jump
+        return wall[0]
+
+    @jax.jit
+    def program(x: jax.Array) -> jax.Array:
+        for i in range(40):
+            x = jnp.cos(x + jump) @ x + i
+        return x
+
+    x = jnp.ones((8, 8)).block_until_ready()
     timing.compiled()
-    monkeypatch.setattr(timing, "_spans", [])
-    event = "/jax/core/compile/jaxpr_trace_duration"
-    for start, end in ((1, 2), (3, 5), (0, 6), (7, 8), (7.5, 9)):
-        timing._record(event, float(start), float(end), fun_name="f")
-    timing._record("/jax/something/else", 10.0, 99.0)
-    assert timing.compiled() == 6 + 2
+    monkeypatch.setattr(time, "time", look)
+    start = time.perf_counter()
+    with timing.Stopwatch() as first:
+        program(x).block_until_ready()
+    elapsed = time.perf_counter() - start
+    with timing.Stopwatch() as second:
+        program(x).block_until_ready()
+    assert wall[0] != 1e9  # JAX did look
+    assert 5 * second.seconds < first.compile_seconds <= elapsed
+    assert first.seconds < first.compile_seconds
+    assert second.compile_seconds == 0
+
+
+def test_stages_that_overlap_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    stage, other = "/jax/core/compile/jaxpr_trace_duration", "/jax/something/else"
+    clock = timing._Compiling()
+    moments = [
+        (0, clock.end, stage),  # it had begun before anybody listened
+        (1, clock.begin, stage),
+        (2, clock.begin, stage),
+        (3, clock.end, stage),
+        (4, clock.begin, other),
+        (5, clock.end, stage),
+        (6, clock.end, other),
+        (7, clock.begin, stage),
+        (9, clock.end, stage),
+    ]
+    for when, report, event in moments:
+        now[0] = float(when)
+        report(event, 1e9, fun_name="f")
+        if when == 3:
+            assert clock.seconds() == 2  # the outer one is under way
+    assert clock.seconds() == (5 - 1) + (9 - 7)
 
 
 def test_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
