@@ -10,8 +10,12 @@ import json
 from typing import Any
 
 from star_jax.eval.config import DATE
+from star_jax.eval.places import check_regular
 from star_jax.eval.sample import Sample
 from star_jax.tokenizer import Tokenizer
+
+KEPT = ("others", "truncation", "length")  # fields that are handed through to the record
+_DEEPEST = 100  # what can just be read could not be written any more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +34,12 @@ def read(path: str) -> list[Line]:
 
     Raises:
       OSError: the file cannot be read.
-      ValueError: a line is not a question; or the file has none. Names file and line.
+      ValueError: a line is not a question; or the file has none, or is no regular file (it is
+        read twice). Names file and line.
     """
     lines: list[Line] = []
     numbers: dict[int, int] = {}  # index -> line number
+    check_regular(path)
     with open(path, "rb") as file:
         for number, text in enumerate(file, start=1):
             if not text.strip():
@@ -84,6 +90,9 @@ def _parse(text: bytes, position: int) -> Line:
         if not fields[name].strip():
             raise ValueError(f"{name!r} is empty")
     _check_text("answer_prefix", fields.get("answer_prefix", ""))
+    for name in KEPT:
+        if not _is_shallow(fields.get(name), _DEEPEST):
+            raise ValueError(f"{name!r} is nested more than {_DEEPEST} deep")
     index = -1 if fields.get("index") is None else fields["index"]
     if not isinstance(index, int) or isinstance(index, bool):
         raise ValueError(f"{index=} is not an integer")
@@ -97,6 +106,13 @@ def _parse(text: bytes, position: int) -> Line:
         length=length if isinstance(length, int) else None,
     )
     return Line(sample, fields)
+
+
+def _is_shallow(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return True
+    parts = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(_is_shallow(part, levels - 1) for part in parts)
 
 
 def _outputs(fields: dict[str, Any]) -> tuple[str, ...]:

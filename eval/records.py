@@ -1,62 +1,76 @@
 """Files that survive being killed: records in batches, the manifest of a run, atomic writes.
 
-A record file only grows, by whole batches. Batches are fixed by the samples' order, so a run
-that goes on computes exactly the batches that are not whole in the file, and ends with the
-same records as one that was never stopped.
+A record file only grows, and a record that is whole in it stays. Batches are fixed by the
+samples' order, so a run that goes on gives exactly the answers that are missing, and ends with
+the same records as one that was never stopped.
 """
 
 import contextlib
-import fcntl
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from star_jax.eval import places
+from star_jax.eval.places import check_regular
+
 Record = Mapping[str, Any]
+_NUMBERS = ("n_context_tokens", "n_generated", "time_prefill", "time_decode", "time_compile")
 
 
-def batches(count: int, size: int) -> list[range]:
-    """The positions of `count` samples, in batches of `size`; the last may be short."""
-    return [range(i, min(i + size, count)) for i in range(0, count, size)]
+def missing(done: int, count: int, size: int) -> Iterator[range]:
+    """The positions of the samples that have no record yet, batch after batch.
+
+    Args:
+      done: samples that have one, from the first.
+      count: of all samples.
+      size: of a batch. The last batch may be short, and so may the first of those that are
+        missing, where a run was killed or has been given more samples.
+    """
+    for start in range(done - done % size, count, size):
+        batch = range(max(start, done), min(start + size, count))
+        if batch:
+            yield batch
 
 
-def recover(path: str, indices: Sequence[int], size: int) -> list[dict[str, Any]]:
-    """The records of a file, in whole batches; what is beyond them is cut off.
-
-    Only a killed run leaves something beyond: a torn line, or part of a batch. And one with
-    fewer samples, whose last batch was short.
+def recover(path: str, indices: Sequence[int]) -> list[dict[str, Any]]:
+    """The records of a file; a torn last line, which a killed run leaves, is cut off.
 
     Args:
       path: the record file; it need not exist.
       indices: the index of each sample, in order.
-      size: of a batch.
 
     Raises:
-      ValueError: a whole line is not the record that belongs there.
+      ValueError: a whole line is not the record that belongs there; or it is no regular file.
     """
+    check_regular(path)
     if not os.path.exists(path):
         return []
     found: list[dict[str, Any]] = []
-    ends = [0]  # in bytes, after each record
+    end = 0  # in bytes, of the last record
     with open(path, "rb") as file:
         for text in file:
             if not text.endswith(b"\n"):
                 break
             found.append(_parse(path, len(found), text, indices))
-            ends.append(ends[-1] + len(text))
-    whole = len(found) if len(found) == len(indices) else len(found) - len(found) % size
-    if os.path.getsize(path) > ends[whole]:
-        os.truncate(path, ends[whole])
-    return found[:whole]
+            end += len(text)
+    if os.path.getsize(path) > end:
+        os.truncate(path, end)
+    return found
 
 
 def _parse(path: str, position: int, text: bytes, indices: Sequence[int]) -> dict[str, Any]:
     where, hint = f"{path}:{position + 1}", "move the file away to start again"
     try:
         record = json.loads(text)
-        index = record["index"]
-    except (ValueError, KeyError, TypeError) as e:
+        index, score = record["index"], record["score"]
+        numbers = [record[name] for name in _NUMBERS] + [0 if score is None else score]
+        is_sound = all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as e:
         raise ValueError(f"{where}: not a record; {hint}") from e
+    if not is_sound:
+        raise ValueError(f"{where}: not a record: score, counts and seconds are numbers; {hint}")
     if position >= len(indices):
         raise ValueError(f"{where}: there are only {len(indices)} samples; {hint}")
     if index != indices[position]:
@@ -65,13 +79,39 @@ def _parse(path: str, position: int, text: bytes, indices: Sequence[int]) -> dic
 
 
 def append(path: str, records: Sequence[Record]) -> None:
-    """Adds a batch, and returns when it is on disk."""
+    """Adds a batch, and returns when it is on disk. Where that fails, nothing is added."""
     text = "".join(json.dumps(record) + "\n" for record in records)
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    with open(path, "ab") as file:
-        file.write(text.encode())
-        file.flush()
-        os.fsync(file.fileno())
+    check_regular(path)
+    with places.writable(os.path.dirname(path) or "."):
+        before = os.path.getsize(path) if os.path.exists(path) else None
+        try:
+            with open(path, "ab") as file:
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as e:
+            with contextlib.suppress(OSError):
+                os.unlink(path) if before is None else os.truncate(path, before)
+            raise _named(e, path) from e
+
+
+def append_first(
+    path: str,
+    records: Sequence[Record],
+    *,
+    manifest: str,
+    settings: Mapping[str, Any],
+    num_samples: int,
+) -> None:
+    """Writes the manifest, and adds a run's first batch; fails with both or with neither."""
+    is_new = not os.path.exists(manifest)
+    write_manifest(manifest, settings, num_samples=num_samples)
+    try:
+        append(path, records)
+    except OSError:
+        if is_new:
+            os.unlink(manifest)
+        raise
 
 
 def read(path: str) -> list[dict[str, Any]]:
@@ -83,11 +123,23 @@ def read(path: str) -> list[dict[str, Any]]:
 def write_atomically(path: str, text: str) -> None:
     """Writes a file as a whole or not at all."""
     part = f"{path}.part"
-    with open(part, "w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    for each in (path, part):
+        check_regular(each)
+    try:
+        with open(part, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as e:
+        with contextlib.suppress(OSError):
+            os.unlink(part)
+        raise _named(e, path) from e
+
+
+def _named(e: OSError, path: str) -> OSError:
+    """The error with its path: that of a write, to a full disk say, has none."""
+    return OSError(e.errno, f"cannot write: {e.strerror or e}", path)
 
 
 def check_manifest(path: str, settings: Mapping[str, Any], *, num_samples: int) -> None:
@@ -98,13 +150,16 @@ def check_manifest(path: str, settings: Mapping[str, Any], *, num_samples: int) 
     Raises:
       ValueError: names the settings that differ.
     """
+    check_regular(path)
     if not os.path.exists(path):
         return
     try:
         with open(path, encoding="utf-8") as file:
             manifest = json.load(file)
         before, count = manifest["settings"], manifest["num_samples"]
-    except (ValueError, KeyError, TypeError) as e:
+        if not isinstance(before, dict) or type(count) is not int:
+            raise TypeError(f"{type(before)=}, {type(count)=}")
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise ValueError(f"{path}: not a manifest; use another place for the output") from e
     settings = json.loads(json.dumps(settings))
     differ = [
@@ -125,47 +180,3 @@ def write_manifest(path: str, settings: Mapping[str, Any], *, num_samples: int) 
     """Writes down the settings that the results depend on."""
     manifest = {"num_samples": num_samples, "settings": settings}
     write_atomically(path, json.dumps(manifest, indent=2) + "\n")
-
-
-@contextlib.contextmanager
-def writable(directory: str) -> Iterator[None]:
-    """Makes a directory, checks that it can be written to, and unmakes it if it stays empty."""
-    made = []
-    path = os.path.abspath(directory)
-    while not os.path.lexists(path):
-        made.append(path)
-        path = os.path.dirname(path)
-    try:
-        try:
-            os.makedirs(directory, exist_ok=True)
-        except OSError as e:
-            raise OSError(f"cannot make the output directory {directory}: {e.strerror}") from e
-        if not os.access(directory, os.W_OK | os.X_OK):
-            raise PermissionError(f"cannot write to the output directory {directory}")
-        yield
-    finally:
-        for path in made:
-            with contextlib.suppress(OSError):  # not empty: it has become of use
-                os.rmdir(path)
-
-
-@contextlib.contextmanager
-def locked(path: str, *, make: bool = False) -> Iterator[None]:
-    """Holds a file or directory for this process alone: two runs would mix their records.
-
-    With `make`, a file is made if it is not there, and unmade if it stays empty.
-    """
-    made = make and not os.path.exists(path)
-    file = os.open(path, os.O_RDWR | os.O_CREAT if make else os.O_RDONLY, 0o666)
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
-            raise ValueError(f"{path}: another run is writing to it; wait for it, or end it") from e
-        except OSError:
-            pass  # some cluster file systems have no locks; better unguarded than useless there
-        yield
-    finally:
-        if made and not os.fstat(file).st_size:
-            os.unlink(path)
-        os.close(file)

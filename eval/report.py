@@ -13,6 +13,8 @@ from star_jax.eval import records
 from star_jax.eval.config import Row
 from star_jax.star import Star
 
+FILES = ("manifest.json", "summary.csv", "summary.md")  # of a run, beside the rows' folders
+
 _Z = 1.959964  # standard normal: 95% lie within
 _FIELDS = (
     *("task", "length", "row", "kind", "block_size", "anchor_size", "n"),
@@ -116,7 +118,7 @@ def _read(path: str) -> list[Answered]:
     return [
         Answered(
             one["score"],
-            one["needle_cut"],
+            one.get("needle_cut"),
             one["n_context_tokens"],
             one["n_generated"],
             {name: value for name, value in one.items() if name.startswith("time_")},

@@ -1,6 +1,7 @@
 """A run: every question, asked with every kind of attention, into files that can be resumed."""
 
 import dataclasses
+import functools
 import os
 import sys
 import warnings
@@ -16,7 +17,7 @@ from star_jax import mesh as mesh_lib
 from star_jax.dense import Dense
 from star_jax.engine import Engine
 from star_jax.eval import config as config_lib
-from star_jax.eval import fingerprint, records, report, suites, timing
+from star_jax.eval import fingerprint, places, records, report, suites, timing
 from star_jax.eval.ask import ask, is_cut, record
 from star_jax.eval.config import EvalConfig, Row
 from star_jax.eval.progress import Progress
@@ -56,6 +57,11 @@ class Questions:
     queries: list[list[int]]
     needles: list[tuple[int, int] | None]  # the tokens of each needle
 
+    def __getitem__(self, which: slice) -> "Questions":
+        return Questions(
+            self.samples[which], self.contexts[which], self.queries[which], self.needles[which]
+        )
+
 
 def run(config: EvalConfig) -> str:
     """Runs what is left of a checked configuration; returns the table of results.
@@ -85,10 +91,11 @@ def run(config: EvalConfig) -> str:
     num_samples = max(len(cell.indices) for cell in cells)
     manifest = os.path.join(config.output_dir, "manifest.json")
     with (
-        records.writable(config.profile_dir or config.output_dir),
-        records.writable(config.output_dir),
-        records.locked(config.output_dir),
+        places.writable(config.profile_dir or config.output_dir),
+        places.output_directory(config.output_dir),
     ):
+        for name in report.FILES:
+            places.check_regular(os.path.join(config.output_dir, name))
         records.check_manifest(manifest, settings, num_samples=num_samples)
         jobs = _jobs(config, cells, has_manifest=os.path.exists(manifest))
         if not any(job.left() for job in jobs):
@@ -115,8 +122,11 @@ def run(config: EvalConfig) -> str:
                     engine,
                     tokenizer,
                     jobs,
-                    before_writing=lambda: records.write_manifest(
-                        manifest, settings, num_samples=num_samples
+                    append_first=functools.partial(
+                        records.append_first,
+                        manifest=manifest,
+                        settings=settings,
+                        num_samples=num_samples,
                     ),
                 )
         return report.write(
@@ -167,7 +177,7 @@ def _jobs(config: EvalConfig, cells: Sequence[Cell], *, has_manifest: bool) -> l
                     f"{path} is there, and no manifest.json that says how it was made: "
                     "use another output_dir"
                 )
-            found = records.recover(path, cell.indices, config_lib.batch_size(config))
+            found = records.recover(path, cell.indices)
             parts.append(Part(row, path, [one["score"] for one in found]))
         jobs.append(Job(cell, parts))
     return jobs
@@ -179,27 +189,27 @@ def _answer_all(
     tokenizer: Tokenizer,
     jobs: Sequence[Job],
     *,
-    before_writing: Callable[[], None],
+    append_first: Callable[[str, Sequence[records.Record]], None],
 ) -> None:
     """Answers what is left, batch after batch, each with every kind of attention in turn."""
     progress = Progress(sum(job.left() * _work(job.cell) for job in jobs))
-    is_first = True
+    append = append_first
     for job in jobs:
         engines = {part.row: engine.with_attention(part.row.attention) for part in job.parts}
-        for batch in records.batches(len(job.cell.indices), config_lib.batch_size(config)):
-            left = [part for part in job.parts if len(part.scores) < batch.stop]
-            if not left:
-                continue
-            questions = _draw(job.cell, batch, tokenizer)
-            for part in left:
+        least = min(len(part.scores) for part in job.parts)
+        for batch in records.missing(least, len(job.cell.indices), config_lib.batch_size(config)):
+            drawn = _draw(job.cell, batch, tokenizer)
+            for part in job.parts:
+                questions = drawn[max(0, len(part.scores) - batch.start) :]
+                if not questions.samples:
+                    continue
                 found = _answer(questions, job.cell, engines[part.row], config)
-                if is_first:
-                    before_writing()
-                    is_first = False
+                append(part.path, found)
+                if append is append_first:
+                    append = records.append
                     _profile(questions, job.cell, engines[part.row], config)
-                records.append(part.path, found)
                 part.scores += [one["score"] for one in found]
-                progress.advance(len(batch) * _work(job.cell), _describe(job))
+                progress.advance(len(found) * _work(job.cell), _describe(job))
 
 
 def _work(cell: Cell) -> float:

@@ -11,6 +11,7 @@ from star_jax.eval import config as config_lib
 from star_jax.eval import fingerprint, jsonl, ruler
 from star_jax.eval.config import CHAT, DATE, DataConfig, EvalConfig
 from star_jax.eval.metrics import string_match_all
+from star_jax.eval.places import check_regular
 from star_jax.eval.sample import Sample
 from star_jax.text.prompt import Prompt
 from star_jax.tokenizer import Tokenizer
@@ -107,6 +108,7 @@ def _wrap(template: str, tokenizer: Tokenizer) -> tuple[Prompt, Prompt]:
 
 
 def _keys(path: str) -> list[str]:
+    check_regular(path)
     with open(path, encoding="utf-8") as file:
         keys = [line.strip() for line in file if line.strip()]
     if not keys:

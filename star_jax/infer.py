@@ -9,10 +9,11 @@ Flags and formats are those of NVIDIA's reference script. A line of the input is
 was stopped goes on from where it was when the same command is given again.
 """
 
+import functools
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ from star_jax import checkpoint
 from star_jax import engine as engine_lib
 from star_jax import mesh as mesh_lib
 from star_jax.engine import DTYPES, Attention, Engine
-from star_jax.eval import cli, fingerprint, jsonl, records, timing
+from star_jax.eval import cli, fingerprint, jsonl, places, records, timing
 from star_jax.eval.ask import ask, record
 from star_jax.eval.config import CHAT, EXACT, KINDS, GenerationConfig, sampling, stop_words
 from star_jax.eval.metrics import string_match_all
@@ -62,8 +63,6 @@ _DRAWS = {  # see star_jax.Sampling; the temperature is greedy here
     "repetition_penalty": flags.DEFINE_float("repetition_penalty", 1.0, "1: none."),
 }
 
-_KEPT = ("others", "truncation", "length")  # fields that are handed through
-
 
 def main(argv: Sequence[str]) -> None:
     """Checks all that can be checked, then loads the model and answers what is left."""
@@ -90,7 +89,7 @@ def main(argv: Sequence[str]) -> None:
     settings = _settings(attention, stop, directory, mesh)
 
     output = _OUTPUT.value
-    with records.writable(os.path.dirname(output) or "."), records.locked(output, make=True):
+    with places.output_file(output):
         manifest = f"{output}.manifest.json"
         records.check_manifest(manifest, settings, num_samples=len(lines))
         if os.path.getsize(output) and not os.path.exists(manifest):
@@ -99,7 +98,7 @@ def main(argv: Sequence[str]) -> None:
                 "how it was made: move it, or give another path"
             )
         batch_size = _BATCH.value or _DATA.value
-        done = len(records.recover(output, [_index(line) for line in lines], batch_size))
+        done = len(records.recover(output, [_index(line) for line in lines]))
         if done == len(lines):
             print(f"{output} has all the answers; there is nothing to do", file=sys.stderr)
             return
@@ -108,13 +107,13 @@ def main(argv: Sequence[str]) -> None:
             directory, mesh=mesh, attention=attention, dtype=_DTYPE.value
         )
         progress, all_answered = Progress(len(lines) - done), []
-        for batch in records.batches(len(lines), batch_size):
-            if batch.start < done:
-                continue
+        append: Callable[..., None] = functools.partial(
+            records.append_first, manifest=manifest, settings=settings, num_samples=len(lines)
+        )
+        for batch in records.missing(done, len(lines), batch_size):
             answered = _answer(engine, tokenizer, [lines[i] for i in batch], stop, generation)
-            if batch.start == done:  # nothing is written before the first answers are there
-                records.write_manifest(manifest, settings, num_samples=len(lines))
-            records.append(output, answered)
+            append(output, answered)
+            append = records.append
             all_answered += answered
             # Once is enough: they name each length.
             warnings.filterwarnings("ignore", message=r"star_jax: .* (idle|would be as fast)\b")
@@ -207,7 +206,7 @@ def _answer(
             n_context_tokens=len(context),
             n_query_tokens=len(query),
         )
-        given = {name: line.fields[name] for name in _KEPT if name in line.fields}
+        given = {name: line.fields[name] for name in jsonl.KEPT if name in line.fields}
         found.append({**fields, **given, "index": _index(line), **seconds})
     return found
 

@@ -26,13 +26,19 @@ SLOW = {"FAKE_ENGINE_SECONDS": "0.03"}  # 48 batches
 
 
 def evaluate(
-    folder: pathlib.Path, output: str, kill_after: float | None = None, *, fake: bool
+    folder: pathlib.Path,
+    output: str,
+    kill_after: float | None = None,
+    *,
+    fake: bool,
+    num_samples: int = 7,
 ) -> commands.Result:
     return commands.run(
         folder,
         "star_jax.eval",
         "--config=config.py",
         f"--config.output_dir={output}",
+        f"--config.data.num_samples={num_samples}",
         fake=fake,
         env=SLOW,
         kill_after=kill_after,
@@ -70,3 +76,30 @@ def kill_and_compare(folder: pathlib.Path, *, kills: int, seed: int, fake: bool)
 
 def test_killed_three_times(tmp_path: pathlib.Path) -> None:
     kill_and_compare(tmp_path, kills=3, seed=0, fake=True)
+
+
+def test_samples_are_added_to_a_run_that_is_killed_now_and_then(tmp_path: pathlib.Path) -> None:
+    """Three, five (each a short last batch), then seven: no record that is whole is lost."""
+    fake_engine.save_checkpoint(tmp_path / "checkpoint")
+    (tmp_path / "config.py").write_text(CONFIG)
+    assert evaluate(tmp_path, "at once", fake=True).code == 0
+    expected = commands.results(tmp_path / "at once")
+    rng = random.Random(7)
+    kills, before = 0, dict[pathlib.Path, list[bytes]]()
+    for num_samples in (3, 5, 7):
+        for kill_after in (rng.uniform(0.2, 0.8), rng.uniform(0.2, 0.8), None):
+            result = evaluate(tmp_path, "grown", kill_after, fake=True, num_samples=num_samples)
+            assert result.code in (0, -9)
+            kills += result.code == -9
+            found = {
+                path: path.read_bytes().splitlines(keepends=True)
+                for path in (tmp_path / "grown").rglob("*.jsonl")
+            }
+            for path, lines in before.items():
+                assert found[path][: len(lines)] == lines
+            before = {
+                path: [line for line in lines if line.endswith(b"\n")]
+                for path, lines in found.items()
+            }
+    assert kills
+    assert commands.results(tmp_path / "grown") == expected

@@ -161,7 +161,7 @@ def test_only_what_is_missing_is_asked_again(
     expected = results(here / "out")
     torn = here / "out/star_b150_a0/600/niah_single_1.jsonl"
     lines = torn.read_bytes().splitlines(keepends=True)
-    torn.write_bytes(b"".join(lines[:3]) + lines[3][:50])  # one batch of two is whole
+    torn.write_bytes(b"".join(lines[:3]) + lines[3][:50])  # in the middle of the second batch
     (here / "out/dense/900/niah_multikey_2.jsonl").unlink()
     asked = []
     answer = FakeEngine._answer
@@ -172,17 +172,71 @@ def test_only_what_is_missing_is_asked_again(
 
     monkeypatch.setattr(FakeEngine, "_answer", count)
     run()
-    assert len(asked) == 3 + 5
+    assert len(asked) == 2 + 5
     assert results(here / "out") == expected
-    assert torn.read_bytes().startswith(lines[0] + lines[1])  # not even their times have changed
+    assert torn.read_bytes().startswith(b"".join(lines[:3]))  # not even their times have changed
 
 
 @pytest.mark.parametrize("before", [1, 4, 5])
-def test_samples_can_be_added(here: pathlib.Path, before: int) -> None:
+def test_samples_can_be_added(
+    here: pathlib.Path, before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are there stay, byte for byte, a short last batch too."""
     run(data__num_samples=before, output_dir="out")
+    files = {path: path.read_bytes() for path in (here / "out").rglob("*.jsonl")}
+    asked: list[int] = []
+    prefill = FakeEngine.prefill
+
+    def count(self: FakeEngine, context_ids: Any) -> Any:
+        asked.append(len(context_ids))
+        return prefill(self, context_ids)
+
+    monkeypatch.setattr(FakeEngine, "prefill", count)
     run(data__num_samples=7, output_dir="out")
+    assert sum(asked) == (7 - before) * len(files)
+    assert all(path.read_bytes().startswith(text) for path, text in files.items())
     run(data__num_samples=7, output_dir="at once")
     assert results(here / "out") == results(here / "at once")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "summary.csv", "summary.md"])
+def test_only_regular_files_are_written_to(here: pathlib.Path, name: str) -> None:
+    (here / "out").mkdir()
+    os.mkfifo(here / "out" / name)
+    with pytest.raises(ValueError, match=f"out/{name} is a pipe"):
+        run()
+    assert FakeEngine.loaded == 0
+    assert os.listdir(here / "out") == [name]
+
+
+def test_records_are_in_regular_files(here: pathlib.Path) -> None:
+    run()
+    path = here / "out/dense/600/niah_single_1.jsonl"
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match=r"niah_single_1\.jsonl is a device"):
+        run()
+
+
+def test_what_is_not_finite_ends_the_run_and_is_not_written_down(
+    here: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine refuses logits that are not finite; here in the third batch of the first cell."""
+    prefill, count = FakeEngine.prefill, iter(range(100))
+
+    def overflow(self: FakeEngine, context_ids: Any) -> Any:
+        if next(count) == 2:
+            raise ValueError("non-finite logits with dtype='float16': try bfloat16")
+        return prefill(self, context_ids)
+
+    monkeypatch.setattr(FakeEngine, "prefill", overflow)
+    with pytest.raises(ValueError, match="non-finite logits"):
+        run(attention__kind="dense", output_dir="broken")
+    assert len(records.read("broken/dense/600/niah_single_1.jsonl")) == 4
+    assert not (here / "broken" / "summary.csv").exists()
+    run(attention__kind="dense", output_dir="broken")
+    run(attention__kind="dense", output_dir="whole")
+    assert results(here / "broken") == results(here / "whole")
 
 
 def test_an_interrupted_run_may_go_on_with_more_samples(here: pathlib.Path) -> None:
