@@ -2,7 +2,7 @@
 
     python -m star_jax.eval --config=configs/demo.py --config.attention.block_size=L/4,512
 
-Any field of the configuration can be set with --config.SECTION.FIELD; see star_jax/eval/config.py.
+Any field of the configuration can be set with --config.SECTION.FIELD; --help lists them.
 A run that was stopped goes on from where it was when the same command is given again.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags  # type: ignore[import-untyped]
 
-from star_jax.eval import cli, config, runner
+from star_jax.eval import cli, config, help, runner
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file with a get_config().")
 flags.mark_flag_as_required("config")
@@ -23,4 +23,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, check=config.check_arguments)
+    cli.run(main, check=config.check_arguments, more_help=help.text)

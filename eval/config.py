@@ -1,4 +1,4 @@
-"""The configuration of an evaluation: what a config file returns, and how it is checked.
+"""The configuration of an evaluation: how it is checked, and what its texts mean.
 
 Overrides on the command line are set field by field on what the file returned, so nothing is
 checked before `resolve`: a file may leave to the command line what it does not know.
@@ -16,7 +16,15 @@ import star_jax
 from star_jax import engine
 from star_jax.attention import IMPLEMENTATIONS
 from star_jax.dense import Dense
-from star_jax.eval import ruler
+from star_jax.eval import limits, ruler
+from star_jax.eval.settings import (
+    AttentionConfig,
+    DataConfig,
+    EvalConfig,
+    GenerationConfig,
+    MeshConfig,
+    ModelConfig,
+)
 from star_jax.ring import Ring
 from star_jax.sampling import Sampling
 from star_jax.star import Star
@@ -25,104 +33,11 @@ from star_jax.ulysses import Ulysses
 EXACT: dict[str, Dense | Ring | Ulysses] = {"dense": Dense(), "ring": Ring(), "ulysses": Ulysses()}
 KINDS = (*EXACT, "star")
 SUITES = ("jsonl", "ruler")
+_SOME_LENGTH = 2**24  # stands for L where only the questions tell
+# Fields that may be a number or a list, too: a config file need not write them as text.
+_LISTS = {"kind", "block_size", "anchor_size", "tasks", "lengths", "stop"}
 CHAT = "chat"  # the template that comes with the model
 DATE = "26 Jul 2024"  # for templates that show one, whenever a run goes on
-
-
-@dataclasses.dataclass
-class ModelConfig:
-    """`path`: a checkpoint's directory, or its id on the hub."""
-
-    path: str = ""
-    dtype: str = "bfloat16"
-
-
-@dataclasses.dataclass
-class AttentionConfig:
-    """How contexts are encoded. Comma lists; each combination is a row of the result.
-
-    kind: `star`, or exact attention: `dense`, `ring`, `ulysses`.
-    block_size: in tokens, or a part of the length: `1024`, `L/4`.
-    anchor_size: in tokens, or a part of the length or of the block: `0` (none), `L/8`, `b/4`, `b`.
-    implementation: of attention; empty picks the best for the devices.
-    """
-
-    kind: str = "dense,star"
-    block_size: str = "L/4"
-    anchor_size: str = "b"
-    implementation: str = ""
-
-
-@dataclasses.dataclass
-class MeshConfig:
-    """The axes of the device mesh. `cpu_devices`: how many to simulate on the CPU; 0: none."""
-
-    data: int = 1
-    context: int = 1
-    tensor: int = 1
-    cpu_devices: int = 0
-
-
-@dataclasses.dataclass
-class DataConfig:
-    """The questions.
-
-    suite: `ruler` generates them; `jsonl` reads them from `path`.
-    path: a file of JSON lines. `{task}` and `{length}` in it are filled in.
-    tasks: a comma list; empty: all of RULER's. For jsonl only where `path` has `{task}`.
-    lengths: a comma list, in tokens: how long RULER's questions are made. For jsonl what `L`
-      stands for in sizes, and `{length}` in `path`; the file is run once for each.
-    num_samples: per task and length, from the first; -1: the whole file, 500 for RULER.
-    batch_size: how many questions are asked at once; 0: the size of the mesh's `data` axis.
-      Answers do not depend on it.
-    template: `base` leaves text as it is; `chat` puts each question into the model's own chat
-      template, cut between context and question, the answer's prefix after the header of the
-      assistant's turn; `llama3` is the one that RULER's published numbers were made with.
-    seed, keys: RULER's. `keys` is a file of key words, one per line; empty: the benchmark's own.
-      Tasks whose keys are no words ignore it.
-    """
-
-    suite: str = "ruler"
-    path: str = ""
-    tasks: str = ""
-    lengths: str = ""
-    num_samples: int = -1
-    batch_size: int = 0
-    seed: int = 0
-    template: str = "base"
-    keys: str = ""
-
-
-@dataclasses.dataclass
-class GenerationConfig:
-    """`max_new_tokens`: 0 is the task's own. `stop`: a comma list of stop words.
-
-    The rest is `star_jax.Sampling`, but for the temperature, which is greedy here. A question's
-    draws come from `seed` and its index.
-    """
-
-    max_new_tokens: int = 0
-    stop: str = ""
-    ignore_eos: bool = False
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int = 0
-
-
-@dataclasses.dataclass
-class EvalConfig:
-    """A run of `python -m star_jax.eval`."""
-
-    model: ModelConfig
-    attention: AttentionConfig
-    mesh: MeshConfig
-    data: DataConfig
-    generation: GenerationConfig
-    output_dir: str
-    profile_dir: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,14 +69,12 @@ def resolve(config: object) -> EvalConfig:
     _check_types(config)
     if not config.output_dir:
         raise ValueError("output_dir is empty: say where the results go")
-    if not config.model.path:
-        raise ValueError("model.path is empty: give a checkpoint's directory or hub id")
-    _one_of("model.dtype", config.model.dtype, engine.DTYPES)
+    _check_model(config.model)
     _check_mesh(config.mesh)
     _check_data(config.data)
     _check_attention(config.attention)
     for length in lengths(config.data):
-        rows(config.attention, length)
+        rows(config.attention, length or _SOME_LENGTH)
     if (tokens := config.generation.max_new_tokens) < 0:
         raise ValueError(
             f"generation.max_new_tokens={tokens} must be at least 1, or 0: the task's own"
@@ -175,28 +88,35 @@ def resolve(config: object) -> EvalConfig:
 
 
 def _check_types(config: EvalConfig) -> None:
-    """Numbers and switches: a config file may well have "4" for 4. Texts may be lists, too."""
-    kinds = {"int": (int, "an integer"), "float": (int | float, "a number"), "bool": (bool, "")}
-    for section in dataclasses.fields(EvalConfig):
-        value = getattr(config, section.name)
-        for field in dataclasses.fields(value) if dataclasses.is_dataclass(value) else ():
+    """A config file may well have "4" for 4, or a number for a path."""
+    kinds = {
+        "int": (int, "an integer"),
+        "float": (int | float, "a number"),
+        "bool": (bool, "True or False"),
+        "str": (str, "a text"),
+    }
+    sections = [(f"{f.name}.", getattr(config, f.name)) for f in dataclasses.fields(EvalConfig)]
+    for prefix, section in [("", config), *sections]:
+        for field in dataclasses.fields(section) if dataclasses.is_dataclass(section) else ():
             kind = getattr(field.type, "__name__", "")
-            if kind not in kinds:
+            if kind not in kinds or field.name in _LISTS:
                 continue
             fits, name = kinds[kind]
-            given = getattr(value, field.name)
+            given = getattr(section, field.name)
             if not isinstance(given, fits) or isinstance(given, bool) != (kind == "bool"):
-                raise ValueError(
-                    f"{section.name}.{field.name}={given!r} must be {name or 'True or False'}"
-                )
+                raise ValueError(f"{prefix}{field.name}={given!r} must be {name}")
+
+
+def _check_model(model: ModelConfig) -> None:
+    if not model.path:
+        raise ValueError("model.path is empty: give a checkpoint's directory or hub id")
+    _one_of("model.dtype", model.dtype, engine.DTYPES)
 
 
 def _check_mesh(mesh: MeshConfig) -> None:
     for name in ("data", "context", "tensor"):
         if getattr(mesh, name) < 1:
             raise ValueError(f"mesh.{name}={getattr(mesh, name)} must be at least 1")
-    if mesh.cpu_devices < 0:
-        raise ValueError(f"mesh.cpu_devices={mesh.cpu_devices} must be at least 0")
 
 
 def _check_attention(attention: AttentionConfig) -> None:
@@ -220,6 +140,7 @@ def _check_data(data: DataConfig) -> None:
                 raise ValueError(f"data.path={data.path!r} needs data.{name}s")
         _one_of("data.template", data.template, ("base", CHAT))
         return
+    limits.check_samples("data.num_samples", data.num_samples)
     for task in tasks(data):
         _one_of("data.tasks", task, sorted(ruler.TASKS))
     _one_of("data.template", data.template, (*sorted(ruler.TEMPLATES), CHAT))
@@ -260,6 +181,13 @@ def rows(attention: AttentionConfig, length: int | None) -> tuple[Row, ...]:
             for anchor in items("attention.anchor_size", attention.anchor_size):
                 found[Row(_star(block, anchor, length))] = None
     return tuple(found)
+
+
+def needs_length(attention: AttentionConfig) -> bool:
+    """Whether a size is a part of the length."""
+    sizes = ("block_size", "anchor_size") if "star" in items("", attention.kind) else ()
+    found = (items(name, getattr(attention, name)) for name in sizes)
+    return any("L" in size for each in found for size in each)
 
 
 def _star(block: str, anchor: str, length: int | None) -> Star:
@@ -303,8 +231,8 @@ def items(field: str, value: str | int | Sequence[str | int]) -> tuple[str, ...]
 
 
 def lengths(data: DataConfig) -> tuple[int | None, ...]:
-    """The lengths in tokens; one None if there are none."""
-    if not data.lengths:
+    """The lengths in tokens; one None where the questions have none."""
+    if not data.lengths or (data.suite == "jsonl" and "{length}" not in data.path):
         return (None,)
     found = items("data.lengths", data.lengths)
     for text in found:
@@ -333,8 +261,13 @@ def num_samples(data: DataConfig, there_are: int | None) -> int:
 
 
 def stop_words(stop: str | Sequence[str]) -> tuple[str, ...]:
-    """The stop words of a comma list, spaces kept; a config file may also give a tuple."""
-    found = tuple(stop.split(",") if isinstance(stop, str) and stop else stop)
+    """The stop words of a comma list, spaces kept; a config file may also give a tuple.
+
+    A comma at the end is ignored, as the reference does.
+    """
+    if isinstance(stop, str):
+        stop = stop.rstrip(",").split(",") if stop.strip(",") else ()
+    found = tuple(stop)
     if not all(found):
         raise ValueError(f"{stop=} has an empty stop word, which would end every answer")
     return found
@@ -345,6 +278,8 @@ def sampling(generation: GenerationConfig, indices: Sequence[int] = ()) -> Sampl
     if not 0 <= generation.seed < 2**32:
         raise ValueError(f"generation.seed={generation.seed} must be from 0 to 2**32 - 1")
     fields = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    for name in fields:
+        limits.check_finite(f"generation.{name}", getattr(generation, name))
     for name in ("top_k", "top_p", "min_p"):
         value = getattr(generation, name)
         if generation.temperature == 0 and value != getattr(Sampling(), name):

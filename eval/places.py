@@ -81,7 +81,7 @@ def output_file(path: str) -> Iterator[None]:
 
     def open_file() -> int:
         nonlocal is_made
-        check_regular(path)
+        check_regular(path or os.curdir)
         made[:0] = _make(directory)
         _check_writable(directory)
         is_made = False

@@ -5,6 +5,7 @@ import sys
 import time
 
 from star_jax.eval import timing
+from star_jax.eval.terminal import printable
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -28,7 +29,7 @@ class Progress:
         now = time.monotonic()
         per_work = (self._running() - self._start) / self._done
         left = per_work * (self._total - self._done)
-        line = f"{self._done / self._total:4.0%} {text}  ETA {duration(left)}"
+        line = f"{self._done / self._total:4.0%} {printable(text)}  ETA {duration(left)}"
         if sys.stderr.isatty():
             width = shutil.get_terminal_size().columns - 1
             end = "\n" if is_last else ""

@@ -11,6 +11,7 @@ from typing import Any
 
 from star_jax.eval import records
 from star_jax.eval.config import Row
+from star_jax.eval.terminal import printable
 from star_jax.star import Star
 
 FILES = ("manifest.json", "summary.csv", "summary.md")  # of a run, beside the rows' folders
@@ -221,7 +222,7 @@ def render(summary: Sequence[Mapping[str, Any]]) -> str:
     has_exact = any(one["diff"] is not None for one in summary)
     has_needles = any(one["n_whole"] is not None for one in summary)
     columns = [
-        ("task", [one["task"] for one in summary]),
+        ("task", [_cell(one["task"]) for one in summary]),
         ("length", [_or_dash(one["length"], "{}") for one in summary]),
         ("row", [one["row"] for one in summary]),
         ("n", [str(one["n"]) for one in summary]),
@@ -249,7 +250,7 @@ def render(summary: Sequence[Mapping[str, Any]]) -> str:
         ("compile s", [f"{one['time_compile']:.3g}" for one in summary]),
     ]
     notes = [
-        f"- {one['row']}, {one['task']} @ {one['length'] or 'all'}: {one['notes']}"
+        f"- {one['row']}, {_cell(one['task'])} @ {one['length'] or 'all'}: {one['notes']}"
         for one in summary
         if one["notes"]
     ]
@@ -268,6 +269,11 @@ def _markdown(columns: Sequence[tuple[str, Sequence[str]]]) -> str:
             column = [name.rjust(width), rule, *(cell.rjust(width) for cell in cells)]
         padded.append(column)
     return "\n".join(f"| {' | '.join(line)} |" for line in zip(*padded, strict=True))
+
+
+def _cell(name: str) -> str:
+    """The name of a file, maybe, as it can stand in a table."""
+    return printable(name).replace("|", r"\|")
 
 
 def _or_dash(value: float | int | None, form: str) -> str:

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import os
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,16 +12,16 @@ from jax.sharding import Mesh
 
 from star_jax import attention, checkpoint
 from star_jax import engine as engine_lib
-from star_jax import mesh as mesh_lib
 from star_jax.dense import Dense
 from star_jax.engine import Engine
 from star_jax.eval import config as config_lib
-from star_jax.eval import fingerprint, places, records, report, suites, timing
+from star_jax.eval import devices, fingerprint, limits, places, records, report, suites, timing
 from star_jax.eval.ask import ask, is_cut, record
 from star_jax.eval.config import EvalConfig, Row
 from star_jax.eval.progress import Progress
 from star_jax.eval.sample import Sample
 from star_jax.eval.suites import Cell
+from star_jax.eval.terminal import say
 from star_jax.models import config as model_config
 from star_jax.tokenizer import Tokenizer
 
@@ -69,11 +68,7 @@ def run(config: EvalConfig) -> str:
     Everything that can be wrong is looked for before the model is loaded, and nothing is
     written before the first batch has been answered.
     """
-    if config.mesh.cpu_devices:
-        mesh_lib.simulate_cpu_devices(config.mesh.cpu_devices)
-    mesh = mesh_lib.make_mesh(
-        data=config.mesh.data, context=config.mesh.context, tensor=config.mesh.tensor
-    )
+    mesh = devices.make_mesh(**dataclasses.asdict(config.mesh), setting="mesh.cpu_devices")
     asked = config.attention.implementation or None
     attention.resolve(asked, mesh)  # before anything is fetched
     directory = checkpoint.resolve(config.model.path)
@@ -86,12 +81,20 @@ def run(config: EvalConfig) -> str:
     tokenizer = Tokenizer.from_pretrained(directory)
     if tokenizer is None:
         raise ValueError(f"{config.model.path} has no tokenizer files, and questions are text")
+    for length in config_lib.lengths(config.data):
+        limits.check_tokens("data.lengths", length or 0, positions=model.max_position_embeddings)
+    limits.check_tokens(
+        "generation.max_new_tokens",
+        config.generation.max_new_tokens,
+        positions=model.max_position_embeddings,
+    )
     cells = suites.cells(config, tokenizer)
     settings = _settings(config, directory, mesh, implementation)
     num_samples = max(len(cell.indices) for cell in cells)
     manifest = os.path.join(config.output_dir, "manifest.json")
     with (
         places.writable(config.profile_dir or config.output_dir),
+        devices.compile_cache(config.compile_cache_dir),
         places.output_directory(config.output_dir),
     ):
         for name in report.FILES:
@@ -99,9 +102,7 @@ def run(config: EvalConfig) -> str:
         records.check_manifest(manifest, settings, num_samples=num_samples)
         jobs = _jobs(config, cells, has_manifest=os.path.exists(manifest))
         if not any(job.left() for job in jobs):
-            print(
-                f"{config.output_dir} has all the answers; there is nothing to do", file=sys.stderr
-            )
+            say(f"{config.output_dir} has all the answers; there is nothing to do")
         else:
             for cell in cells:
                 cell.draw(0)  # a length that holds no question is told now
@@ -170,7 +171,7 @@ def _jobs(config: EvalConfig, cells: Sequence[Cell], *, has_manifest: bool) -> l
     for cell in cells:
         folder = "all" if cell.length is None else str(cell.length)
         parts = []
-        for row in config_lib.rows(config.attention, cell.length):
+        for row in config_lib.rows(config.attention, cell.whole):
             path = os.path.join(config.output_dir, row.name, folder, f"{cell.task}.jsonl")
             if os.path.exists(path) and not has_manifest:
                 raise ValueError(
@@ -306,13 +307,11 @@ def describe_mesh(mesh: Mesh) -> str:
 
 
 def _print_plan(jobs: Sequence[Job], mesh: Mesh) -> None:
-    print(
+    say(
         describe_mesh(mesh),
         *(
             f"{job.cell.task} @ {job.cell.length or 'all'}: {len(job.cell.indices)} questions, "
             f"{job.left()} answers to give: {', '.join(part.row.name for part in job.parts)}"
             for job in jobs
         ),
-        sep="\n",
-        file=sys.stderr,
     )

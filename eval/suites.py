@@ -24,6 +24,7 @@ class Cell:
     """One task at one length.
 
     length: in tokens; None where no length is given.
+    whole: what L stands for in sizes; None if no size asks.
     indices: of the samples, in order.
     draw: makes the sample at a position of `indices`.
     metric: of a prediction and the reference answers, 0 to 1.
@@ -31,6 +32,7 @@ class Cell:
 
     task: str
     length: int | None
+    whole: int | None
     indices: Sequence[int]
     draw: Callable[[int], Sample]
     max_new_tokens: int
@@ -91,7 +93,7 @@ def _ruler(config: EvalConfig, tokenizer: Tokenizer) -> Iterator[Cell]:
                 keys=keys,
             )
             indices = range(config_lib.num_samples(data, None))
-            yield Cell(name, length, indices, draw, max_new_tokens, task.metric)
+            yield Cell(name, length, length, indices, draw, max_new_tokens, task.metric)
 
 
 def _generate(position: int, **options: Any) -> Sample:
@@ -121,12 +123,17 @@ def _jsonl(config: EvalConfig, tokenizer: Tokenizer) -> Iterator[Cell]:
     read = functools.cache(jsonl.read)  # without {length} in the path, it is read once
     for path, task, length in _files(config.data):
         lines = read(path)
-        lines = lines[: config_lib.num_samples(config.data, len(lines))]
         samples = [line.sample for line in lines]
         if config.data.template == CHAT:
             samples = [jsonl.in_chat(line, tokenizer) for line in lines]
+        whole = length
+        if whole is None and config_lib.needs_length(config.attention):
+            whole = max(len(tokenizer.encode_context(sample.context)) for sample in samples)
+        samples = samples[: config_lib.num_samples(config.data, len(samples))]
         indices = [sample.index for sample in samples]
-        yield Cell(task, length, indices, samples.__getitem__, max_new_tokens, string_match_all)
+        yield Cell(
+            task, length, whole, indices, samples.__getitem__, max_new_tokens, string_match_all
+        )
 
 
 def _files(data: DataConfig) -> Iterator[tuple[str, str, int | None]]:

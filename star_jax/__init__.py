@@ -1,5 +1,6 @@
 """Star Attention for JAX: questions over very long contexts, on many GPUs."""
 
+from star_jax import version
 from star_jax.context import Context, ContextBatch
 from star_jax.dense import Dense
 from star_jax.engine import Engine
@@ -10,6 +11,8 @@ from star_jax.sampling import Sampling
 from star_jax.star import Star
 from star_jax.stopping import Answer
 from star_jax.ulysses import Ulysses
+
+__version__ = version.read()
 
 __all__ = [
     "Answer",
@@ -22,6 +25,7 @@ __all__ = [
     "Scores",
     "Star",
     "Ulysses",
+    "__version__",
     "make_mesh",
     "simulate_cpu_devices",
 ]

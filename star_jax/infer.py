@@ -6,14 +6,16 @@
 Flags and formats are those of NVIDIA's reference script. A line of the input is
 {"index"?, "input_context", "input_query", "outputs"? | "output"?}; of the output, these and
 "pred", "score" where there are answers, counts and seconds. The output only grows: a run that
-was stopped goes on from where it was when the same command is given again.
+was stopped goes on from where it was when the same command is given again, unless --nouse_cache
+says that its output is to be overwritten.
 """
 
+import contextlib
 import functools
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,14 +24,14 @@ from jax.sharding import Mesh
 
 from star_jax import checkpoint
 from star_jax import engine as engine_lib
-from star_jax import mesh as mesh_lib
 from star_jax.engine import DTYPES, Attention, Engine
-from star_jax.eval import cli, fingerprint, jsonl, places, records, timing
+from star_jax.eval import cli, devices, fingerprint, jsonl, limits, places, records, timing
 from star_jax.eval.ask import ask, record
 from star_jax.eval.config import CHAT, EXACT, KINDS, GenerationConfig, sampling, stop_words
 from star_jax.eval.metrics import string_match_all
 from star_jax.eval.progress import Progress
 from star_jax.eval.runner import describe_mesh
+from star_jax.eval.terminal import say
 from star_jax.models import config as model_config
 from star_jax.star import Star
 from star_jax.tokenizer import Tokenizer
@@ -46,13 +48,18 @@ _STOP = flags.DEFINE_string("stop_words", "", "Comma-separated; an answer ends b
 _INPUT = flags.DEFINE_string("input_path", None, "JSON lines to read.", required=True)
 _OUTPUT = flags.DEFINE_string("output_path", None, "JSON lines to write.", required=True)
 _SAMPLES = flags.DEFINE_integer("num_samples", -1, "The first so many; -1: all.")
-_CACHE = flags.DEFINE_bool("use_cache", True, "The reference's flag; a run always resumes.")
+_CACHE = flags.DEFINE_bool(
+    "use_cache", True, "Go on where a run stopped; no: overwrite its output."
+)
 _DTYPE = flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "Of weights, activations and cache.")
 _BATCH = flags.DEFINE_integer("batch_size", 0, "Questions asked at once; 0: as --data says.")
 _DATA = flags.DEFINE_integer("data", 1, "Mesh axis: contexts side by side; the batch.")
 _CONTEXT = flags.DEFINE_integer("context", 1, "Mesh axis: devices that share a context.")
 _TENSOR = flags.DEFINE_integer("tensor", 1, "Mesh axis: devices that share each weight.")
 _CPUS = flags.DEFINE_integer("cpu_devices", 0, "CPU devices to simulate; 0: none.")
+_COMPILED = flags.DEFINE_string(
+    "compile_cache_dir", "", "Keeps compiled programs for the next run."
+)
 
 _SEED = flags.DEFINE_integer("seed", 0, "Of the draws, with a question's index.")
 _DRAWS = {  # see star_jax.Sampling; the temperature is greedy here
@@ -76,11 +83,19 @@ def main(argv: Sequence[str]) -> None:
         sampling(generation)
     except ValueError as e:  # names the evaluation's settings
         raise ValueError(str(e).replace("generation.", "--")) from e
-    if _CPUS.value:
-        mesh_lib.simulate_cpu_devices(_CPUS.value)
-    mesh = mesh_lib.make_mesh(data=_DATA.value, context=_CONTEXT.value, tensor=_TENSOR.value)
+    mesh = devices.make_mesh(
+        data=_DATA.value,
+        context=_CONTEXT.value,
+        tensor=_TENSOR.value,
+        cpu_devices=_CPUS.value,
+        setting="--cpu_devices",
+    )
     directory = checkpoint.resolve(_MODEL.value)
-    engine_lib.check(mesh, attention, None, config=model_config.read(directory), dtype=_DTYPE.value)
+    model = model_config.read(directory)
+    limits.check_tokens(
+        "--tokens_to_generate", _TOKENS.value, positions=model.max_position_embeddings
+    )
+    engine_lib.check(mesh, attention, None, config=model, dtype=_DTYPE.value)
     tokenizer = Tokenizer.from_pretrained(directory)
     if tokenizer is None:
         raise ValueError(f"--model_path={_MODEL.value} has no tokenizer files; questions are text")
@@ -89,20 +104,14 @@ def main(argv: Sequence[str]) -> None:
     settings = _settings(attention, stop, directory, mesh)
 
     output = _OUTPUT.value
-    with places.output_file(output):
+    with places.output_file(output), devices.compile_cache(_COMPILED.value):
         manifest = f"{output}.manifest.json"
-        records.check_manifest(manifest, settings, num_samples=len(lines))
-        if os.path.getsize(output) and not os.path.exists(manifest):
-            raise ValueError(
-                f"--output_path={output} is there, and no {os.path.basename(manifest)} that says "
-                "how it was made: move it, or give another path"
-            )
-        batch_size = _BATCH.value or _DATA.value
-        done = len(records.recover(output, [_index(line) for line in lines]))
+        places.check_regular(manifest)
+        done = _done(output, manifest, settings, lines) if _CACHE.value else 0
         if done == len(lines):
-            print(f"{output} has all the answers; there is nothing to do", file=sys.stderr)
+            say(f"{output} has all the answers; there is nothing to do")
             return
-        print(describe_mesh(mesh), file=sys.stderr)
+        say(describe_mesh(mesh))
         engine = Engine.from_pretrained(
             directory, mesh=mesh, attention=attention, dtype=_DTYPE.value
         )
@@ -110,8 +119,10 @@ def main(argv: Sequence[str]) -> None:
         append: Callable[..., None] = functools.partial(
             records.append_first, manifest=manifest, settings=settings, num_samples=len(lines)
         )
-        for batch in records.missing(done, len(lines), batch_size):
+        for batch in records.missing(done, len(lines), _BATCH.value or _DATA.value):
             answered = _answer(engine, tokenizer, [lines[i] for i in batch], stop, generation)
+            if batch.start == 0:
+                os.truncate(output, 0)  # an old run's, if there is any, with --nouse_cache
             append(output, answered)
             append = records.append
             all_answered += answered
@@ -122,13 +133,29 @@ def main(argv: Sequence[str]) -> None:
         print(timing.rates(all_answered, peak), file=sys.stderr)
 
 
+def _done(
+    output: str, manifest: str, settings: Mapping[str, Any], lines: Sequence[jsonl.Line]
+) -> int:
+    """How many of the lines have their answers in the output of an earlier run."""
+    records.check_manifest(manifest, settings, num_samples=len(lines))
+    if os.path.getsize(output) and not os.path.exists(manifest):
+        raise ValueError(
+            f"--output_path={output} is there, and no {os.path.basename(manifest)} that says how "
+            "it was made: move it, give another path, or overwrite it with --nouse_cache"
+        )
+    return len(records.recover(output, [_index(line) for line in lines]))
+
+
 def _attention() -> Attention:
     if _KIND.value in EXACT:
         return EXACT[_KIND.value]
     if _KIND.value != "star":
         raise ValueError(f"--attn_type={_KIND.value} is unknown: use {', '.join(KINDS)}")
     anchor = None if _ANCHOR.value == -1 else _ANCHOR.value
-    return Star(block_size=_BLOCK.value, anchor_size=anchor)
+    try:
+        return Star(block_size=_BLOCK.value, anchor_size=anchor)
+    except ValueError as e:
+        raise ValueError(f"--block_size, --anchor_block_size: {e}") from e
 
 
 def _check_flags() -> None:
@@ -138,8 +165,10 @@ def _check_flags() -> None:
         raise ValueError(f"--num_samples={_SAMPLES.value} must be at least 1, or -1: all")
     if _BATCH.value < 0:
         raise ValueError(f"--batch_size={_BATCH.value} must be at least 1, or 0: --data")
-    if not _CACHE.value:
-        raise ValueError("--nouse_cache: a run always resumes; to start again, move the output")
+    places.check_regular(_OUTPUT.value)  # now, before anything slow is imported
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samefile(_INPUT.value, _OUTPUT.value):
+            raise ValueError(f"--output_path={_OUTPUT.value} is the file of --input_path")
 
 
 def _settings(

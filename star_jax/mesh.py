@@ -45,6 +45,8 @@ def make_mesh(
 ) -> Mesh:
     """A mesh of the first data * context * tensor devices, axes of type Auto.
 
+    Where there are too few, `simulate_cpu_devices` makes as many as one likes, on the CPU.
+
     Raises:
       ValueError: an axis is below 1, or there are too few devices.
     """
@@ -61,8 +63,7 @@ def make_mesh(
         kind = f" ({devices[0].platform})" if len(devices) else ""
         raise ValueError(
             f"{data=} x {context=} x {tensor=} asks for {count} devices, and there are "
-            f"{len(devices)}{kind}; on a CPU, more can be simulated: "
-            "mesh.cpu_devices of the evaluation, or star_jax.simulate_cpu_devices()"
+            f"{len(devices)}{kind}"
         )
     if len(set(devices[:count])) < count:
         raise ValueError(f"{devices=} has a device twice")

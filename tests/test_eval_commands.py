@@ -84,10 +84,23 @@ BAD_EVAL = [
     (["--config=broken.py"], "broken.py"),
     (["--config=other.py"], "EvalConfig"),
     (["--config="], "config"),
+    (["--config.data.lengths=100000000"], "data.lengths=100000000 is more than 16 times the 4096"),
+    (["--config.data.lengths=600,99999999999999999999"], "is more than 16 times the 4096"),
+    (["--config.data.num_samples=1000000000"], "data.num_samples=1000000000"),
+    (["--config.data.num_samples=1e9"], "--config.data.num_samples=1e9"),
+    (["--config.mesh.cpu_devices=100000"], "mesh.cpu_devices=100000 must be from 1 to 1024"),
+    (["--config.mesh.cpu_devices=-1"], "mesh.cpu_devices=-1"),
+    (["--config.generation.max_new_tokens=1000000000"], "max_new_tokens=1000000000"),
+    (["--config.generation.temperature=nan"], "generation.temperature=nan must be a finite"),
+    (["--config.generation.repetition_penalty=inf"], "generation.repetition_penalty=inf"),
+    (["--config.generation.seed=-1"], "generation.seed=-1"),
+    (["--config.data.keys=/dev/zero"], "/dev/zero is a device"),
+    (["--config.data.suite=jsonl", "--config.data.path=/dev/zero"], "/dev/zero is a device"),
+    (["--config.compile_cache_dir=config.py"], "cannot make the output directory config.py"),
 ]
 
 
-@pytest.mark.parametrize(("argv", "says"), BAD_EVAL, ids=[argv[0] for argv, _ in BAD_EVAL])
+@pytest.mark.parametrize(("argv", "says"), BAD_EVAL, ids=[argv[-1] for argv, _ in BAD_EVAL])
 def test_eval_refuses_in_one_line(here: pathlib.Path, argv: list[str], says: str) -> None:
     (here / "broken.py").write_text("def get_config(:\n")
     (here / "other.py").write_text("def get_config():\n    return {'a': 1}\n")
@@ -120,10 +133,17 @@ BAD_LINES = [
     ({"input_query": "q"}, "no 'input_context'"),
     ({"input_context": "", "input_query": "q"}, "'input_context' is empty"),
     ({"input_context": "c", "input_query": ""}, "'input_query' is empty"),
+    ("[" * 100_000, "not JSON"),
+    ('{"others": ' * 100_000 + "1" + "}" * 100_000, "not JSON"),
+    (
+        '{"input_context": "c", "input_query": "q", "others": ' + "[" * 150 + "]" * 150 + "}",
+        "'others' is nested more than 100 deep",
+    ),
+    ('{"input_context": "c", "input_query": "q", "index": ' + "9" * 5000 + "}", "not JSON"),
 ]
 
 
-@pytest.mark.parametrize(("line", "says"), BAD_LINES)
+@pytest.mark.parametrize(("line", "says"), BAD_LINES, ids=range(len(BAD_LINES)))
 def test_bad_lines_are_named(here: pathlib.Path, line: dict[str, Any] | str, says: str) -> None:
     good = {"input_context": "c", "input_query": "q"}
     write_lines(here / "bad.jsonl", good, good, line, good)

@@ -105,7 +105,6 @@ def test_rows_are_the_librarys_kinds_of_attention() -> None:
         ({"attention__implementation": "magic"}, "'magic' is unknown"),
         ({"mesh__data": 0}, "mesh.data=0"),
         ({"mesh__context": -1}, "mesh.context=-1"),
-        ({"mesh__cpu_devices": -8}, "mesh.cpu_devices=-8"),
         ({"data__suite": "glue"}, "data.suite: 'glue' is unknown; there is jsonl, ruler"),
         ({"data__suite": "jsonl"}, "data.path is empty"),
         ({"data__suite": "jsonl", "data__path": "{task}.jsonl"}, "needs data.tasks"),
@@ -129,6 +128,12 @@ def test_rows_are_the_librarys_kinds_of_attention() -> None:
         ({"generation__seed": "5"}, "generation.seed='5' must be an integer"),
         ({"generation__max_new_tokens": True}, "max_new_tokens=True must be an integer"),
         ({"generation__ignore_eos": 1}, "generation.ignore_eos=1 must be True or False"),
+        ({"generation__temperature": float("nan")}, "generation.temperature=nan must be a finite"),
+        ({"generation__min_p": float("inf")}, "generation.min_p=inf must be a finite"),
+        ({"model__path": 3}, "model.path=3 must be a text"),
+        ({"data__path": None}, "data.path=None must be a text"),
+        ({"output_dir": 1}, "output_dir=1 must be a text"),
+        ({"data__num_samples": 10**9}, "data.num_samples=1000000000 is above 1000000"),
         ({"generation__top_p": "0.9"}, "generation.top_p='0.9' must be a number"),
         ({"generation__top_k": 5}, "generation.top_k=5 needs a generation.temperature above 0"),
         (
@@ -167,12 +172,22 @@ def test_a_block_size_is_checked_at_every_length() -> None:
                             data__lengths="1024,512"))  # fmt: skip
 
 
-def test_a_part_of_the_length_needs_a_length() -> None:
-    jsonl = {"data__suite": "jsonl", "data__path": "x.jsonl", "data__lengths": ""}
+def test_json_lines_need_no_lengths() -> None:
+    """What L is follows from the questions, so only what no length could mend is refused here."""
+    jsonl = {"data__suite": "jsonl", "data__path": "x.jsonl"}
+    for lengths in ("", "512,1024"):  # those of a config file that was made for RULER
+        resolved = config.resolve(make(**jsonl, data__lengths=lengths))
+        assert config.lengths(resolved.data) == (None,)
+        assert config.needs_length(resolved.attention)
     with pytest.raises(ValueError, match=r"block_size='L/4' needs data.lengths"):
-        config.resolve(make(**jsonl))
-    config.resolve(make(**jsonl, attention__block_size="64"))
-    config.resolve(make(**jsonl, attention__kind="dense"))
+        config.rows(resolved.attention, None)
+    with pytest.raises(ValueError, match="'1K' is not a size"):
+        config.resolve(make(**jsonl, attention__block_size="1K"))
+    given = make(**jsonl | {"data__path": "{length}.jsonl"}, data__lengths="512,1024")
+    assert config.lengths(config.resolve(given).data) == (512, 1024)
+    assert not config.needs_length(config.AttentionConfig(kind="dense"))
+    assert not config.needs_length(config.AttentionConfig(block_size="64", anchor_size="b/4"))
+    assert config.needs_length(config.AttentionConfig(block_size="64", anchor_size="0,L/8"))
 
 
 def test_a_config_file_may_give_tuples() -> None:
@@ -191,6 +206,8 @@ def test_defaults() -> None:
     assert config.num_samples(given.data, None) == 500
     assert config.num_samples(given.data, 7) == 7
     assert config.stop_words("") == ()
+    assert config.stop_words("a,") == config.stop_words("a") == ("a",)
+    assert config.stop_words(",") == ()
     assert config.stop_words(" a,<|eot_id|>") == (" a", "<|eot_id|>")
 
 

@@ -382,6 +382,29 @@ def test_jsonl(here: pathlib.Path) -> None:
     assert "| questions |      - | dense        | 5 | 100.0 |" in table.replace("|   5 |", "| 5 |")
 
 
+def test_json_lines_say_themselves_what_l_is(here: pathlib.Path) -> None:
+    """The longest context of the file, also when only its first questions are asked."""
+    jsonl(here)
+    options = {
+        "data__suite": "jsonl",
+        "data__path": "questions.jsonl",
+        "attention__kind": "star",
+        "attention__anchor_size": "b",
+    }
+    run(**options, data__num_samples=2)
+    tokenizer = Tokenizer.from_pretrained(here / "checkpoint")
+    assert tokenizer
+    lines = [json.loads(text) for text in (here / "questions.jsonl").read_text().splitlines()]
+    longest = max(len(tokenizer.encode_context(line["input_context"])) for line in lines)
+    name = f"star_b{longest // 4}_a{longest // 4}/all/questions.jsonl"
+    assert len(records.read(f"out/{name}")) == 2
+    run(**options, data__num_samples=5)
+    assert {path.name for path in (here / "out").iterdir() if path.is_dir()} == {
+        name.partition("/")[0]
+    }
+    assert len(records.read(f"out/{name}")) == 5
+
+
 def test_jsonl_with_lengths_says_what_l_is_and_fills_in_the_path(here: pathlib.Path) -> None:
     text = jsonl(here).read_text()
     for length in (128, 256):

@@ -1,5 +1,6 @@
 """`python -m star_jax.infer`: the reference's flags and lines, resumed, refused, killed."""
 
+import os
 import pathlib
 import re
 from typing import Any
@@ -42,16 +43,85 @@ BAD_INFER = [
     ({"output_path": "in.jsonl"}, "in.jsonl"),
     ({"output_path": "checkpoint"}, "checkpoint"),
     ({"output_path": "in.jsonl/out.jsonl"}, "in.jsonl"),
-    ({"use_cache": "false"}, "use_cache"),
+    ({"use_cache": "false", "output_path": "in.jsonl"}, "is the file of --input_path"),
+    ({"output_path": "/dev/full"}, "/dev/full is a device"),
+    ({"output_path": "/dev/null"}, "/dev/null is a device"),
+    ({"output_path": "/dev/zero", "use_cache": "false"}, "/dev/zero is a device"),
+    ({"output_path": "pipe"}, "pipe is a pipe"),
+    ({"output_path": "link"}, "link is a device"),
+    ({"output_path": "checkpoint/../deep"}, "deep is a directory"),
+    ({"output_path": ""}, "a directory"),
+    ({"input_path": "pipe"}, "pipe is a pipe"),
+    ({"input_path": "/dev/zero"}, "/dev/zero is a device"),
+    ({"tokens_to_generate": "1e9"}, "--tokens_to_generate=1e9"),
+    ({"tokens_to_generate": 10**9}, "--tokens_to_generate=1000000000 is more than 16 times the"),
+    ({"cpu_devices": 100_000}, "--cpu_devices=100000 must be from 1 to 1024"),
+    ({"context": 10**15}, "asks for 1000000000000000 devices"),
+    ({"context": 3}, "--cpu_devices=3 simulates as many"),
+    ({"seed": -1}, "--seed=-1"),
+    ({"seed": 2**70}, "--seed=1180591620717411303424"),
+    ({"temperature": "nan"}, "--temperature=nan must be a finite number"),
+    ({"temperature": "inf"}, "--temperature=inf must be a finite number"),
+    ({"temperature": "-inf"}, "--temperature=-inf must be a finite number"),
+    ({"temperature": 1, "top_p": "nan"}, "--top_p=nan must be a finite number"),
+    ({"temperature": 1, "min_p": "-inf"}, "--min_p=-inf must be a finite number"),
+    ({"repetition_penalty": "inf"}, "--repetition_penalty=inf must be a finite number"),
+    ({"top_k": -(10**30)}, "--top_k=-1"),
+    ({"num_samples": -(10**30)}, "--num_samples=-1"),
+    ({"batch_size": -1}, "--batch_size=-1"),
+    ({"anchor_block_size": 10**30}, "--anchor_block_size"),
+    ({"compile_cache_dir": "in.jsonl"}, "cannot make the output directory in.jsonl"),
     ({"blocksize": 3}, "blocksize"),
 ]
 
 
 @pytest.mark.parametrize(("flags", "says"), BAD_INFER)
 def test_infer_refuses_in_one_line(here: pathlib.Path, flags: dict[str, Any], says: str) -> None:
+    os.mkfifo(here / "pipe")
+    (here / "deep").mkdir()
+    (here / "link").symlink_to("/dev/full")
     before = files(here)
-    assert says in infer(here, **flags).error
+    error = infer(here, **flags).error
+    assert says in error
+    assert "mesh.cpu_devices" not in error  # that is the other command's
     assert files(here) == before
+
+
+def test_what_is_missing_is_named_alone(here: pathlib.Path) -> None:
+    assert infer(here, model_path=None, input_path=None).error == (
+        "error: missing --model_path, --input_path; --help says what there is"
+    )
+
+
+def test_overwriting_starts_again_and_only_when_there_is_an_answer(here: pathlib.Path) -> None:
+    assert infer(here, fake=True, tokens_to_generate=2).code == 0
+    (here / "foreign.jsonl").write_text("mine\n")
+    before = files(here)
+    for output in ("out.jsonl", "foreign.jsonl"):
+        assert infer(here, "--nouse_cache", fake=True, output_path=output, data=2).code == 1
+    assert files(here) == before
+    for output in ("out.jsonl", "foreign.jsonl", "fresh.jsonl"):
+        assert infer(here, "--nouse_cache", fake=True, output_path=output).code == 0
+    texts = [
+        [without_times(one) for one in records.read(str(here / name))]
+        for name in ("out.jsonl", "foreign.jsonl", "fresh.jsonl")
+    ]
+    assert texts[0] == texts[1] == texts[2]
+    assert len(texts[0]) == 3
+    whole = (here / "out.jsonl").read_bytes()
+    assert infer(here, fake=True).code == 0  # and it can be gone on with
+    assert (here / "out.jsonl").read_bytes() == whole
+
+
+def test_a_comma_after_the_last_stop_word_means_nothing(here: pathlib.Path) -> None:
+    assert infer(here, fake=True, stop_words="a,").code == 0
+    assert infer(here, fake=True, stop_words="a").code == 0  # the same settings
+
+
+def test_numbers_beyond_what_there_is_are_served(here: pathlib.Path) -> None:
+    run = infer(here, fake=True, num_samples=10**30, batch_size=10**30, block_size=10**12)
+    assert run.code == 0, run.stderr
+    assert len(records.read(str(here / "out.jsonl"))) == 3
 
 
 def test_infer_refuses_other_settings_and_other_files(here: pathlib.Path) -> None:

@@ -1,0 +1,128 @@
+"""What a config file returns: the settings of an evaluation.
+
+The `name: text` lines are what `--help` shows of each.
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass
+class ModelConfig:
+    """The model.
+
+    path: a checkpoint's directory, or its id on the hub.
+    dtype: of weights, activations and cache: bfloat16, float16 or float32.
+    """
+
+    path: str = ""
+    dtype: str = "bfloat16"
+
+
+@dataclasses.dataclass
+class AttentionConfig:
+    """How contexts are encoded. Comma lists; each combination is a row of the result.
+
+    kind: star, or exact attention: dense, ring, ulysses. A comma list.
+    block_size: in tokens, or a part of the length: 1024, L/4. A comma list.
+    anchor_size: in tokens, or a part of the length or of the block: 0 (none), L/8, b/4, b. A
+      comma list.
+    implementation: of attention; empty picks the best for the devices.
+    """
+
+    kind: str = "dense,star"
+    block_size: str = "L/4"
+    anchor_size: str = "b"
+    implementation: str = ""
+
+
+@dataclasses.dataclass
+class MeshConfig:
+    """The axes of the device mesh.
+
+    data: contexts side by side.
+    context: devices that share a context.
+    tensor: devices that share each weight.
+    cpu_devices: how many to simulate on the CPU; 0: none.
+    """
+
+    data: int = 1
+    context: int = 1
+    tensor: int = 1
+    cpu_devices: int = 0
+
+
+@dataclasses.dataclass
+class DataConfig:
+    """The questions.
+
+    suite: ruler generates them; jsonl reads them from data.path.
+    path: a file of JSON lines. {task} and {length} in it are filled in.
+    tasks: a comma list; empty: all of RULER's. For jsonl only where the path has {task}.
+    lengths: a comma list, in tokens: how long RULER's questions are made; L in sizes stands for
+      it. For jsonl only where the path has {length}; else L is the file's longest context.
+    num_samples: per task and length, from the first; -1: the whole file, 500 for RULER.
+    batch_size: how many questions are asked at once; 0: the size of the mesh's data axis.
+      Answers do not depend on it.
+    seed: of RULER's questions.
+    template: base leaves text as it is; chat puts each question into the model's own chat
+      template, cut between context and question, the answer's prefix after the header of the
+      assistant's turn; llama3 is the one that RULER's published numbers were made with.
+    keys: a file of key words for RULER, one per line; empty: the benchmark's own. Tasks whose
+      keys are no words ignore it.
+    """
+
+    suite: str = "ruler"
+    path: str = ""
+    tasks: str = ""
+    lengths: str = ""
+    num_samples: int = -1
+    batch_size: int = 0
+    seed: int = 0
+    template: str = "base"
+    keys: str = ""
+
+
+@dataclasses.dataclass
+class GenerationConfig:
+    """How answers are drawn, by `star_jax.Sampling`, and where they end.
+
+    max_new_tokens: at most so many an answer; 0: the task's own.
+    stop: a comma list of stop words.
+    ignore_eos: go on after EOS.
+    temperature: 0: the likeliest token, always.
+    top_k: draw from the k likeliest; 0: from all.
+    top_p: draw from the likeliest with this share.
+    min_p: at least this probable, next to the likeliest.
+    repetition_penalty: of tokens that were there before; 1: none.
+    seed: of the draws, together with a question's index.
+    """
+
+    max_new_tokens: int = 0
+    stop: str = ""
+    ignore_eos: bool = False
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+
+@dataclasses.dataclass
+class EvalConfig:
+    """A run of `python -m star_jax.eval`.
+
+    output_dir: where the results go.
+    profile_dir: where a profile of one batch goes; empty: none.
+    compile_cache_dir: where compiled programs are kept for the next run; empty: where
+      JAX_COMPILATION_CACHE_DIR says, if it does.
+    """
+
+    model: ModelConfig
+    attention: AttentionConfig
+    mesh: MeshConfig
+    data: DataConfig
+    generation: GenerationConfig
+    output_dir: str
+    profile_dir: str = ""
+    compile_cache_dir: str = ""

@@ -1,0 +1,17 @@
+"""The version of the library, from the one place where it is written: pyproject.toml."""
+
+import importlib.metadata
+import pathlib
+import tomllib
+
+NAME = "star-jax"
+
+
+def read() -> str:
+    """Of a clone what its pyproject.toml says; of an installed library what was made of that."""
+    file = pathlib.Path(__file__).parents[1] / "pyproject.toml"
+    if file.is_file():
+        project = tomllib.loads(file.read_text(encoding="utf-8")).get("project", {})
+        if project.get("name") == NAME:
+            return str(project["version"])
+    return importlib.metadata.version(NAME)

@@ -1,0 +1,159 @@
+"""What the commands say of themselves, and how what they say reaches a terminal."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tomllib
+
+import commands
+import pytest
+from command_folder import evaluate, files, fill, infer
+
+import star_jax
+from star_jax.eval import help, settings, terminal
+
+COMMANDS = ["star_jax.eval", "star_jax.infer", "star_jax.convert"]
+
+
+def spawn(*argv: str, cwd: pathlib.Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *argv],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(commands.REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_help_and_version(tmp_path: pathlib.Path, module: str) -> None:
+    for argument in ("--help", "-h", "-help", "--helpfull"):
+        result = commands.run(tmp_path, module, "--nonsense=1", argument)
+        assert (result.code, result.stderr) == (0, "")
+        flag = {"star_jax.eval": "--config", "star_jax.infer": "--model_path"}.get(module, "--out")
+        assert flag in result.stdout
+    result = commands.run(tmp_path, module, "--version")
+    assert (result.code, result.stdout) == (0, f"star_jax {star_jax.__version__}\n")
+    assert "Unknown" in commands.run(tmp_path, module, "--hilfe").error
+
+
+def test_the_version_is_that_of_pyproject() -> None:
+    project = tomllib.loads((commands.REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert star_jax.__version__ == project["version"]
+
+
+def test_the_commands_are_listed(tmp_path: pathlib.Path) -> None:
+    result = spawn("-m", "star_jax", cwd=tmp_path)
+    assert result.returncode == 0
+    listed = [line.split()[:3] for line in result.stdout.splitlines() if "python -m" in line]
+    assert listed == [["python", "-m", module] for module in COMMANDS]
+    assert "Answers the questions of a JSON-lines file" in result.stdout
+    for argument in ("-h", "--help"):
+        assert commands.run(tmp_path, "star_jax", argument).stdout == result.stdout
+    assert star_jax.__version__ in commands.run(tmp_path, "star_jax", "--version").stdout
+    assert "python -m star_jax.eval" in commands.run(tmp_path, "star_jax", "eval").error
+    assert "'nonsense'" in commands.run(tmp_path, "star_jax", "nonsense").error
+
+
+def test_every_setting_is_documented_with_its_type_and_default(tmp_path: pathlib.Path) -> None:
+    text = commands.run(tmp_path, "star_jax.eval", "--help").stdout
+    found = list(help.settings())
+    assert len(found) == 2 + 4 + 4 + 9 + 9 + 3
+    for one in found:
+        assert len(one.doc) > 10
+        default = "" if one.default is None else f", default {one.default!r}"
+        assert f"  {one.name} ({one.type}{default})\n" in text
+        assert one.doc[:40] in text
+    assert help.Setting("mesh.data", "int", 1, "contexts side by side.") in found
+    keys = next(one for one in found if one.name == "data.keys")
+    assert keys.doc.endswith("Tasks whose keys are no words ignore it.")  # its second line
+    assert "`" not in settings.DataConfig.__doc__  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain é 漢 text", "plain é 漢 text"),
+        ("a\x1b[31mred\x1b]0;title\x07b", "a\\x1b[31mred\\x1b]0;title\\x07b"),
+        ("two\nlines\tof it", "two lines of it"),
+        ("\x9b31m \x7f\b", "\\x9b31m \\x7f\\x08"),
+        ("right\u202eleft", "right\\u202eleft"),
+        ("half \udcff", "half \\udcff"),
+        ("tag \U000e0041", "tag \\U000e0041"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_spelled_out(text: str, shown: str) -> None:
+    assert terminal.printable(text) == shown
+
+
+EVIL = "e\x1b[2Jvil\x9b1m\u202e"
+
+
+def test_names_from_files_reach_the_terminal_spelled_out(tmp_path: pathlib.Path) -> None:
+    """An error, a warning, the plan, the progress and the table."""
+    here = fill(tmp_path)
+    path = here / f"{EVIL}|.jsonl"
+    path.write_bytes((here / "in.jsonl").read_bytes())
+    jsonl = ["--config.data.suite=jsonl", f"--config.data.path={path.name}"]
+    runs = [
+        infer(here, model_path=EVIL),
+        evaluate(here, "--config.attention.kind=" + EVIL),
+        evaluate(here, *jsonl, "--config.attention.kind=dense", "--config.mesh.context=1"),
+        evaluate(here, *jsonl, "--config.attention.kind=dense", "--config.mesh.context=1"),
+    ]
+    assert [run.code for run in runs] == [1, 1, 0, 0]
+    said = [run.stdout + run.stderr for run in runs]
+    said.append((here / "out" / "summary.md").read_text())
+    for text in said:
+        assert all(c.isprintable() or c == "\n" for c in text)
+    assert runs[0].error.count("\\x1b[2J") == 1
+    assert all("e\\x1b[2Jvil" in text for text in (runs[2].stdout, runs[2].stderr))
+    lines = [line for line in runs[2].stdout.splitlines() if line.startswith("|")]
+    assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
+
+
+def test_a_warning_is_one_line(tmp_path: pathlib.Path) -> None:
+    code = (
+        "import sys, warnings; from star_jax.eval import cli\n"
+        "def main(argv): warnings.warn('star_jax: one\\x1b[1m\\ntwo')\n"
+        "cli.run(main)"
+    )
+    result = spawn("-c", code, cwd=tmp_path)
+    assert result.returncode == 0
+    assert result.stderr.splitlines()[-1] == "warning: one\\x1b[1m two"
+    assert "warnings.warn" not in result.stderr
+
+
+def test_that_there_is_no_pytorch_is_not_said(tmp_path: pathlib.Path) -> None:
+    here = fill(tmp_path)
+    code = (
+        "import importlib.util, runpy, sys; find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *a: None if name == 'torch' else find(name, *a)\n"
+        "sys.argv = ['infer', '--model_path=checkpoint', '--attn_type=dense', '--template=chat',"
+        " '--tokens_to_generate=1', '--input_path=in.jsonl', '--output_path=out.jsonl']\n"
+        "runpy.run_module('star_jax.infer', run_name='__main__', alter_sys=True)"
+    )
+    before = files(here)
+    result = spawn("-B", "-c", code, cwd=here)
+    assert result.returncode == 1
+    assert "no chat template" in result.stderr  # so transformers has been imported
+    assert "PyTorch" not in result.stderr
+    assert files(here) == before
+
+
+def test_an_output_that_nobody_reads_is_no_traceback(tmp_path: pathlib.Path) -> None:
+    code = "from star_jax.eval import cli\ncli.run(lambda argv: print('x' * 10**6))"
+    for to in ("> /dev/full", "| true"):
+        run = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", f'"$0" -c "$1" {to}', sys.executable, code],
+            env=os.environ | {"PYTHONPATH": str(commands.REPOSITORY)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert run.returncode == 1, run.stderr
+        assert run.stderr.splitlines()[-1].startswith("error: ")
+        assert "Traceback" not in run.stderr
+        assert "Exception ignored" not in run.stderr
