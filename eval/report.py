@@ -3,20 +3,18 @@
 import csv
 import dataclasses
 import io
-import math
 import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from star_jax.eval import records
+from star_jax.eval import intervals, records
 from star_jax.eval.config import Row
 from star_jax.eval.terminal import printable
 from star_jax.star import Star
 
 FILES = ("manifest.json", "summary.csv", "summary.md")  # of a run, beside the rows' folders
 
-_Z = 1.959964  # standard normal: 95% lie within
 _FIELDS = (
     *("task", "length", "row", "kind", "block_size", "anchor_size", "n"),
     *("score", "score_low", "score_high", "diff", "diff_low", "diff_high"),
@@ -25,8 +23,9 @@ _FIELDS = (
     *("time_prefill_rate", "time_per_token", "notes"),
 )
 _HEAD = """\
-Scores and differences are in points of 100, with 95% intervals (Wilson's; the difference to
-exact attention is paired by question). Whole and cut: needles inside one block, and needles
+Scores and differences are in points of 100, with 95% intervals: of scores Wilson's, of paired
+differences to exact attention Newcombe's; where scores have fractions, wider ones made of Clopper
+and Pearson's. Whole and cut: needles inside one block, and needles
 that a block edge cuts. Prefill counts the tokens of the contexts; s/token are the seconds of
 phase 2, query included, for each generated token. Compiling (total seconds) is in neither.
 """
@@ -107,14 +106,6 @@ def summarise(entries: Sequence[Entry], *, devices: int) -> list[dict[str, Any]]
     return summary
 
 
-def wilson(mean: float, n: int) -> tuple[float, float]:
-    """Wilson's 95% interval for a share `mean` of n."""
-    centre = mean + _Z**2 / (2 * n)
-    half = _Z * math.sqrt(mean * (1 - mean) / n + _Z**2 / (4 * n**2))
-    scale = 1 + _Z**2 / n
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
-
-
 def _read(path: str) -> list[Answered]:
     return [
         Answered(
@@ -133,31 +124,26 @@ def _score(answered: Iterable[Answered]) -> dict[str, float | None]:
     if not scores:
         return dict.fromkeys(("score", "score_low", "score_high"))
     mean = statistics.fmean(scores)
-    low, high = wilson(mean, len(scores))
+    low, high = intervals.of_mean(scores)
     return {"score": _points(mean), "score_low": _points(low), "score_high": _points(high)}
 
 
 def _difference(
     answered: Sequence[Answered], exact: Sequence[Answered] | None
 ) -> dict[str, float | None]:
-    """The mean difference over the same questions, and its normal interval."""
-    differences = _differences(answered, exact)
-    if not differences:
-        return dict.fromkeys(("diff", "diff_low", "diff_high"))
-    mean = statistics.fmean(differences)
-    low = high = None
-    if len(differences) > 1:
-        half = _Z * statistics.stdev(differences) / math.sqrt(len(differences))
-        low, high = _points(mean - half), _points(mean + half)
-    return {"diff": _points(mean), "diff_low": low, "diff_high": high}
-
-
-def _differences(answered: Sequence[Answered], exact: Sequence[Answered] | None) -> list[float]:
-    return [
-        one.score - other.score
+    """The mean difference over the same questions, and its interval."""
+    pairs = [
+        (one.score, other.score)
         for one, other in zip(answered, exact or answered[:0], strict=exact is not None)
         if one.score is not None and other.score is not None
     ]
+    if not pairs:
+        return dict.fromkeys(("diff", "diff_low", "diff_high"))
+    mean = statistics.fmean(score - other for score, other in pairs)
+    low = high = None
+    if len(pairs) > 1:
+        low, high = map(_points, intervals.of_difference(*zip(*pairs, strict=True)))
+    return {"diff": _points(mean), "diff_low": low, "diff_high": high}
 
 
 def _needles(answered: Sequence[Answered], exact: Sequence[Answered] | None) -> dict[str, Any]:
@@ -249,12 +235,28 @@ def render(summary: Sequence[Mapping[str, Any]]) -> str:
         ("s/token", [_or_dash(one["time_per_token"], "{:.3g}") for one in summary]),
         ("compile s", [f"{one['time_compile']:.3g}" for one in summary]),
     ]
-    notes = [
-        f"- {one['row']}, {_cell(one['task'])} @ {one['length'] or 'all'}: {one['notes']}"
-        for one in summary
-        if one["notes"]
-    ]
+    notes = _grouped(summary)
     return "\n".join([_markdown(columns), "", _HEAD.rstrip(), *([""] if notes else []), *notes])
+
+
+def _grouped(summary: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Each note once, with the rows, tasks and lengths that it is about."""
+    about: dict[str, list[Mapping[str, Any]]] = {}
+    for one in summary:
+        for note in filter(None, one["notes"].split("; ")):
+            about.setdefault(note, []).append(one)
+    lines = []
+    for note, ones in about.items():
+        rows, tasks, lengths = (
+            ", ".join(dict.fromkeys(names))
+            for names in (
+                [one["row"] for one in ones],
+                [_cell(one["task"]) for one in ones],
+                [str(one["length"] or "all") for one in ones],
+            )
+        )
+        lines.append(f"- {rows}, {tasks} @ {lengths}: {note}")
+    return lines
 
 
 def _markdown(columns: Sequence[tuple[str, Sequence[str]]]) -> str:

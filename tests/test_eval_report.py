@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 
 from star_jax import Dense, Star
-from star_jax.eval import report
+from star_jax.eval import intervals, report
 from star_jax.eval.config import Row
 
 DENSE = Row(Dense())
@@ -46,18 +45,6 @@ def entry(
     return report.Entry(task, length, row, str(path))
 
 
-def test_wilson() -> None:
-    # Against values of the closed form, worked by hand elsewhere: 8 of 10, 0 of 10, 10 of 10.
-    assert report.wilson(0.8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert report.wilson(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
-    assert report.wilson(1.0, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
-    # The interval is where |p - mean| is 1.96 standard errors of p.
-    for bound in report.wilson(0.3, 40):
-        assert abs(bound - 0.3) == pytest.approx(
-            1.96 * math.sqrt(bound * (1 - bound) / 40), rel=1e-4
-        )
-
-
 def test_scores_and_paired_differences(tmp_path: pathlib.Path) -> None:
     entries = [
         entry(tmp_path, DENSE, [1, 1, 1, 0]),
@@ -68,10 +55,11 @@ def test_scores_and_paired_differences(tmp_path: pathlib.Path) -> None:
     assert dense["block_size"] is dense["diff"] is dense["blocks"] is dense["n_whole"] is None
     assert star["score"] == 62.5
     assert (star["row"], star["block_size"], star["anchor_size"]) == ("star_b64_a16", 64, 16)
-    # Differences 0, -1, 0, 0.5: mean -0.125, standard deviation 0.6292.
-    assert star["diff"] == -12.5
-    assert star["diff_low"] == pytest.approx(100 * (-0.125 - 1.96 * 0.62915 / 2), abs=0.01)
-    assert star["diff_high"] == pytest.approx(100 * (-0.125 + 1.96 * 0.62915 / 2), abs=0.01)
+    assert star["diff"] == -12.5  # differences 0, -1, 0, 0.5
+    low, high = intervals.of_difference([1, 0, 1, 0.5], [1, 1, 1, 0])
+    assert (star["diff_low"], star["diff_high"]) == (round(100 * low, 2), round(100 * high, 2))
+    low, high = intervals.of_mean([1, 0, 1, 0.5])
+    assert (star["score_low"], star["score_high"]) == (round(100 * low, 2), round(100 * high, 2))
     assert (star["time_prefill"], star["time_decode"], star["time_compile"]) == (3.0, 0.5, 2.0)
     # 1000 + 999 + 998 + 997 tokens in 16 s; 4 x 5 tokens in 4 x 0.5 s.
     assert (star["time_prefill_rate"], star["time_per_token"]) == (249.625, 0.1)
@@ -123,8 +111,6 @@ def test_one_sample_has_no_interval_of_its_difference(tmp_path: pathlib.Path) ->
         (128, 16, 2, "2 blocks: exact attention would be as fast"),
         (129, 64, 3, ""),
         (129, 64, 4, "3 blocks for 4 devices: 1 idle in phase 1"),
-        (60, 0, 4, "1 block: this is exact attention; "
-                   "1 block for 4 devices: 3 idle in phase 1"),
     ],
 )  # fmt: skip
 def test_notes(tmp_path: pathlib.Path, tokens: int, anchor: int, devices: int, notes: str) -> None:
@@ -134,12 +120,31 @@ def test_notes(tmp_path: pathlib.Path, tokens: int, anchor: int, devices: int, n
     assert (f"- {row.name}, task @ 512: {notes}" in report.render([one])) == bool(notes)
 
 
+def test_a_note_that_many_rows_share_is_one(tmp_path: pathlib.Path) -> None:
+    """Two notes for one row; the first of them also for another row, in all tasks and lengths."""
+    rows = [Row(Star(block_size=64, anchor_size=size)) for size in (64, 16)]
+    entries = [
+        entry(tmp_path, row, [1, 1], tokens=tokens, task=task, length=length)
+        for row, tokens in zip(rows, (60, 64), strict=True)
+        for task in ("a|b", "c", "d")
+        for length in (512, 1024, None)
+    ]
+    summary = report.summarise(entries, devices=4)
+    notes = "1 block: this is exact attention; 1 block for 4 devices: 3 idle in phase 1"
+    assert {one["notes"] for one in summary} == {notes}
+    where = r"star_b64_a64, star_b64_a16, a\|b, c, d @ 512, 1024, all"
+    assert [line for line in report.render(summary).splitlines() if line.startswith("- ")] == [
+        f"- {where}: 1 block: this is exact attention",
+        f"- {where}: 1 block for 4 devices: 3 idle in phase 1",
+    ]
+
+
 def test_unscored_questions_are_counted_and_not_averaged(tmp_path: pathlib.Path) -> None:
     (some,) = report.summarise([entry(tmp_path, DENSE, [1, None, None, 0])], devices=1)
     assert (some["n"], some["score"]) == (4, 50.0)
     assert some["notes"] == "2 of 4 questions have no reference answer"
     assert (some["score_low"], some["score_high"]) == tuple(
-        round(100 * bound, 2) for bound in report.wilson(0.5, 2)
+        round(100 * bound, 2) for bound in intervals.of_mean([1, 0])
     )
     (none,) = report.summarise([entry(tmp_path, DENSE, [None])], devices=1)
     assert none["score"] is none["score_low"] is None
