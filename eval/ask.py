@@ -20,15 +20,18 @@ def ask(
     stop: Sequence[str],
     ignore_eos: bool = False,
     sampling: Sampling | None = None,
+    begin: Callable[[str], None] = lambda doing: None,
 ) -> tuple[list[Answer], dict[str, float]]:
-    """Answers a batch of questions, given as token ids.
+    """Answers a batch of questions, given as token ids; `begin` is told what is going on.
 
     Returns:
       The answers; and seconds, the batch's shared out evenly among its questions, so that
       they add up: of phase 1, of phase 2, and of compiling, which neither contains.
     """
+    begin(f"encoding {sum(map(len, contexts))} tokens")
     with timing.Stopwatch() as prefill:
         context = engine.prefill(list(contexts)).block_until_ready()
+    begin(f"answering {len(queries)} question{'s' * (len(queries) > 1)}")
     with timing.Stopwatch() as decode:
         answers = engine.generate(
             context,

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import threading
 import time
 
 from star_jax.eval import timing
@@ -13,23 +14,56 @@ _SECONDS_BETWEEN_LINES = 10.0
 class Progress:
     """Shows on stderr the share of work done, what is at hand, and the time that is left.
 
+    As a context manager it also shows, while nothing is done, how long that has been so.
+
     total: work that is to be done now, in any unit that is proportional to time.
     """
 
     def __init__(self, total: float | int):
         self._total = total
         self._done = 0.0
-        self._shown = time.monotonic()
+        self._text = ""
+        self._doing = ""
+        self._shown = self._since = time.monotonic()
         self._start = self._running()
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._beat = threading.Thread(target=self._beats, daemon=True)
+
+    def __enter__(self) -> "Progress":
+        self._beat.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._ended.set()
+        self._beat.join()
+
+    def begin(self, doing: str) -> None:
+        """Says what is going on from now on; it is shown if it takes long."""
+        self._doing, self._since = doing, time.monotonic()
 
     def advance(self, work: float | int, text: str) -> None:
         """Adds work that has been done; `text` says what, and the score so far."""
-        self._done += work
-        is_last = self._done >= self._total * (1 - 1e-9)
+        with self._lock:
+            self._done, self._text, self._doing = self._done + work, text, ""
+            is_last = self._done >= self._total * (1 - 1e-9)
+            per_work = (self._running() - self._start) / self._done
+            left = per_work * (self._total - self._done)
+            self._show(f"ETA {duration(left)}", is_last=is_last)
+
+    def _beats(self) -> None:
+        while not self._ended.wait(1.0):
+            self.beat()
+
+    def beat(self) -> None:
+        """Shows what is going on, if nothing else has been shown for a while."""
+        with self._lock:
+            if self._doing:
+                self._show(f"{self._doing} for {duration(time.monotonic() - self._since)}")
+
+    def _show(self, what: str, *, is_last: bool = False) -> None:
         now = time.monotonic()
-        per_work = (self._running() - self._start) / self._done
-        left = per_work * (self._total - self._done)
-        line = f"{self._done / self._total:4.0%} {printable(text)}  ETA {duration(left)}"
+        line = f"{self._done / self._total:4.0%} {printable(self._text)}  {printable(what)}"
         if sys.stderr.isatty():
             width = shutil.get_terminal_size().columns - 1
             end = "\n" if is_last else ""

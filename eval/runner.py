@@ -193,24 +193,26 @@ def _answer_all(
     append_first: Callable[[str, Sequence[records.Record]], None],
 ) -> None:
     """Answers what is left, batch after batch, each with every kind of attention in turn."""
-    progress = Progress(sum(job.left() * _work(job.cell) for job in jobs))
-    append = append_first
-    for job in jobs:
-        engines = {part.row: engine.with_attention(part.row.attention) for part in job.parts}
-        least = min(len(part.scores) for part in job.parts)
-        for batch in records.missing(least, len(job.cell.indices), config_lib.batch_size(config)):
-            drawn = _draw(job.cell, batch, tokenizer)
-            for part in job.parts:
-                questions = drawn[max(0, len(part.scores) - batch.start) :]
-                if not questions.samples:
-                    continue
-                found = _answer(questions, job.cell, engines[part.row], config)
-                append(part.path, found)
-                if append is append_first:
-                    append = records.append
-                    _profile(questions, job.cell, engines[part.row], config)
-                part.scores += [one["score"] for one in found]
-                progress.advance(len(found) * _work(job.cell), _describe(job))
+    with Progress(sum(job.left() * _work(job.cell) for job in jobs)) as progress:
+        append = append_first
+        for job in jobs:
+            engines = {part.row: engine.with_attention(part.row.attention) for part in job.parts}
+            least = min(len(part.scores) for part in job.parts)
+            for batch in records.missing(
+                least, len(job.cell.indices), config_lib.batch_size(config)
+            ):
+                drawn = _draw(job.cell, batch, tokenizer)
+                for part in job.parts:
+                    questions = drawn[max(0, len(part.scores) - batch.start) :]
+                    if not questions.samples:
+                        continue
+                    found = _answer(questions, job.cell, engines[part.row], config, progress.begin)
+                    append(part.path, found)
+                    if append is append_first:
+                        append = records.append
+                        _profile(questions, job.cell, engines[part.row], config)
+                    part.scores += [one["score"] for one in found]
+                    progress.advance(len(found) * _work(job.cell), _describe(job))
 
 
 def _work(cell: Cell) -> float:
@@ -232,7 +234,11 @@ def _draw(cell: Cell, batch: range, tokenizer: Tokenizer) -> Questions:
 
 
 def _answer(
-    questions: Questions, cell: Cell, engine: Engine, config: EvalConfig
+    questions: Questions,
+    cell: Cell,
+    engine: Engine,
+    config: EvalConfig,
+    begin: Callable[[str], None] = lambda doing: None,
 ) -> list[dict[str, Any]]:
     """The records of a batch."""
     answers, seconds = ask(
@@ -245,6 +251,7 @@ def _answer(
         sampling=config_lib.sampling(
             config.generation, [sample.index for sample in questions.samples]
         ),
+        begin=begin,
     )
     rows = zip(
         questions.samples,

@@ -115,20 +115,22 @@ def main(argv: Sequence[str]) -> None:
         engine = Engine.from_pretrained(
             directory, mesh=mesh, attention=attention, dtype=_DTYPE.value
         )
-        progress, all_answered = Progress(len(lines) - done), []
+        all_answered: list[dict[str, Any]] = []
         append: Callable[..., None] = functools.partial(
             records.append_first, manifest=manifest, settings=settings, num_samples=len(lines)
         )
-        for batch in records.missing(done, len(lines), _BATCH.value or _DATA.value):
-            answered = _answer(engine, tokenizer, [lines[i] for i in batch], stop, generation)
-            if batch.start == 0:
-                os.truncate(output, 0)  # an old run's, if there is any, with --nouse_cache
-            append(output, answered)
-            append = records.append
-            all_answered += answered
-            # Once is enough: they name each length.
-            warnings.filterwarnings("ignore", message=r"star_jax: .* (idle|would be as fast)\b")
-            progress.advance(len(batch), f"{batch.stop}/{len(lines)} questions")
+        with Progress(len(lines) - done) as progress:
+            for batch in records.missing(done, len(lines), _BATCH.value or _DATA.value):
+                asked = [lines[i] for i in batch]
+                answered = _answer(engine, tokenizer, asked, stop, generation, progress.begin)
+                if batch.start == 0:
+                    os.truncate(output, 0)  # an old run's, if there is any, with --nouse_cache
+                append(output, answered)
+                append = records.append
+                all_answered += answered
+                # Once is enough: they name each length.
+                warnings.filterwarnings("ignore", message=r"star_jax: .* (idle|would be as fast)\b")
+                progress.advance(len(batch), f"{batch.stop}/{len(lines)} questions")
         peak = timing.peak_memory(mesh.devices.flat)
         print(timing.rates(all_answered, peak), file=sys.stderr)
 
@@ -211,6 +213,7 @@ def _answer(
     lines: Sequence[jsonl.Line],
     stop: Sequence[str],
     generation: GenerationConfig,
+    begin: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     """The records of a batch."""
     samples = [line.sample for line in lines]
@@ -225,6 +228,7 @@ def _answer(
         max_new_tokens=_TOKENS.value,
         stop=stop,
         sampling=sampling(generation, [sample.index for sample in samples]),
+        begin=begin,
     )
     found = []
     for line, answer, context, query in zip(lines, answers, contexts, queries, strict=True):

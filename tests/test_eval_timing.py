@@ -2,6 +2,7 @@
 
 import io
 import sys
+import threading
 import time
 from typing import Any
 
@@ -116,6 +117,36 @@ def test_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch: pytest.MonkeyPatch
                 " 90% step 8  ETA 4s",
                 "100% step 9  ETA 0s",
             ]
+
+
+def test_a_long_batch_shows_what_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    bar = progress.Progress(2)
+    bar.beat()  # nothing has begun
+    bar.begin("encoding 5 tokens")
+    for _ in range(25):
+        now[0] += 1
+        bar.beat()
+    bar.advance(1, "one of 2")
+    now[0] += 40
+    bar.beat()
+    bar.begin("answering")
+    bar.beat()
+    assert stream.getvalue().splitlines() == [
+        "  0%   encoding 5 tokens for 10s",
+        "  0%   encoding 5 tokens for 20s",
+        " 50% one of 2  answering for 0s",
+    ]
+
+
+def test_the_heart_stops_beating(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = threading.active_count()
+    with progress.Progress(1):
+        assert threading.active_count() == before + 1
+    assert threading.active_count() == before
 
 
 def test_the_bar_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
