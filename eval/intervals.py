@@ -78,9 +78,9 @@ def _newcombe(scores: Sequence[float | int], others: Sequence[float | int]) -> I
     both, neither = pairs.count((1, 1)), pairs.count((0, 0))
     up, down = pairs.count((1, 0)), pairs.count((0, 1))
     spread = math.sqrt((both + up) * (down + neither) * (both + down) * (up + neither))
-    agreement = both * neither - up * down
+    agreement = float(both * neither - up * down)
     if agreement > 0:  # less half a question: method 10's correction for continuity
-        agreement = max(agreement - n / 2, 0)
+        agreement = max(agreement - n / 2, 0.0)
     correlation = agreement / spread if spread else 0.0
 
     def half(one: float, other: float) -> float:
