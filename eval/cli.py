@@ -57,7 +57,7 @@ def run(
     try:
         app.run(run_main, flags_parser=parse)
     except (ValueError, NotImplementedError, OSError) as e:
-        sys.exit(f"error: {printable(str(e))}")
+        sys.exit(f"error: {printable(' '.join(str(e).split()))}")
     except KeyboardInterrupt:
         sys.exit(interrupted)
     raise AssertionError("app.run() returned")

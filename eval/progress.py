@@ -6,7 +6,7 @@ import threading
 import time
 
 from star_jax.eval import timing
-from star_jax.eval.terminal import printable
+from star_jax.text.printable import printable
 
 _SECONDS_BETWEEN_LINES = 10.0
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from star_jax.eval import intervals, records
 from star_jax.eval.config import Row
-from star_jax.eval.terminal import printable
 from star_jax.star import Star
+from star_jax.text.printable import printable
 
 FILES = ("manifest.json", "summary.csv", "summary.md")  # of a run, beside the rows' folders
 

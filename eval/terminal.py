@@ -1,14 +1,9 @@
-"""What a command says: text that may come from files, made fit for a terminal."""
+"""What a command says, line by line: text that may come from files is made fit for a terminal."""
 
 import sys
 import warnings
 
-_SPACES = dict.fromkeys("\n\r\t", " ")
-
-
-def printable(text: str) -> str:
-    r"""The text on one line, with what a terminal would obey, or could not show, as `\x1b`."""
-    return "".join(c if c.isprintable() else _SPACES.get(c, _escaped(c)) for c in text)
+from star_jax.text.printable import printable
 
 
 def say(*lines: str) -> None:
@@ -25,7 +20,3 @@ def warn_in_lines() -> None:
         say(f"warning: {str(message).removeprefix('star_jax: ')}")
 
     warnings.showwarning = show  # type: ignore[assignment]
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode()

@@ -86,9 +86,9 @@ class _Compiling:
                     self._since = time.perf_counter()
                 self._under_way += 1
 
-    def end(self, event: str, duration: float | int, **labels: str | int) -> None:
+    def end(self, event: str, duration_secs: float | int, **kwargs: str | int) -> None:
         """A stage ends; one whose beginning was before the first call does not count."""
-        del duration, labels
+        del duration_secs, kwargs
         if event.startswith(_COMPILING):
             with self._lock:
                 if self._under_way == 1:

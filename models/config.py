@@ -14,6 +14,7 @@ from typing import Any
 from star_jax import json_files
 from star_jax.json_files import shown
 from star_jax.models.config_fields import HARMLESS, ONLY, ONLY_IN_ROPE, READ, is_one_of
+from star_jax.text.printable import printable
 
 _SIZES = (
     "vocab_size",
@@ -184,7 +185,7 @@ def _filled_in(fields: dict[str, Any]) -> Any:
     try:
         return HFLlamaConfig.from_dict(fields)
     except Exception as e:  # transformers raises its own strict-dataclass errors
-        reason = json_files.printable(" ".join(str(e).split()))
+        reason = printable(" ".join(str(e).split()))
         raise ValueError(f"config.json: {reason}") from e
 
 

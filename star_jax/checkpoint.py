@@ -17,9 +17,9 @@ from jax.sharding import Mesh
 
 from star_jax import mesh as mesh_lib
 from star_jax import orbax_files, tensor_files
-from star_jax.json_files import printable
 from star_jax.models.config import LlamaConfig
 from star_jax.models.llama import Llama
+from star_jax.text.printable import printable
 
 SMALL_FILES = [
     "config.json",

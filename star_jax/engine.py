@@ -1,6 +1,7 @@
 """The façade: load a model, encode contexts once, ask them often."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
@@ -19,9 +20,9 @@ from star_jax.inputs import Ids, Many, One
 from star_jax.likelihood import Scores, likelihood_of, score_document, score_queries
 from star_jax.models import config as model_config
 from star_jax.models.llama import Llama
-from star_jax.sampling import GREEDY, Sampling, knobs, parse, row_seeds
+from star_jax.sampling import GREEDY, Sampling, parse, row_seeds
 from star_jax.star import Star
-from star_jax.stopping import Answer, Limits, Row, pieces
+from star_jax.stopping import Answer, Row, pieces
 from star_jax.tokenizer import Tokenizer
 
 STREAMED = 4  # tokens between two pieces of text
@@ -365,56 +366,20 @@ class Engine:
 
         def run() -> Iterator[None]:
             for group in context.groups:
-                yield from self._run(
+                yield from generate_lib.generate(
+                    self.model,
                     group,
                     group.of(queries),
-                    [row for several in group.of(rows) for row in several],
-                    limits,
-                    sampling,
+                    rows=[row for several in group.of(rows) for row in several],
+                    limits=limits,
+                    sampling=sampling,
                     seeds=group.of(seeds),
                     prompts=group.of(prompts),
+                    implementation=self.implementation,
                     stride=stride,
                 )
 
         return [row for several in rows for row in several], run()
-
-    def _run(
-        self,
-        group: Group,
-        queries: list[list[int]],
-        rows: list[Row],
-        limits: Limits,
-        sampling: Sampling,
-        *,
-        seeds: list[int],
-        prompts: list[int],
-        stride: int,
-    ) -> Iterator[None]:
-        """Extends the rows of one group, `samples` of them for each query."""
-        put = mesh_lib.putter(self.mesh)
-        samples = len(rows) // len(queries)
-        vocab_size = self.config.vocab_size if sampling.mode.penalises else 0
-        seen = inputs.seen(group, queries, samples=samples, vocab_size=vocab_size)
-        return generate_lib.generate(
-            self.model,
-            group.cache,
-            question=inputs.question(group, queries),
-            seen=put(seen, mesh_lib.QUERY),
-            rows=rows,
-            limits=limits,
-            knobs=knobs(
-                sampling,
-                seeds=seeds,
-                prompts=prompts,
-                batch=group.batch,
-                samples=samples,
-                put=put,
-            ),
-            mode=sampling.mode,
-            mesh=self.mesh,
-            implementation=self.implementation,
-            stride=stride,
-        )
 
     def _programs(self, sampling: Sampling) -> query.Programs:
         return query.programs(

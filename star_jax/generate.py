@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from star_jax import inputs, query
 from star_jax import mesh as mesh_lib
-from star_jax import query
 from star_jax.array_typing import Array
-from star_jax.cache import KV, Cache, bucket
+from star_jax.cache import KV, bucket
+from star_jax.context import Group
 from star_jax.models.llama import Llama
-from star_jax.query import Decoding, Ends, Question
-from star_jax.sampling import Choice, Knobs, Mode
+from star_jax.query import Decoding, Ends
+from star_jax.sampling import Choice, Sampling, knobs
 from star_jax.stopping import Limits, Row
 
 STRIDE = 32  # tokens per call of the decode program; the host looks at the text in between
@@ -24,35 +25,41 @@ GROWTH = 4  # times as much room: a long answer compiles few programs
 
 def generate(
     model: Llama,
-    cache: Cache,
+    group: Group,
+    queries: list[list[int]],
     *,
-    question: Question,
-    seen: Array,
     rows: list[Row],
     limits: Limits,
-    knobs: Knobs,
-    mode: Mode,
-    mesh: Mesh,
+    sampling: Sampling,
+    seeds: list[int],
+    prompts: list[int],
     implementation: str,
     stride: int = STRIDE,
 ) -> Iterator[None]:
-    """Asks one query per context, and extends `rows` until all have ended; yields as they grow.
+    """Asks one query of each row of a group, until all answers have ended; yields as they grow.
 
     The devices are a stride ahead of the host, so that they do not wait for it to read. Where
     there are stop words they do wait: what follows one would be for nothing. Room for the tokens
     is made as they come: a high limit costs nothing.
 
-    rows: of each context, one per sample, without those of padding. seen [R, V or 0]: see
-    `sampling.choose`. stride: tokens between two yields, at most `STRIDE`.
+    rows: the answers, as many for every query as there are samples. seeds, prompts: of each
+    query; see `sampling.knobs`. stride: tokens between two yields, at most `STRIDE`.
 
     Raises:
       ValueError: logits are not finite.
     """
-    programs = query.programs(model.config, mesh, implementation, STRIDE, mode)
+    cache, mesh, samples = group.cache, group.mesh, len(rows) // len(queries)
+    programs = query.programs(model.config, mesh, implementation, STRIDE, sampling.mode)
     put = mesh_lib.putter(mesh)
-    numbers = np.asarray([limits.max_new_tokens, stride, *limits.eos], np.int32)
-    ends = Ends(put(numbers, mesh_lib.WHOLE))
-    tail, first, state = programs.ask(model, cache, question, knobs, seen, ends)
+    vocab_size = model.config.vocab_size if sampling.mode.penalises else 0
+    seen = put(inputs.seen(group, queries, samples=samples, vocab_size=vocab_size), mesh_lib.QUERY)
+    numbers = knobs(
+        sampling, seeds=seeds, prompts=prompts, batch=group.batch, samples=samples, put=put
+    )
+    most = [limits.max_new_tokens, stride, *limits.eos]
+    ends = Ends(put(np.asarray(most, np.int32), mesh_lib.WHOLE))
+    question = inputs.question(group, queries)
+    tail, first, state = programs.ask(model, cache, question, numbers, seen, ends)
     waiting = collections.deque([first])
     ahead = 0 if limits.stop else 1
     made = 1  # tokens of an answer, at most, in what was called
@@ -60,7 +67,7 @@ def generate(
     while True:
         while made < limits.max_new_tokens and len(waiting) <= ahead:
             state = _with_room(state, made - 1 + stride, most=limits.max_new_tokens, mesh=mesh)
-            new, state = programs.decode(model, cache, tail, state, knobs, ends)
+            new, state = programs.decode(model, cache, tail, state, numbers, ends)
             waiting.append(new)
             made += stride
         _extend(rows, waiting.popleft(), cache.kv.k[0].dtype)

@@ -10,6 +10,8 @@ import reprlib
 import stat
 from typing import Any
 
+from star_jax.text.printable import printable
+
 LIMIT = 64 * 2**20  # bytes; the largest that are known, indexes of weights, have less than one
 _SHOWN = 300  # characters of a name
 
@@ -80,13 +82,3 @@ _repr = _Repr()
 def shown(value: Any) -> str:
     """The `repr` of a value, cut where it is long or deep."""
     return printable(_repr.repr(value))
-
-
-def printable(text: str) -> str:
-    """A text in which what a terminal would obey, and what is no character, is escaped."""
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
-        for c in text
-    )

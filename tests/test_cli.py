@@ -11,7 +11,8 @@ import pytest
 from command_folder import evaluate, files, fill, infer
 
 import star_jax
-from star_jax.eval import help, settings, terminal
+from star_jax.eval import help, settings
+from star_jax.text.printable import printable
 
 COMMANDS = ["star_jax.eval", "star_jax.infer", "star_jax.convert"]
 
@@ -85,7 +86,7 @@ def test_every_setting_is_documented_with_its_type_and_default(tmp_path: pathlib
     ],
 )
 def test_what_a_terminal_would_obey_is_spelled_out(text: str, shown: str) -> None:
-    assert terminal.printable(text) == shown
+    assert printable(text) == shown
 
 
 EVIL = "e\x1b[2Jvil\x9b1m\u202e"

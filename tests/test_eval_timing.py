@@ -73,7 +73,7 @@ def test_stages_that_overlap_count_once(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     stage, other = "/jax/core/compile/jaxpr_trace_duration", "/jax/something/else"
     clock = timing._Compiling()
-    moments = [
+    moments: list[tuple[int, Any, str]] = [
         (0, clock.end, stage),  # it had begun before anybody listened
         (1, clock.begin, stage),
         (2, clock.begin, stage),

@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from star_jax import json_files
+from star_jax.text.printable import printable
 
 
 def test_an_object_is_read(tmp_path: pathlib.Path) -> None:
@@ -81,4 +82,4 @@ def test_what_is_shown_is_short_and_steers_nothing() -> None:
         assert len(text) < 2000
     assert json_files.shown(0.25) == "0.25"
     assert json_files.shown("a'b") == repr("a'b")
-    assert json_files.printable("\x1b[0m\ud800é") == "\\x1b[0m\\ud800é"
+    assert printable("\x1b[0m\ud800é") == "\\x1b[0m\\ud800é"
