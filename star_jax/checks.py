@@ -1,5 +1,6 @@
 """What cannot run is refused before anything is loaded, and what is unwise is warned of."""
 
+import dataclasses
 import sys
 import warnings
 
@@ -42,7 +43,8 @@ def check(
     if not isinstance(attention, Attention):
         raise ValueError(f"{attention=} must be Star(...), Ring(), Ulysses() or Dense()")
     if config is not None:
-        mesh_lib.weight_specs(config, mesh)  # raises if a weight cannot be divided
+        # Raises if a weight cannot be divided. One layer stands for all.
+        mesh_lib.weight_specs(dataclasses.replace(config, num_layers=1), mesh)
         if isinstance(attention, Ulysses):
             attention.check(config, mesh)
     head_dim = None if config is None else config.head_dim
