@@ -1,10 +1,11 @@
 # Each target makes the environment that it needs, in .venv, from any Python >= 3.11.
 #
-#   make demo         the small model on RULER tasks, on eight simulated devices
-#   make test         lint, types and tests; what CI runs
-#   make test-mosaic  the Hopper kernels' tests, in .venv-mosaic if .venv's JAX is too old for them
-#   make lint         lint and types alone
-#   make test-large   tests that need an hour or more than 8 GB
+#   make demo          the small model on RULER tasks, on eight simulated devices
+#   make demo-language a real language model on a real text, and its answers by star and exactly
+#   make test          lint, types and tests; what CI runs
+#   make test-mosaic   the Hopper kernels' tests, in .venv-mosaic if .venv's JAX is too old for them
+#   make lint          lint and types alone
+#   make test-large    tests that need an hour or more than 8 GB
 #
 # A particular Python: make test PYTHON=/path/to/python
 
@@ -20,13 +21,17 @@ unexport PYTHONHOME PYTHONPATH PYTHONWARNINGS PYTEST_ADDOPTS XLA_FLAGS
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-mosaic lint test-large clean
+.PHONY: help demo demo-language test test-mosaic lint test-large clean
 
 help:
 	@sed -n 's/^#   \(make .*\)/\1/p' Makefile
 
 demo: $(VENV)/.demo
 	$(RUN) -m star_jax.eval --config=configs/demo.py
+
+demo-language: $(VENV)/.language
+	$(RUN) -m tools.smollm2
+	$(RUN) -m tools.demo_language
 
 # Two processes, a file each: compiling is most of the work, and a file's tests share programs.
 test: lint test-mosaic
@@ -59,10 +64,15 @@ $(VENV)/.demo: pyproject.toml $(VENV)/.made
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
+$(VENV)/.language: pyproject.toml $(VENV)/.made
+	@echo "installing star_jax and what reads its language model into $(VENV)"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[language]'
+	@touch $@ $(VENV)/.demo
+
 $(VENV)/.test: pyproject.toml $(VENV)/.made
 	@echo "installing star_jax and what its tests need into $(VENV)"
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test,dev]'
-	@touch $@ $(VENV)/.demo
+	@touch $@ $(VENV)/.demo $(VENV)/.language
 
 # An environment that works is kept. A candidate counts only if it runs (a pyenv shim may not)
 # and can make environments (Debian's python3 without python3-venv cannot).
