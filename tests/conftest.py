@@ -31,3 +31,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Fails the run, rather than skipping tests, if the devices are not there."""
     del session
     chex.assert_devices_available(DEVICES, "cpu")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says loudly, at the end of the run, what could not be tested on this machine."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = {report.longrepr[2].removeprefix("Skipped: ") for report in skipped}
+    for reason in sorted(r for r in reasons if r.startswith("NOT TESTED")):
+        terminalreporter.write_sep("*", red=True)
+        terminalreporter.write_line(reason, red=True)
+        terminalreporter.write_sep("*", red=True)
