@@ -1,0 +1,41 @@
+"""SmolLM2-135M-Instruct on needles in noise and in prose: what the anchor is worth.
+
+    python -m tools.smollm2
+    python -m star_jax.eval --config=configs/smollm2_needles.py
+    for n in 1024 2048 4096; do
+        python -m tools.prose_needles --output=results/smollm2_prose/$n/prose.jsonl --length=$n
+    done
+    python -m star_jax.eval --config=configs/smollm2_needles.py:prose
+
+Scores: `benchmarks/results/smollm2_needles.csv`, the runs' `summary.csv` one after the other.
+niah_multikey_2 is not asked: at 1024 tokens the model finds none of four by exact attention.
+"""
+
+from star_jax.eval.config import (
+    AttentionConfig,
+    DataConfig,
+    EvalConfig,
+    GenerationConfig,
+    MeshConfig,
+    ModelConfig,
+)
+
+DATA = {
+    "noise": DataConfig(suite="ruler", tasks="niah_single_1", lengths="1024,2048,4096,8192"),
+    "prose": DataConfig(
+        suite="jsonl", path="results/smollm2_prose/{length}/prose.jsonl", lengths="1024,2048,4096"
+    ),
+}
+
+
+def get_config(haystack: str = "noise") -> EvalConfig:
+    data = DATA[haystack]
+    data.num_samples, data.batch_size, data.template = 20, 5, "chat"
+    return EvalConfig(
+        model=ModelConfig(path="checkpoints/smollm2", dtype="float32"),
+        attention=AttentionConfig(kind="dense,star", block_size="L/4", anchor_size="b,0"),
+        mesh=MeshConfig(),
+        data=data,
+        generation=GenerationConfig(max_new_tokens=12),
+        output_dir=f"results/smollm2_{haystack}",
+    )

@@ -1,0 +1,22 @@
+"""Needles in prose: what is asked is there once, and a question is as long as it may be."""
+
+import pytest
+
+from tools import prose_needles
+
+
+def words(text: str) -> int:
+    return len(text.split())
+
+
+@pytest.mark.parametrize("length", [500, 1000, 2000])
+def test_a_question_fits_and_can_be_answered(length: int) -> None:
+    longest = max(map(words, prose_needles.sentences()))
+    for index in range(5):
+        fields = prose_needles.question(index, length, words)
+        (value,) = fields["outputs"]
+        assert fields["input_context"].count(f" is: {value}.") == 1
+        assert fields["input_context"].count(" is: ") == prose_needles.NEEDLES
+        whole = words(fields["input_context"] + fields["input_query"] + fields["answer_prefix"])
+        assert 0 <= length - prose_needles.MARGIN - whole < longest
+        assert fields == prose_needles.question(index, length, words)

@@ -1,0 +1,89 @@
+"""Writes questions about needles in prose, for the jsonl suite of `python -m star_jax.eval`.
+
+    python -m tools.prose_needles --output=results/smollm2_prose/1024.jsonl --length=1024
+
+RULER's niah_multikey_1, four needles with one asked for, among the sentences of the text in
+this folder instead of essays.
+"""
+
+import json
+import pathlib
+import random
+import re
+from collections.abc import Callable
+from typing import Any
+
+from absl import app, flags
+
+from star_jax.eval.ruler import niah, words
+from tools import demo_language, smollm2
+
+_OUTPUT = flags.DEFINE_string("output", None, "Where the lines are written.", required=True)
+_LENGTH = flags.DEFINE_integer("length", None, "At most so many tokens each.", required=True)
+_SAMPLES = flags.DEFINE_integer("num_samples", 20, "Questions.")
+
+NEEDLES = 4
+MARGIN = 64  # tokens for the chat template and the answer
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    from star_jax.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.from_pretrained(smollm2.make())
+    if tokenizer is None:
+        raise ValueError(f"{smollm2.OUTPUT} has no tokenizer")
+    output = pathlib.Path(_OUTPUT.value)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open("w") as file:
+        for index in range(_SAMPLES.value):
+            fields = question(index, _LENGTH.value, tokenizer.count)
+            file.write(json.dumps({"index": index, **fields}) + "\n")
+
+
+def question(index: int, length: int, count: Callable[[str], int]) -> dict[str, Any]:
+    """One line, the same whenever it is made: `count` gives the tokens of a text."""
+    rng = random.Random(f"{index} {length}")
+    keys = [
+        f"{adjective}-{noun}"
+        for adjective, noun in zip(
+            rng.sample(words.read("adjectivelist"), NEEDLES),
+            rng.sample(words.read("nounlist"), NEEDLES),
+            strict=True,
+        )
+    ]
+    values = [str(rng.randint(10**6, 10**7 - 1)) for _ in keys]
+    needles = [
+        niah.NEEDLE.format(kind="number", key=key, value=value)
+        for key, value in zip(keys, values, strict=True)
+    ]
+    head, tail = niah.CONTEXT.replace("{kind}", "number").split("{lines}")
+    query = niah.QUESTION.format(kind="number", key=keys[0])
+    prefix = niah.ANSWER_PREFIX.format(kind="number", key=keys[0])
+
+    room = length - MARGIN - sum(map(count, [head, tail, query, prefix, *needles]))
+    text = sentences()
+    start, prose = rng.randrange(len(text)), []
+    for i in range(len(text)):
+        sentence = text[(start + i) % len(text)]
+        room -= count(sentence + " ")
+        if room < 0:
+            break
+        prose.append(sentence)
+    for needle in needles:
+        prose.insert(rng.randint(0, len(prose)), needle)
+    return {
+        "input_context": head + " ".join(prose) + tail,
+        "input_query": query,
+        "answer_prefix": prefix,
+        "outputs": values[:1],
+    }
+
+
+def sentences() -> list[str]:
+    """Those of the text, in order."""
+    return re.split(r"(?<=[.!?]) ", " ".join(demo_language.DOCUMENT.read_text().split()))
+
+
+if __name__ == "__main__":
+    app.run(main)
