@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import attention_table, markdown, prefill_table
+from benchmarks import attention_table, markdown, needles_table, prefill_table
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = "benchmarks/results"
@@ -89,6 +89,12 @@ def _cpu_ratios(root: pathlib.Path) -> str:
     return markdown.table(head, lines)
 
 
+def _language(root: pathlib.Path) -> str:
+    """What `make demo-language` printed, as it is."""
+    lines = (root / RESULTS / "demo_language.txt").read_text().rstrip().splitlines()
+    return "\n".join(f"    {line}".rstrip() for line in lines)
+
+
 _SHOWN = {
     ("star L/8", 1): "star, blocks of L/8, one device",
     ("star L/4", 1): "star, blocks of L/4, one device",
@@ -102,6 +108,8 @@ FILES: dict[str, dict[str, Callable[[pathlib.Path], str]]] = {
     "README.md": {
         "gpu": lambda root: _gpu(root, attention_table.short),
         "cpu": _cpu_ratios,
+        "language": _language,
+        "needles": lambda root: needles_table.of(root / RESULTS / "smollm2_needles.csv"),
     },
     "benchmarks/README.md": {
         "gpu": lambda root: _gpu(root, attention_table.of),

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 
 import pytest
@@ -20,7 +21,8 @@ def test_what_is_committed_is_what_is_generated(path):
 
 @pytest.fixture
 def copy(tmp_path):
-    for path in (*table.FILES, f"{table.RESULTS}/prefill_cpu.json"):
+    records = ("prefill_cpu.json", "demo_language.txt", "smollm2_needles.csv")
+    for path in (*table.FILES, *(f"{table.RESULTS}/{name}" for name in records)):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / path, tmp_path / path)
     return tmp_path
@@ -56,6 +58,16 @@ def test_results_of_a_gpu_replace_the_note(copy):
         assert "NVIDIA H200 (sm_90), 2026-01-01" in text and table.NONE_YET not in text
         (copy / path).write_text(text)
         assert table.rewritten(path, copy) == text
+
+
+def test_needles_stand_side_by_side(copy):
+    head = "task,length,kind,anchor_size,n,score"
+    lines = ["dense,,20,100.0", "star,256,20,95.0", "star,0,20,50.0"]
+    text = "\n".join([head, *(f"niah_single_1,1024,{line}" for line in lines)])
+    (copy / table.RESULTS / "smollm2_needles.csv").write_text(text + "\n")
+    (line,) = re.findall(r"\| a needle in noise .*", table.rewritten("README.md", copy))
+    cells = [cell.strip() for cell in line.split("|")[2:-1]]
+    assert cells == ["1024", "20", "100.0", "95.0", "50.0", "+45.0"]
 
 
 def test_a_marker_that_is_gone_is_missed(copy):
