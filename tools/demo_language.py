@@ -66,8 +66,6 @@ def prompt(
 def _ask(engine: Engine, name: str) -> int:
     """Encodes the text, streams an answer to each question, and returns how many are right."""
     tokenizer = engine.tokenizer
-    if tokenizer is None:
-        raise ValueError(f"{smollm2.OUTPUT} has no tokenizer: remove it, and make it again")
     document = f"Read this text.\n\n{DOCUMENT.read_text()}\nAnswer a question about the text. "
     context, right = None, 0
     for question, begun, wanted in QUESTIONS:
