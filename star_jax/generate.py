@@ -42,6 +42,10 @@ def generate(
     there are stop words they do wait: what follows one would be for nothing. Room for the tokens
     is made as they come: a high limit costs nothing.
 
+    Seven arrays go to the devices before the first token, and after it none (where there are stop
+    words, one when a row has met its own). Two come back for the first token and for each stride:
+    for 64 tokens seven and six.
+
     rows: the answers, as many for every query as there are samples. seeds, prompts: of each
     query; see `sampling.knobs`. stride: tokens between two yields, at most `STRIDE`.
 
