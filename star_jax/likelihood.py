@@ -96,6 +96,8 @@ def _logprobs(
     found = [np.empty(0, np.float32)] * len(asked)
     for group in context.groups:
         mine, targets = group.of(asked), group.of(following)
+        if not any(mine):  # documents that have ended, beside one that has not
+            continue
         targets += [[]] * (group.batch - len(targets))
         made = programs.likelihood(
             model,

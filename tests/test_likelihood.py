@@ -7,7 +7,7 @@ import tiny
 import torch
 
 import star_jax
-from star_jax import Dense, Engine, Ring, Star
+from star_jax import Dense, Engine, Ring, Star, query
 
 FIELDS = llamas.VARIANTS["llama-3.1"]
 LENGTH, BLOCK = 150, 32
@@ -68,6 +68,28 @@ def test_a_batch_of_documents_of_different_lengths(engine):
     for document, scores in zip(documents, batch, strict=True):
         single = e.score_document(document, window=64)
         assert tiny.difference(scores.logprobs, single.logprobs) < 1e-5
+
+
+def test_a_document_that_has_ended_costs_nothing_more(engine, monkeypatch):
+    """Two of the three rows have one window; the long one beside them has sixteen."""
+    calls: list[int] = []
+    programs = query.programs
+
+    def noted(*args):
+        found = programs(*args)
+
+        def likelihood(model, cache, question, following):
+            calls.append(question.tokens.shape[0])
+            return found.likelihood(model, cache, question, following)
+
+        return found._replace(likelihood=likelihood)
+
+    monkeypatch.setattr(query, "programs", noted)
+    documents = [ids(60), ids(1025), ids(64)]
+    e = engine.with_attention(Star(block_size=BLOCK))
+    batch = e.score_document(documents, window=64)
+    assert [len(scores.logprobs) for scores in batch] == [59, 1024, 63]
+    assert len(calls) == 16 + 1
 
 
 def test_bad_input_is_named(engine):
