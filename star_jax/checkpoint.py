@@ -19,6 +19,7 @@ from star_jax import mesh as mesh_lib
 from star_jax import orbax_files, tensor_files
 from star_jax.models.config import LlamaConfig
 from star_jax.models.llama import Llama
+from star_jax.sizes import shown
 from star_jax.text.printable import printable
 
 SMALL_FILES = [
@@ -48,7 +49,10 @@ def resolve(path: str | os.PathLike[str]) -> str:
 
     Raises:
       FileNotFoundError: it is neither.
+      ValueError: it is no path.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"path={shown(path)} must be a directory, or an id on the hub")
     path = os.fspath(path)
     directory = os.path.expanduser(path)
     if os.path.isdir(directory):

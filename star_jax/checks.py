@@ -11,6 +11,7 @@ from star_jax.attention import resolve
 from star_jax.dense import Dense
 from star_jax.models import config as model_config
 from star_jax.ring import Ring
+from star_jax.sizes import shown
 from star_jax.star import Star
 from star_jax.ulysses import Ulysses
 
@@ -35,13 +36,15 @@ def check(
       ValueError, NotImplementedError: what cannot run, and why.
     """
     if not isinstance(mesh, Mesh):
-        raise ValueError(f"{mesh=} must be a mesh: make it with star_jax.make_mesh")
+        raise ValueError(f"mesh={shown(mesh)} must be a mesh: make it with star_jax.make_mesh")
     if mesh.axis_names != mesh_lib.AXES:
         raise ValueError(f"a mesh with {mesh.axis_names=}: make it with star_jax.make_mesh")
     if set(mesh.axis_types) != {AxisType.Auto}:
         raise ValueError(f"a mesh with {mesh.axis_types=}: make it with star_jax.make_mesh")
     if not isinstance(attention, Attention):
-        raise ValueError(f"{attention=} must be Star(...), Ring(), Ulysses() or Dense()")
+        raise ValueError(
+            f"attention={shown(attention)} must be Star(...), Ring(), Ulysses() or Dense()"
+        )
     if config is not None:
         # Raises if a weight cannot be divided. One layer stands for all.
         mesh_lib.weight_specs(dataclasses.replace(config, num_layers=1), mesh)

@@ -328,7 +328,7 @@ class Engine:
         The pieces together are the text that `generate` returns: what may turn out to be a stop
         word, or a character whose last bytes are still to come, is held back.
         """
-        if context.is_batch:
+        if inputs.encoded(context).is_batch:
             raise ValueError("stream takes one context, not a batch")
         if not self.has_tokenizer:
             raise ValueError("stream yields text, and the checkpoint has no tokenizer")
@@ -387,7 +387,7 @@ class Engine:
         )
 
     def _ask(self, context: Encoded, query_ids: Ids, max_new_tokens: int = 0) -> list[list[int]]:
-        context.check(self.mesh, self.fingerprint)
+        inputs.encoded(context).check(self.mesh, self.fingerprint)
         queries = inputs.ask(context, query_ids, vocab_size=self.config.vocab_size)
         longest = max(len(a) + len(b) for a, b in zip(context.tokens, queries, strict=True))
         needed, most = longest + max_new_tokens, self.config.max_position_embeddings

@@ -11,7 +11,7 @@ from star_jax import mesh as mesh_lib
 from star_jax.cache import bucket, pad
 from star_jax.context import Encoded, Group, digest
 from star_jax.query import Question
-from star_jax.sizes import MOST, whole
+from star_jax.sizes import MOST, shown, whole
 from star_jax.stopping import Limits
 
 SAMPLES = 2**16  # of one question, at once; more come from other seeds
@@ -38,7 +38,8 @@ def rows(ids: Ids, what: str, *, vocab_size: int) -> tuple[list[list[int]], bool
         raise ValueError(f"{what} is empty: it needs at least one token")
     if len(ids) > MOST:
         raise ValueError(f"{what} has {len(ids)} entries, and positions end at {MOST}")
-    is_batch = np.ndim(ids[0]) > 0 or isinstance(ids[0], str)
+    first = ids[0]  # NumPy would look for the dimensions of a list, and uneven lists have none
+    is_batch = isinstance(first, Sequence) or np.ndim(first) > 0
     found = [_row(row, f"{what} {i}") for i, row in enumerate(ids)] if is_batch else []
     found = found or [_row(ids, what)]
     for i, row in enumerate(found):
@@ -61,9 +62,16 @@ def _row(ids: Any, what: str) -> list[int]:
         return []
     is_text = isinstance(ids, bytearray | memoryview)  # NumPy makes numbers of these
     has_bools = isinstance(ids, Sequence) and not {bool, np.bool_}.isdisjoint(map(type, ids))
-    if row.ndim != 1 or not np.issubdtype(row.dtype, np.integer) or is_text or has_bools:
+    if row.ndim != 1 or row.dtype.kind not in "iu" or is_text or has_bools:
         raise ValueError(f"{what} must be a list of token ids, or a list of such lists")
     return row.tolist()
+
+
+def encoded(context: Any) -> Encoded:
+    """The context itself; raises ValueError for what is none, like the ids of one."""
+    if not isinstance(context, Encoded):
+        raise ValueError(f"context={shown(context)} must be what engine.prefill returns")
+    return context
 
 
 def ask(context: Encoded, query_ids: Ids, *, vocab_size: int) -> list[list[int]]:
@@ -124,15 +132,17 @@ def limits(
     max_new_tokens = whole("max_new_tokens", max_new_tokens)
     for token in eos:
         whole("eos_token_id", token, least=0)
-    if isinstance(stop, str | bytes) or not isinstance(stop, Iterable | None):
-        raise ValueError(f"{stop=} must be a list of strings")
-    stop = tuple(stop or ())
+    told = f"stop={shown(stop)}"
+    is_list = not isinstance(stop, str | bytes) and isinstance(stop, Iterable | None)
+    if not is_list or getattr(stop, "ndim", 1) == 0:  # arrays without axes have `__iter__`, too
+        raise ValueError(f"{told} must be a list of strings")
+    stop = tuple(() if stop is None else stop)
     if not all(isinstance(word, str) for word in stop):
-        raise ValueError(f"{stop=} must be a list of strings")
+        raise ValueError(f"{told} must be a list of strings")
     if not all(stop):
-        raise ValueError(f"{stop=} has an empty string, which would end every answer")
+        raise ValueError(f"{told} has an empty string, which would end every answer")
     if stop and not has_tokenizer:
-        raise ValueError(f"{stop=} needs a tokenizer, and the checkpoint has none")
+        raise ValueError(f"{told} needs a tokenizer, and the checkpoint has none")
     return Limits(max_new_tokens, stop, eos)
 
 

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from star_jax.models.config import LlamaConfig
 from star_jax.models.llama import Llama
-from star_jax.sizes import whole
+from star_jax.sizes import shown, whole
 
 AXES = ("data", "context", "tensor")
 DATA, CONTEXT, TENSOR = AXES
@@ -58,6 +58,12 @@ def make_mesh(
         except (AssertionError, RuntimeError) as e:  # JAX asserts that a platform has devices
             platforms = getattr(jax.config, "jax_platforms", None)
             raise ValueError(f"JAX finds no devices ({platforms=}): {e}") from e
+    elif (
+        not isinstance(devices, Sequence | np.ndarray)
+        or getattr(devices, "ndim", 1) != 1
+        or not all(isinstance(device, jax.Device) for device in devices)
+    ):
+        raise ValueError(f"devices={shown(devices)} must be a list of JAX devices")
     count = math.prod(shape)
     if count > len(devices):
         kind = f" ({devices[0].platform})" if len(devices) else ""

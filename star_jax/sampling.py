@@ -19,6 +19,7 @@ import numpy as np
 
 from star_jax import mesh as mesh_lib
 from star_jax.array_typing import Array, Bool, Float, Int, UInt32
+from star_jax.sizes import shown
 
 SEEDS = 2**64
 LARGE = 1e6  # beyond it, or below its inverse, scores would leave float32
@@ -54,32 +55,34 @@ class Sampling:
         for name in [field.name for field in dataclasses.fields(self)][:-1]:
             value = getattr(self, name)
             if not isinstance(value, numbers.Real) or isinstance(value, bool):
-                raise ValueError(f"{name}={value!r} must be a number")
+                raise ValueError(f"{name}={shown(value)} must be a number")
             if value != value or abs(value) == math.inf:
-                raise ValueError(f"{name}={value!r} must be finite")
+                raise ValueError(f"{name}={shown(value)} must be finite")
         if not 0 <= self.temperature <= LARGE:
             raise ValueError(
-                f"temperature={self.temperature} must be at least 0 (0: greedy), "
+                f"temperature={shown(self.temperature)} must be at least 0 (0: greedy), "
                 f"and at most {LARGE:.0f}"
             )
         if not isinstance(self.top_k, numbers.Integral) or self.top_k < 0:
-            raise ValueError(f"top_k={self.top_k} must be an integer, at least 0 (0: all tokens)")
+            raise ValueError(
+                f"top_k={shown(self.top_k)} must be an integer, at least 0 (0: all tokens)"
+            )
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p} must be above 0 and at most 1")
+            raise ValueError(f"top_p={shown(self.top_p)} must be above 0 and at most 1")
         if not 0 <= self.min_p <= 1:
-            raise ValueError(f"min_p={self.min_p} must be from 0 to 1")
+            raise ValueError(f"min_p={shown(self.min_p)} must be from 0 to 1")
         if not 1 / LARGE <= self.repetition_penalty <= LARGE:
             raise ValueError(
-                f"repetition_penalty={self.repetition_penalty} must be above 0, "
+                f"repetition_penalty={shown(self.repetition_penalty)} must be above 0, "
                 f"from {1 / LARGE} to {LARGE:.0f}"
             )
         if self.seed is None:
             return
         for seed in self.seed if isinstance(self.seed, tuple) else (self.seed,):
             if not isinstance(seed, numbers.Integral) or isinstance(seed, bool):
-                raise ValueError(f"{seed=} must be an integer, a tuple of them, or None")
+                raise ValueError(f"seed={shown(seed)} must be an integer, a tuple of them, or None")
             if not 0 <= seed < SEEDS:
-                raise ValueError(f"{seed=} must be an integer from 0 to 2**64 - 1")
+                raise ValueError(f"seed={shown(seed)} must be an integer from 0 to 2**64 - 1")
 
     @property
     def mode(self) -> "Mode":
@@ -105,10 +108,12 @@ def parse(sampling: Sampling | Mapping[str, Any] | None) -> Sampling:
     if isinstance(sampling, Sampling):
         return sampling
     if not isinstance(sampling, Mapping):
-        raise ValueError(f"{sampling=} must be Sampling(...), a mapping of its fields, or None")
+        raise ValueError(
+            f"sampling={shown(sampling)} must be Sampling(...), a mapping of its fields, or None"
+        )
     known = [field.name for field in dataclasses.fields(Sampling)]
     if unknown := [name for name in sampling if name not in known]:
-        raise ValueError(f"sampling: unknown {unknown}; there is {', '.join(known)}")
+        raise ValueError(f"sampling: unknown {shown(unknown)}; there is {', '.join(known)}")
     return Sampling(**sampling)
 
 

@@ -2,7 +2,10 @@
 
 import numpy as np
 
+from star_jax.text.printable import printable
+
 MOST = 2**31 - 1  # positions, ids and lengths are int32 on the devices
+SHOWN = 60  # characters of a value in a message
 
 
 def whole(name: str, value: object, *, least: int = 1, most: int = MOST) -> int:
@@ -12,10 +15,19 @@ def whole(name: str, value: object, *, least: int = 1, most: int = MOST) -> int:
       ValueError: it is no integer, or out of bounds; it says which, and calls it `name`.
     """
     if not isinstance(value, int | np.integer) or isinstance(value, bool):
-        raise ValueError(f"{name}={value!r} must be an integer, at least {least}")
+        raise ValueError(f"{name}={shown(value)} must be an integer, at least {least}")
     if not least <= value <= most:
         bound = f"at least {least}" if value < least else f"at most {most}"
-        # Of too many digits Python makes no text.
-        shown = int(value) if abs(int(value)) < 10**30 else "(over 30 digits)"
-        raise ValueError(f"{name}={shown} must be {bound}")
+        raise ValueError(f"{name}={shown(int(value))} must be {bound}")
     return int(value)
+
+
+def shown(value: object) -> str:
+    """A value that cannot be, for a message: short, and in one line."""
+    if isinstance(value, int) and abs(value) >= 10**30:
+        return "(over 30 digits)"  # of too many of them Python makes no text
+    try:
+        text = printable(" ".join(repr(value).split()))
+    except Exception:  # of anyone's `__repr__`, and of what holds such a number
+        text = f"({type(value).__name__})"
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."

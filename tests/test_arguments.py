@@ -4,6 +4,7 @@ Annotations, which tests check as well, would refuse some of them first: here th
 as they are not for users.
 """
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import test_generate
 import tiny
 from jax.sharding import AxisType, Mesh
 
-from star_jax import Star, checks, inputs, mesh, sizes
+from star_jax import Sampling, Star, checkpoint, checks, inputs, mesh, sampling, sizes
 
 
 def unchecked(f: Any) -> Any:
@@ -33,7 +34,18 @@ def kind(value: Any) -> str:
     return type(value).__name__
 
 
-NO_NUMBERS = [None, True, np.True_, 2.0, 2.5, np.float32(2), "2", b"2", float("nan"), [2], 2j]
+class Odd:
+    def __repr__(self):
+        return "odd\n\x1b[31m"
+
+
+class Mute:
+    def __repr__(self):
+        raise RuntimeError("no words")
+
+
+ODD = [np.zeros((40, 40)), Odd(), Mute(), [10**5000], list(range(10**4))]
+NO_NUMBERS = [None, True, np.True_, 2.0, 2.5, np.float32(2), "2", b"2", float("nan"), [2], 2j, *ODD]
 TOO_MUCH = [0, -1, -(2**63), 2**31, 10**12, 10**5000, np.int64(2**40), np.uint64(2**63)]
 
 
@@ -41,7 +53,46 @@ TOO_MUCH = [0, -1, -(2**63), 2**31, 10**12, 10**5000, np.int64(2**40), np.uint64
 def test_no_size(value):
     with pytest.raises(ValueError, match=r"^lengths=.* must be ") as e:
         unchecked(sizes.whole)("lengths", value)
-    assert len(str(e.value)) < 120 and "\n" not in str(e.value)
+    assert len(str(e.value)) < 120 and str(e.value).isprintable()
+
+
+@pytest.mark.parametrize("value", ODD, ids=kind)
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Sampling)])
+def test_no_sampling(name, value):
+    """Whatever it is that is none, it is one line."""
+    make = unchecked(sampling.parse)
+    given = object.__new__(Sampling)  # dataclasses keep their checker of annotations
+    for field in dataclasses.fields(Sampling):
+        object.__setattr__(given, field.name, field.default)
+    for one in (value, -(10**5000)):
+        object.__setattr__(given, name, one)
+        with pytest.raises(ValueError, match=f"^{name}=.* must be ") as e:
+            unchecked(Sampling.__post_init__)(given)
+        assert len(str(e.value)) < 150 and str(e.value).isprintable()
+    for wrong in (value, {Odd(): 1}):
+        with pytest.raises(ValueError, match=r"^sampling") as e:
+            make(wrong)
+        assert len(str(e.value)) < 180 and str(e.value).isprintable()
+
+
+@pytest.mark.parametrize("context", [None, [1, 2], "text", np.zeros(3, int), *ODD], ids=kind)
+def test_contexts_that_are_none(asked, context):
+    e, _, query = asked
+    for call in (
+        lambda: unchecked(type(e).generate)(e, context, query, max_new_tokens=1),
+        lambda: unchecked(type(e).stream)(e, context, query, max_new_tokens=1),
+        lambda: unchecked(type(e).score)(e, context, query),
+        lambda: unchecked(type(e).likelihood)(e, context, query),
+    ):
+        with pytest.raises((ValueError, TypeError), match="context") as error:
+            call()
+        assert "prefill" in str(error.value) or isinstance(error.value, TypeError)
+
+
+@pytest.mark.parametrize("path", [None, True, 5, 2.5, b"checkpoints/needle", ["needle"]], ids=kind)
+def test_paths_that_are_none(path):
+    with pytest.raises(ValueError, match=r"^path=.* must be a directory"):
+        unchecked(checkpoint.resolve)(path)
 
 
 @pytest.mark.parametrize("value", [1, 7, np.int8(7), np.uint64(7), 2**31 - 1])
@@ -129,6 +180,9 @@ def test_a_billion_samples_cost_nothing(asked):
         ([b"text", b"x"], "is text|must be a list"),
         ([[1], "x"], "context 1 must be a list"),
         ([[1], bytearray(b"x")], "context 1 must be a list"),
+        ([[[1], [2, 3]]], "context 0 must be a list"),
+        (np.asarray([3], "m8[s]"), "must be a list"),
+        (np.asarray(["2026-01-01"], "M8[D]"), "must be a list"),
         ({1: 2}, "must be a list"),
         ({1, 2}, "must be a list"),
         (iter([1, 2]), "must be a list"),
@@ -146,10 +200,19 @@ def test_ids_that_are_none(asked, ids, message):
     assert str(e.value).startswith("context ")
 
 
-@pytest.mark.parametrize("stop", ["x", b"x", 5, True, [5], [""], ["a", None]])
+STOPS: list[Any] = ["x", b"x", 5, True, [5], [""], ["a", None], np.asarray(5), *ODD]
+
+
+@pytest.mark.parametrize("stop", STOPS, ids=kind)
 def test_stop_words_that_are_none(stop):
-    with pytest.raises(ValueError, match="stop="):
+    with pytest.raises(ValueError, match=r"^stop=") as e:
         unchecked(inputs.limits)(1, stop, (), has_tokenizer=True)
+    assert len(str(e.value)) < 120 and str(e.value).isprintable()
+
+
+def test_stop_words_may_be_an_array():
+    words = np.asarray(["a", "b"])
+    assert unchecked(inputs.limits)(1, words, (), has_tokenizer=True).stop == ("a", "b")
 
 
 @pytest.mark.parametrize("token", [-1, 2**31, 99999999999, 2.5, None])
@@ -160,6 +223,10 @@ def test_eos_that_is_no_token(token):
 
 def test_meshes_that_cannot_be():
     make, devices = unchecked(mesh.make_mesh), jax.devices()
+    for some in (5, "5", b"5", True, [5], [None], ["cpu"], {}, np.asarray(5), *ODD):
+        with pytest.raises(ValueError, match=r"^devices=.* must be a list of JAX devices"):
+            make(devices=some)
+    assert make(devices=np.asarray(devices)).size == 1
     wrong: dict[str, dict[str, Any]] = {
         "data=1.5": {"data": 1.5},
         "context='2'": {"context": "2"},
@@ -182,9 +249,10 @@ def test_meshes_that_cannot_be():
 def test_meshes_of_others_are_refused():
     """They may have axes of another type, and then programs fail in words of their own."""
     grid = np.asarray(jax.devices()[:2]).reshape(1, 2, 1)
-    for found in (None, "mesh", Mesh(grid, mesh.AXES, axis_types=(AxisType.Explicit,) * 3)):
-        with pytest.raises(ValueError, match=r"make it with star_jax\.make_mesh"):
+    for found in (None, "mesh", *ODD, Mesh(grid, mesh.AXES, axis_types=(AxisType.Explicit,) * 3)):
+        with pytest.raises(ValueError, match=r"make it with star_jax\.make_mesh") as e:
             unchecked(checks.check)(found, Star(block_size=8), None)
+        assert str(e.value).isprintable()
 
 
 def test_sizes_of_numpy_do_not_overflow(asked):
