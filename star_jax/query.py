@@ -197,7 +197,7 @@ class Programs(NamedTuple):
 
     hidden(model, cache, Question) -> what the LM head reads [B, T, D]
     logits(model, hidden, first []) -> logits of `LOGITS_AT_ONCE` tokens, or of all [B, T, V]
-    likelihood(model, cache, Question, next [B, T]) -> log-probabilities [B, T]
+    likelihood(model, cache, Question, next [B, T]) -> log-probabilities [B, T], NaN as in `Choice`
     ask(model, cache, Question, knobs, seen, Ends) -> (Tail, first Choice [R, 1], Decoding)
     decode(model, cache, tail, Decoding, knobs, Ends) -> (Choice [R, stride], Decoding)
     """
@@ -311,8 +311,10 @@ def _scoring(
         hidden, _ = _run_query(model, cache, question, implementation)
 
         def some(x: tuple[Hidden, Tokens]) -> Array:
-            logprobs = jax.nn.log_softmax(model.logits(x[0], axis=TENSOR), axis=-1)
-            return jnp.take_along_axis(logprobs, x[1][..., None], axis=-1)[..., 0]
+            logits = model.logits(x[0], axis=TENSOR)
+            logprobs = jax.nn.log_softmax(logits, axis=-1)
+            chosen = jnp.take_along_axis(logprobs, x[1][..., None], axis=-1)[..., 0]
+            return jnp.where(jnp.isfinite(logits).all(axis=-1), chosen, jnp.nan)
 
         # [B, T, ...] -> [T / few, B, few, ...]: all logits at once may be gigabytes.
         few = min(following.shape[1], LOGITS_AT_ONCE)

@@ -220,7 +220,7 @@ class Choice(NamedTuple):
     """The next token of each row, and its log-probability under the model."""
 
     token: Array  # [R]
-    logprob: Array  # [R], before penalty, temperature and cuts
+    logprob: Array  # [R], before penalty, temperature and cuts; NaN if any logit is not finite
 
 
 def choose(
@@ -247,7 +247,8 @@ def choose(
         scores = scores + _noise(knobs.keys, step, logits.shape[1])
     token = jnp.argmax(scores, axis=-1).astype(jnp.int32)
     chosen = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0]
-    return Choice(token, chosen - jax.nn.logsumexp(logits, axis=-1))
+    finite = jnp.isfinite(logits).all(axis=-1)  # of -inf alone, no sum would tell
+    return Choice(token, jnp.where(finite, chosen - jax.nn.logsumexp(logits, axis=-1), jnp.nan))
 
 
 def _kept(scores: Float[Array, "R V"], knobs: Knobs) -> Bool[Array, "R V"]:

@@ -1,5 +1,7 @@
 """A model that overflows, or whose weights are not numbers, is an error: never an answer."""
 
+from typing import Any
+
 import command_folder
 import jax
 import jax.numpy as jnp
@@ -47,6 +49,25 @@ def test_nothing_is_answered(damage, dtype, attention):
         lambda: e.score_document(tiny.ids(100), window=40),
     ):
         with pytest.raises(ValueError, match=rf"non-finite logits.*{dtype}.*try dtype="):
+            call()
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_one_logit_is_enough(value):
+    """Also one that is minus infinity, which no other token would notice."""
+    model = tiny.model()
+    weight: Any = model.head
+    weight[...] = weight[...].at[7, 0].set(value)
+    mesh = star_jax.make_mesh(context=2)
+    e = Engine(model, mesh=mesh, attention=Star(block_size=32))
+    context, query = e.prefill(tiny.ids(100)), [1, 2, 3]
+    for call in (
+        lambda: e.generate(context, query, max_new_tokens=1),
+        lambda: e.generate(context, query, max_new_tokens=1, sampling={"top_k": 5, "seed": 1}),
+        lambda: e.score(context, query),
+        lambda: e.likelihood(context, query),
+    ):
+        with pytest.raises(ValueError, match="non-finite logits"):
             call()
 
 
