@@ -25,9 +25,10 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         too deep, or says a field twice. Names the file.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # or a pipe would be waited for
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError(f"{printable(os.fspath(path))}: not a regular file")
     with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError(f"{printable(os.fspath(path))}: not a regular file")
         text = file.read(LIMIT + 1)
     try:
         return parse(text)
@@ -52,7 +53,7 @@ def parse(text: bytes) -> dict[str, Any]:
     except ValueError as e:  # JSON, UTF-8, a number of thousands of digits
         raise ValueError(f"not JSON ({printable(str(e))})") from e
     if not isinstance(fields, dict):
-        raise ValueError("not a JSON object")
+        raise ValueError(f"not a JSON object but a {type(fields).__name__}")
     return fields
 
 

@@ -15,6 +15,7 @@ Templates have special tokens; see `Prompt`.
 import functools
 import hashlib
 import itertools
+import operator
 import os
 import re
 import warnings
@@ -23,6 +24,8 @@ from typing import Any
 
 import tokenizers
 
+from star_jax.json_files import shown
+from star_jax.sizes import MOST
 from star_jax.text import chat, files
 from star_jax.text.files import Files
 from star_jax.text.prompt import Prompt, Text
@@ -32,7 +35,9 @@ __all__ = ["Prompt", "Text", "Tokenizer"]
 
 _BRACKETED = re.compile(r"<\S+>|\[\S+\]")  # not runs of spaces, which may be added tokens too
 
-Str = Any  # a str: what is none is refused by name, and not by its annotation
+# What is no str, or no token ids, is refused by name, and not by its annotation.
+Str = Any
+Ids = Any
 
 # What a query may stand behind: something that tokenizers keep apart from what follows.
 _LEADS = ("\n", ".", "0", "a")
@@ -172,15 +177,13 @@ class Tokenizer:
         added = self.count_added(text)
         return inside[0] + added, inside[-1] + 1 + added
 
-    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+    def decode(self, ids: Ids, *, skip_special_tokens: bool = False) -> str:
         """The text of token ids, as it is: spaces before punctuation stay.
 
         Ids are decoded as what they are in the middle of a text: a space that the first token
         has is shown. Those that begin with the BOS of `encode_context` are a text's beginning.
         """
-        ids = list(ids)
-        if min(ids, default=0) < 0:
-            raise ValueError(f"decode takes token ids, and {min(ids)} is negative")
+        ids = _whole(ids)
 
         def text(ids: list[int]) -> str:
             return self._file.decode(ids, skip_special_tokens=skip_special_tokens)
@@ -193,7 +196,11 @@ class Tokenizer:
 
     def problems(self, *, vocab_size: int, eos_token_ids: Sequence[int]) -> list[str]:
         """What does not fit a model with these: each a sentence for a warning."""
-        found = []
+        found = [
+            f"the tokenizer's {name}, {self._names[name]!r}, is no token of its vocabulary"
+            for name, number in (("bos_token", self.bos_token_id), ("eos_token", self.eos_token_id))
+            if name in self._names and number is None
+        ]
         tokens = self._file.get_vocab(with_added_tokens=True)
         beyond = sorted((i, token) for token, i in tokens.items() if i >= vocab_size)
         if beyond:
@@ -214,7 +221,7 @@ class Tokenizer:
     def _encode(self, prompt: Prompt) -> tokenizers.Encoding:
         """As the file says, unless a user's text comes out as a special token."""
         text = str(prompt)
-        found = self._file.encode(text, add_special_tokens=False)
+        found = files.encode(self._file, text)
         users = list(prompt.users())
         if not users or (self._special.isdisjoint(found.ids) and not self._spells_unknown(text)):
             return found
@@ -245,7 +252,7 @@ class Tokenizer:
 
     def _before_texts(self, add_bos_token: bool | None) -> list[int]:
         """What stands before a context: BOS, mostly, or nothing."""
-        added = self._file.encode("a")
+        added = self._file.encode("a")  # it can: `files` has tried
         mask = added.special_tokens_mask
         prefix = added.ids[: mask.index(0) if 0 in mask else 0]
         bos = self.bos_token_id
@@ -272,7 +279,7 @@ class Tokenizer:
         """What a query is put behind, with its tokens; nothing if a text is left as it is."""
 
         def ids(text: str) -> list[int]:
-            return self._file.encode(text, add_special_tokens=False).ids
+            return files.encode(self._file, text).ids
 
         leads: list[tuple[str | Prompt, list[int]]] = [(lead, ids(lead)) for lead in _LEADS]
         inside = [i[len(b) :] for lead, b in leads if (i := ids(f"{lead}a"))[: len(b)] == b]
@@ -281,7 +288,7 @@ class Tokenizer:
     @functools.cached_property
     def _lead(self) -> tuple[int, str] | None:
         """A token that answers are decoded behind, and its text; None if there is no such."""
-        ends = [self._file.encode(text, add_special_tokens=False).ids[-1:] for text in "a0."]
+        ends = [files.encode(self._file, text).ids[-1:] for text in "a0."]
         for token in [*itertools.chain(*ends), *range(self._file.get_vocab_size())]:
             shown = self._file.decode([token])
             if (
@@ -294,6 +301,22 @@ class Tokenizer:
             ):
                 return token, shown
         return None
+
+
+def _whole(ids: Any) -> list[int]:
+    """Token ids as a list of ints.
+
+    Raises:
+      ValueError: they are something else, or no ids.
+    """
+    try:
+        found = [operator.index(i) for i in ids]
+    except TypeError as e:
+        raise ValueError("decode takes a list of token ids, and they are integers") from e
+    for wrong in (i for i in found if not 0 <= i <= MOST):
+        why = "negative" if wrong < 0 else f"above {MOST}"
+        raise ValueError(f"decode takes token ids, and {shown(wrong)} is {why}")
+    return found
 
 
 def _control(read: Files) -> frozenset[str]:

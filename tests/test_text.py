@@ -247,7 +247,10 @@ def test_files_without_tokenizer_json_are_read_by_transformers(tmp_path: pathlib
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("tokenizer_config.json", "[" * 100_000, "not JSON"),
+        ("tokenizer_config.json", "[" * 100_000, "not read: its JSON is nested too deep"),
+        ("special_tokens_map.json", '{"a": 1, "a": 2}', r"not unique: duplicate \['a'\]"),
+        ("tokenizer_config.json", '{"eos_token": "\\ud800"}', "eos_token is no token"),
+        ("tokenizer_config.json", '{"chat_template": "\\ud800"}', "chat_template is no text"),
         ("tokenizer_config.json", "[1]", "not a JSON object but a list"),
         ("tokenizer_config.json", '{"add_bos_token": "yes"}', "add_bos_token='yes' must be"),
         ("tokenizer_config.json", '{"bos_token": 7}', "bos_token is no token"),
@@ -257,6 +260,11 @@ def test_files_without_tokenizer_json_are_read_by_transformers(tmp_path: pathlib
             "tokenizer_config.json",
             '{"added_tokens_decoder": {"9999": {"content": "\\u001b[2J", "special": true}}}',
             r"'\\x1b\[2J' has the id 9999",
+        ),
+        (
+            "tokenizer_config.json",
+            '{"added_tokens_decoder": {"%s": {"content": "a"}}}' % ("9" * 5000),
+            "tokenizer_config.json: added_tokens_decoder has '9+[.]{3}9+', which is no id",
         ),
         ("tokenizer_config.json", '{"chat_template": 3}', "chat_template is no text"),
         ("tokenizer.json", "[" * 100_000, "unreadable tokenizer"),
@@ -270,3 +278,43 @@ def test_files_that_cannot_be_are_an_error_in_one_line(
     with pytest.raises(ValueError, match=message) as caught:
         load(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_templates_by_name_are_looked_through(tmp_path: pathlib.Path) -> None:
+    templates = [{"name": ["odd"]}, {"name": "default", "template": "{{ messages[0].content }}"}]
+    ours, _ = made(tmp_path, "byte-level", chat_template=templates)
+    assert [str(part) for part in ours.chat("a", "b")] == ["a", "b"]
+
+
+def test_two_files_that_name_two_tokens_are_a_warning(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "special_tokens_map.json").write_text('{"eos_token": "<|user|>"}')
+    with pytest.warns(UserWarning, match="eos_token is '<|user|>' in special_tokens_map.json, and"):
+        ours, file = made(tmp_path, "byte-level")
+    assert ours.eos_token_id == file.token_to_id("</s>")
+
+
+def test_a_name_without_a_token_is_a_problem(tmp_path: pathlib.Path) -> None:
+    ours, _ = made(tmp_path, "byte-level", eos_token="<end\x1b>")
+    (said,) = ours.problems(vocab_size=1000, eos_token_ids=[1])
+    assert said == r"the tokenizer's eos_token, '<end\x1b>', is no token of its vocabulary"
+
+
+@pytest.mark.parametrize("ids", [[1.5], "ab", None, 5, [None], [[1]], [2**40], [-1], [3, -(2**70)]])
+def test_what_is_no_id_is_not_decoded(tmp_path: pathlib.Path, ids: Any) -> None:
+    ours, _ = made(tmp_path, "dummy prefix")
+    with pytest.raises(ValueError, match=r"^decode takes"):
+        ours.decode(ids)
+
+
+def test_a_text_on_which_a_tokenizer_fails_is_an_error(tmp_path: pathlib.Path) -> None:
+    tokenizer_files.save(tmp_path, "unigram always")
+    path = tmp_path / "tokenizer.json"
+    fields = json.loads(path.read_text())
+    fields["model"] |= {"unk_id": None, "byte_fallback": False}
+    path.write_text(json.dumps(fields))
+    ours = load(tmp_path)
+    for text in ("The Q", Prompt.template("<s>") + "</s> Q"):
+        with pytest.raises(
+            ValueError, match=r"the tokenizer fails on a text .*`unk_id` is missing"
+        ):
+            ours.encode_context(text)

@@ -1,13 +1,15 @@
 """A tokenizer's files: `tokenizer.json` decides ids, `tokenizer_config.json` names its tokens."""
 
+import contextlib
 import dataclasses
-import json
 import os
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import tokenizers
 
+from star_jax import json_files
 from star_jax.text.printable import printable
 
 # A directory with none of these has no tokenizer.
@@ -46,7 +48,16 @@ def read(directory: str | os.PathLike[str]) -> Files | None:
     config = _fields(directory, "tokenizer_config.json")
     if os.path.isfile(path := os.path.join(directory, "tokenizer.json")):
         file = _load(path)
-        names = _names({**_fields(directory, "special_tokens_map.json"), **config}, directory)
+        names = _names(_fields(directory, "special_tokens_map.json"), directory)
+        named = _names(config, directory)
+        for name in ("bos_token", "eos_token"):
+            if names.get(name) and name in config and names[name] != named.get(name):
+                warnings.warn(
+                    f"star_jax: {directory}: {name} is {names[name]!r} in special_tokens_map.json, "
+                    f"and {named.get(name)!r} in tokenizer_config.json, which is used",
+                    stacklevel=2,
+                )
+        names = {name: token for name, token in names.items() if name not in config} | named
         template = _chat_template(directory, config)
     else:
         file, names, template = _convert(directory)
@@ -55,19 +66,39 @@ def read(directory: str | os.PathLike[str]) -> Files | None:
     special = _add_special(file, config, names, directory)
     add_bos_token = config.get("add_bos_token")
     if not isinstance(add_bos_token, bool | None):
-        raise ValueError(f"{directory}/tokenizer_config.json: {add_bos_token=} must be a boolean")
+        raise ValueError(
+            f"{directory}/tokenizer_config.json: "
+            f"add_bos_token={json_files.shown(add_bos_token)} must be a boolean"
+        )
     return Files(file, names, special, add_bos_token, template)
 
 
-def _load(path: str) -> tokenizers.Tokenizer:
+def encode(file: tokenizers.Tokenizer, text: str) -> tokenizers.Encoding:
+    """The tokens of a text, nothing added.
+
+    Raises:
+      ValueError: the tokenizer cannot take it; what a file says may fail on some texts only.
+    """
+    with _named("the tokenizer fails on a text"):
+        return file.encode(text, add_special_tokens=False)
+
+
+@contextlib.contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Makes one of the many errors of `tokenizers` a ValueError that begins with `what`."""
     try:
+        yield
+    except BaseException as e:  # bare Exceptions, and panics that are not even those
+        if isinstance(e, KeyboardInterrupt | SystemExit | GeneratorExit):
+            raise
+        raise ValueError(f"{what} ({printable(str(e))})") from e
+
+
+def _load(path: str) -> tokenizers.Tokenizer:
+    with _named(f"{path}: unreadable tokenizer"):
         file = tokenizers.Tokenizer.from_file(path)
         file.encode("a")  # what is added to a text may not be there
         return file
-    except BaseException as e:  # the library raises bare Exceptions, and panics that are not even
-        if isinstance(e, KeyboardInterrupt | SystemExit):
-            raise
-        raise ValueError(f"{path}: unreadable tokenizer ({printable(str(e))})") from e
 
 
 def _convert(directory: str) -> tuple[tokenizers.Tokenizer, dict[str, str], str | None]:
@@ -75,11 +106,14 @@ def _convert(directory: str) -> tuple[tokenizers.Tokenizer, dict[str, str], str 
     from transformers import AutoTokenizer  # slow to import
 
     try:
-        found = AutoTokenizer.from_pretrained(
-            directory, local_files_only=True, trust_remote_code=False
-        )
+        with _quiet():
+            found = AutoTokenizer.from_pretrained(
+                directory, local_files_only=True, trust_remote_code=False
+            )
     except Exception as e:
-        raise ValueError(f"{directory}: unreadable tokenizer ({printable(str(e))})") from e
+        raise ValueError(
+            f"{directory}: unreadable tokenizer ({printable(' '.join(str(e).split()))})"
+        ) from e
     if not getattr(found, "is_fast", False):
         raise ValueError(
             f"{directory} has no tokenizer.json, and transformers makes none of its other files "
@@ -90,19 +124,23 @@ def _convert(directory: str) -> tuple[tokenizers.Tokenizer, dict[str, str], str 
     return file, dict(found.special_tokens_map), template if isinstance(template, str) else None
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """`transformers` tells its log in pages what it tries; what fails is said by an error."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
 def _fields(directory: str, name: str) -> dict[str, Any]:
     """The fields of a JSON file; none where there is no such file."""
     path = os.path.join(directory, name)
-    if not os.path.isfile(path):
-        return {}
-    try:
-        with open(path, encoding="utf-8") as file:
-            fields = json.load(file)
-    except (ValueError, RecursionError) as e:
-        raise ValueError(f"{path} is not JSON ({printable(str(e))})") from e
-    if not isinstance(fields, dict):
-        raise ValueError(f"{path} is not a JSON object but a {type(fields).__name__}")
-    return fields
+    return json_files.read(path) if os.path.isfile(path) else {}
 
 
 def _names(fields: dict[str, Any], directory: str) -> dict[str, str]:
@@ -116,9 +154,14 @@ def _names(fields: dict[str, Any], directory: str) -> dict[str, str]:
 def _content(token: Any, what: str, directory: str) -> str | None:
     """The text of a token, which is written as that or as a record."""
     content = token.get("content") if isinstance(token, dict) else token
-    if content is not None and not isinstance(content, str):
+    if not isinstance(content, str | None) or (content and not _is_text(content)):
         raise ValueError(f"{directory}/tokenizer_config.json: {printable(what)} is no token")
     return content
+
+
+def _is_text(text: str) -> bool:
+    """Whether a text is one: JSON can spell half a surrogate pair."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _add_special(
@@ -148,9 +191,10 @@ def _add_special(
 
 
 def _number(key: str, directory: str) -> int:
-    if not key.isdecimal():
+    if not key.isdecimal() or len(key) > 10:
         raise ValueError(
-            f"{directory}/tokenizer_config.json: added_tokens_decoder has {key!r}, which is no id"
+            f"{directory}/tokenizer_config.json: added_tokens_decoder has "
+            f"{json_files.shown(key)}, which is no id"
         )
     return int(key)
 
@@ -192,8 +236,8 @@ def _chat_template(directory: str, config: dict[str, Any]) -> str | None:
             raise ValueError(f"{path} is not text ({e})") from e
     given = config.get("chat_template")
     if isinstance(given, list):
-        named = {t.get("name"): t.get("template") for t in given if isinstance(t, dict)}
-        given = named.get("default")
-    if given is not None and not isinstance(given, str):
+        named = [t for t in given if isinstance(t, dict) and t.get("name") == "default"]
+        given = named[-1].get("template") if named else None
+    if not isinstance(given, str | None) or (given and not _is_text(given)):
         raise ValueError(f"{directory}/tokenizer_config.json: chat_template is no text")
     return given or None

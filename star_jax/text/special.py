@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import tokenizers
 
+from star_jax.text import files
 from star_jax.text.prompt import Prompt
 
 _FIRST = range(0xF0000, 0xFFFFE)  # for private use, like the next
@@ -39,7 +40,7 @@ class Unspellable:
             self._spelled.sub(lambda found: self._names[found[0]], text) if is_template else text
             for text, is_template in prompt.parts
         )
-        return self._file.encode(text, add_special_tokens=False)
+        return files.encode(self._file, text)
 
 
 def _renamed(file: str, names: dict[str, str]) -> str:
