@@ -19,7 +19,9 @@ flags.mark_flag_as_required("config")
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    print(runner.run(config.resolve(_CONFIG.value)))
+    table = runner.run(config.resolve(_CONFIG.value))
+    with cli.printing():
+        print(table)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 """How a command begins and ends: help, version, and one line on stderr for every failure."""
 
+import contextlib
 import itertools
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import NoReturn
 
 from absl import app, flags
@@ -12,6 +15,7 @@ import star_jax
 from star_jax.eval import terminal
 from star_jax.text.printable import printable
 
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _HELP = {"h": True, "help": True, "?": True, "helpshort": True, "helpfull": False}
 
 
@@ -26,8 +30,8 @@ def run(
 
     `--help` and `--version` print to stdout, and exit with 0; `more_help` comes after the flags.
     Bad input (ValueError), what is not supported (NotImplementedError) and trouble with files
-    (OSError) end with one line that names it, and Ctrl-C with `interrupted`. Anything else is a
-    defect, and keeps its traceback.
+    (OSError) end with one line that names it, and Ctrl-C, SIGTERM and SIGHUP with `interrupted`.
+    Anything else is a defect, and keeps its traceback.
     """
 
     def parse(argv: Sequence[str]) -> list[str]:
@@ -46,14 +50,12 @@ def run(
 
     def run_main(argv: Sequence[str]) -> None:
         main(argv)
-        try:
-            sys.stdout.flush()
-        except OSError as e:  # it would fail again when Python ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise OSError(f"cannot write to the standard output: {e.strerror}") from e
+        with printing():
+            pass
 
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that there is no PyTorch
     terminal.warn_in_lines()
+    on_stop(signal.default_int_handler)
     try:
         app.run(run_main, flags_parser=parse)
     except (ValueError, NotImplementedError, OSError) as e:
@@ -63,17 +65,43 @@ def run(
     raise AssertionError("app.run() returned")
 
 
+def on_stop(handler: Callable[[int, FrameType | None], object]) -> None:
+    """Sets what happens when the command is to end; but what is ignored (see nohup) stays so."""
+    for number in STOPS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
 def _inform(argv: Sequence[str], more_help: Callable[[], str]) -> None:
     """Prints help or the version and ends, if that is asked for."""
     for argument in itertools.takewhile(lambda a: a != "--", argv[1:]):
         name = argument.removeprefix("-").removeprefix("-") if argument[:1] == "-" else ""
+        name = name.removesuffix("=true")
         if name == "version":
-            print(f"star_jax {star_jax.__version__}")
+            with printing():
+                print(f"star_jax {star_jax.__version__}")
             sys.exit(0)
         if name in _HELP:
-            app.usage(shorthelp=_HELP[name], writeto_stdout=True)
-            print(more_help(), end="")
+            with printing():
+                app.usage(shorthelp=_HELP[name], writeto_stdout=True)
+                print(more_help(), end="")
             sys.exit(0)
+
+
+@contextlib.contextmanager
+def printing() -> Iterator[None]:
+    """What is printed inside is written out at its end.
+
+    Raises:
+      OSError: that fails, the disk is full say; it names the standard output.
+    """
+    try:
+        yield
+        if sys.stdout is not None:  # it may be closed
+            sys.stdout.flush()
+    except OSError as e:  # it would fail again when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OSError(f"cannot write to the standard output: {e.strerror}") from e
 
 
 def _missing() -> str:

@@ -96,6 +96,10 @@ def _check_types(config: EvalConfig) -> None:
         "str": (str, "a text"),
     }
     sections = [(f"{f.name}.", getattr(config, f.name)) for f in dataclasses.fields(EvalConfig)]
+    for field, (_, section) in zip(dataclasses.fields(EvalConfig), sections, strict=True):
+        kind = field.type if isinstance(field.type, type) else object
+        if dataclasses.is_dataclass(kind) and not isinstance(section, kind):
+            raise ValueError(f"{field.name} is {section!r:.99}, and not a {kind.__name__}")
     for prefix, section in [("", config), *sections]:
         for field in dataclasses.fields(section) if dataclasses.is_dataclass(section) else ():
             kind = getattr(field.type, "__name__", "")

@@ -111,8 +111,11 @@ def _wrap(template: str, tokenizer: Tokenizer) -> tuple[Prompt, Prompt]:
 
 def _keys(path: str) -> list[str]:
     check_regular(path)
-    with open(path, encoding="utf-8") as file:
-        keys = [line.strip() for line in file if line.strip()]
+    try:
+        with open(path, encoding="utf-8") as file:
+            keys = [line.strip() for line in file if line.strip()]
+    except UnicodeDecodeError as e:
+        raise ValueError(f"data.keys={path!r} is not text ({e.reason} at byte {e.start})") from e
     if not keys:
         raise ValueError(f"data.keys={path!r} has no keys; it takes one per line")
     return keys

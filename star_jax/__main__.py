@@ -8,6 +8,7 @@ import pathlib
 import sys
 
 import star_jax
+from star_jax.eval import cli
 
 _FOLDER = pathlib.Path(__file__).parent
 _COMMANDS = {"eval": "eval/__main__.py", "infer": "infer.py", "convert": "convert.py"}
@@ -24,9 +25,11 @@ def commands() -> str:
 
 def main(argv: list[str]) -> None:
     if argv and argv[0] in ("--version", "-version"):
-        print(f"star_jax {star_jax.__version__}")
+        with cli.printing():
+            print(f"star_jax {star_jax.__version__}")
     elif not argv or argv[0] in ("-h", "--help", "-help"):
-        print(commands())
+        with cli.printing():
+            print(commands())
     elif argv[0] in _COMMANDS:
         sys.exit(f"error: that command is called as python -m star_jax.{argv[0]}")
     else:
@@ -34,4 +37,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except OSError as e:
+        sys.exit(f"error: {e}")

@@ -26,7 +26,6 @@ from star_jax.models import config as model_config
 from star_jax.models.llama import Llama
 
 _STORED = "stored"
-_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def define_flags() -> None:
@@ -39,8 +38,7 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
     """Converts what the flags say."""
     del argv
-    for number in _STOPS:
-        signal.signal(number, _stop)
+    cli.on_stop(_stop)
     given = flags.FLAGS
     mesh_lib.simulate_cpu_devices(1)  # no accelerator is needed, nor taken
     begin = time.monotonic()
@@ -53,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
 def _stop(number: int, frame: object) -> None:
     """Ends the command as an error would, so that it tidies up, and lets it do that in peace."""
     del frame
-    for each in _STOPS:
+    for each in cli.STOPS:
         signal.signal(each, signal.SIG_IGN)
     name = signal.Signals(number).name
     sys.exit(f"interrupted by {name}; nothing is left behind, and the same command starts over")
@@ -73,6 +71,8 @@ def convert(source: str, output: str, *, dtype: str | None = None) -> int:
       ValueError: the output is there already.
       OSError: it cannot be written.
     """
+    if not output:
+        raise ValueError("output is empty: name the directory to make")
     parent, name = os.path.split(os.path.abspath(os.path.expanduser(output)))
     output = os.path.join(parent, name)
     if not os.path.isdir(parent):

@@ -104,6 +104,8 @@ def main(argv: Sequence[str]) -> None:
     settings = _settings(attention, stop, directory, mesh)
 
     output = _OUTPUT.value
+    if os.path.islink(output):  # the manifest goes beside the file, and not into /dev
+        output = os.path.realpath(output)
     with places.output_file(output), devices.compile_cache(_COMPILED.value):
         manifest = f"{output}.manifest.json"
         places.check_regular(manifest)
@@ -167,6 +169,8 @@ def _check_flags() -> None:
         raise ValueError(f"--num_samples={_SAMPLES.value} must be at least 1, or -1: all")
     if _BATCH.value < 0:
         raise ValueError(f"--batch_size={_BATCH.value} must be at least 1, or 0: --data")
+    if not _OUTPUT.value:
+        raise ValueError("--output_path is empty: name the file to write")
     places.check_regular(_OUTPUT.value)  # now, before anything slow is imported
     with contextlib.suppress(FileNotFoundError):
         if os.path.samefile(_INPUT.value, _OUTPUT.value):

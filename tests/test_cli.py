@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tomllib
@@ -30,7 +31,7 @@ def spawn(*argv: str, cwd: pathlib.Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("module", COMMANDS)
 def test_help_and_version(tmp_path: pathlib.Path, module: str) -> None:
-    for argument in ("--help", "-h", "-help", "--helpfull"):
+    for argument in ("--help", "-h", "-help", "--helpfull", "--help=true"):
         result = commands.run(tmp_path, module, "--nonsense=1", argument)
         assert (result.code, result.stderr) == (0, "")
         flag = {"star_jax.eval": "--config", "star_jax.infer": "--model_path"}.get(module, "--out")
@@ -144,16 +145,79 @@ def test_that_there_is_no_pytorch_is_not_said(tmp_path: pathlib.Path) -> None:
     assert files(here) == before
 
 
+def shell(line: str, *argv: str, cwd: pathlib.Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line, sys.executable, *argv],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(commands.REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version"])
+@pytest.mark.parametrize("module", ["star_jax", "star_jax.convert"])
+def test_help_that_cannot_be_written_is_one_line(
+    tmp_path: pathlib.Path, module: str, argument: str
+) -> None:
+    done = shell(f'"$0" -m {module} {argument} > /dev/full', cwd=tmp_path)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        1, "error: cannot write to the standard output: No space left on device"
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_standard_output_may_be_closed(tmp_path: pathlib.Path) -> None:
+    code = "from star_jax.eval import cli; cli.run(lambda argv: None)"
+    done = shell('"$0" -c "$1" >&-', code, cwd=tmp_path)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 0
+
+
+INTERRUPTED = """
+import os, runpy, signal, sys
+from star_jax import engine
+number = int(sys.argv.pop())
+def stop(*args, **kwargs):
+    os.kill(os.getpid(), number)
+    raise ValueError("it goes on")
+engine.Engine.from_pretrained = stop
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+RUNS = {
+    "star_jax.infer": (
+        "--model_path=checkpoint --attn_type=dense --tokens_to_generate=1 --input_path=in.jsonl "
+        "--output_path=new/out.jsonl"
+    ),
+    "star_jax.eval": "--config=config.py --config.output_dir=new/out",
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("module", RUNS)
+def test_a_run_that_is_told_to_end_leaves_nothing(
+    tmp_path: pathlib.Path, module: str, number: signal.Signals
+) -> None:
+    here = fill(tmp_path)
+    before = files(here)
+    line = f'"$0" -c "$1" {module} {RUNS[module]} {int(number)}'
+    done = shell(line, INTERRUPTED, cwd=here)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "interrupted; the same command goes on from here"
+    assert "Traceback" not in done.stderr
+    assert files(here) == before
+    if number == signal.SIGHUP:
+        done = shell(f"trap '' HUP; {line}", INTERRUPTED, cwd=here)
+        assert done.stderr.splitlines()[-1] == "error: it goes on"
+
+
 def test_an_output_that_nobody_reads_is_no_traceback(tmp_path: pathlib.Path) -> None:
     code = "from star_jax.eval import cli\ncli.run(lambda argv: print('x' * 10**6))"
     for to in ("> /dev/full", "| true"):
-        run = subprocess.run(
-            ["bash", "-o", "pipefail", "-c", f'"$0" -c "$1" {to}', sys.executable, code],
-            env=os.environ | {"PYTHONPATH": str(commands.REPOSITORY)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        run = shell(f'"$0" -c "$1" {to}', code, cwd=tmp_path)
         assert run.returncode == 1, run.stderr
         assert run.stderr.splitlines()[-1].startswith("error: ")
         assert "Traceback" not in run.stderr

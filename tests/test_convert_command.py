@@ -55,6 +55,7 @@ def test_commands_take_what_the_command_has_made(here: pathlib.Path) -> None:
 BAD = [
     ([], "--input"),
     (["--input=checkpoint"], "--output"),
+    (["--input=checkpoint", "--output="], "output is empty"),
     (["--input=missing", "--output=out"], "'missing' is not a directory"),
     (["--input=checkpoint", "--output=checkpoint"], "is there already"),
     (["--input=checkpoint", "--output=in.jsonl"], "is there already"),

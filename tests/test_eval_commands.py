@@ -95,6 +95,8 @@ BAD_EVAL = [
     (["--config.generation.repetition_penalty=inf"], "generation.repetition_penalty=inf"),
     (["--config.generation.seed=-1"], "generation.seed=-1"),
     (["--config.data.keys=/dev/zero"], "/dev/zero is a device"),
+    (["--config.data.keys=checkpoint/model.safetensors"], "model.safetensors' is not text (inv"),
+    (["--config=none.py"], "model is None, and not a ModelConfig"),
     (["--config.data.suite=jsonl", "--config.data.path=/dev/zero"], "/dev/zero is a device"),
     (["--config.compile_cache_dir=config.py"], "cannot make the output directory config.py"),
 ]
@@ -104,6 +106,9 @@ BAD_EVAL = [
 def test_eval_refuses_in_one_line(here: pathlib.Path, argv: list[str], says: str) -> None:
     (here / "broken.py").write_text("def get_config(:\n")
     (here / "other.py").write_text("def get_config():\n    return {'a': 1}\n")
+    none = "from star_jax.eval.config import EvalConfig\n"
+    none += "def get_config():\n    return EvalConfig(*[None] * 5, output_dir='out')\n"
+    (here / "none.py").write_text(none)
     before = files(here)
     assert says in evaluate(here, *argv).error
     assert files(here) == before

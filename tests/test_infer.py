@@ -29,6 +29,7 @@ BAD_INFER = [
     ({"tokens_to_generate": 0}, "--tokens_to_generate=0"),
     ({"tokens_to_generate": "many"}, "--tokens_to_generate=many"),
     ({"num_samples": 0}, "--num_samples=0"),
+    ({"output_path": ""}, "--output_path is empty"),
     ({"stop_words": "a,,b"}, "empty stop word"),
     ({"dtype": "int4"}, "--dtype=int4"),
     ({"temperature": -0.5}, "--temperature=-0.5"),
@@ -219,3 +220,15 @@ def test_infer_survives_being_killed(here: pathlib.Path) -> None:
     )
     assert len(never) == 40
     assert killed == never
+
+
+def test_the_manifest_lies_beside_the_file_that_a_link_leads_to(here: pathlib.Path) -> None:
+    (here / "far").mkdir()
+    (here / "out.jsonl").symlink_to("far/answers.jsonl")
+    assert infer(here, fake=True).code == 0
+    assert sorted(path.name for path in (here / "far").iterdir()) == [
+        "answers.jsonl",
+        "answers.jsonl.manifest.json",
+    ]
+    assert "there is nothing to do" in infer(here, fake=True).stderr
+    assert not (here / "out.jsonl.manifest.json").exists()
