@@ -39,6 +39,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _IGNORED = re.compile(r".*\.rotary_emb\.inv_freq")
 _LAYER = re.compile(r"(model\.layers\.)(\d{1,9})(\..*)")
 _SAID = 50  # problems
+_LONG = 400  # characters of one
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 Tensor = tensor_files.Tensor | orbax_files.Tensor
@@ -115,7 +116,7 @@ def find(
     if tensors or not problems:  # or else nothing could be read, and all would be missing
         problems += _misfits(tensors, unread, config, mesh, flat=not converted)
     if problems:
-        said = _grouped(problems)
+        said = [f"{one[:_LONG]}..." if len(one) > _LONG else one for one in _grouped(problems)]
         if len(said) > _SAID:
             said[_SAID:] = [f"and {len(said) - _SAID} more"]
         raise ValueError(printable(f"checkpoint {path}: {'; '.join(said)}"))

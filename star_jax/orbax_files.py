@@ -94,12 +94,13 @@ def scan(directory: str) -> tuple[dict[str, Tensor], list[str], set[str]]:
     path = os.path.abspath(os.path.join(directory, WEIGHTS))
     if torn := _torn(directory):
         return {}, [torn], set()
+    context = tensorstore.Context({_NODES: {"total_bytes_limit": 10**8}})
     try:
+        _open_all(path, context)
         with _quiet():
             tree = ocp.PyTreeCheckpointHandler().metadata(epath.Path(path))
     except Exception as e:  # of many kinds, by what is torn
         return {}, [f"{WEIGHTS}: torn: {_reason(e)}"], set()
-    context = tensorstore.Context({_NODES: {"total_bytes_limit": 10**8}})
     found, problems = {}, []
     for name, array in dict(tree).items():
         if not isinstance(array, ocp.metadata.ArrayMetadata):
@@ -111,6 +112,34 @@ def scan(directory: str) -> tuple[dict[str, Tensor], list[str], set[str]]:
         word = _WORDS.get(dtype, dtype.name)
         found[name] = Tensor(path, name, word, shape, tuple(chunk), dtype, context)
     return found, problems, set()
+
+
+def _open_all(path: str, context: Any) -> None:
+    """Opens each array alone, ahead of Orbax: of many that fail at once, it prints tracebacks."""
+    for name in ("_METADATA", "manifest.ocdbt"):
+        if not os.path.isfile(os.path.join(path, name)):  # of a device it would read without end
+            raise ValueError(f"the file (named {name}) does not exist, or is none")
+    tree = json_files.read(os.path.join(path, "_METADATA"))["tree_metadata"]
+    for entry in tree.values():
+        if entry["value_metadata"]["value_type"] in ("np.ndarray", "jax.Array"):
+            _open(path, ".".join(str(key["key"]) for key in entry["key_metadata"]), context)
+
+
+def _open(path: str, name: str, context: Any) -> Any:
+    """An array of the checkpoint, by tensorstore."""
+    import tensorstore
+
+    spec = {
+        "driver": "zarr",
+        "kvstore": {
+            "driver": "ocdbt",
+            "base": {"driver": "file", "path": f"{path}/"},
+            "path": f"{name}/",
+            "cache_pool": _NODES,
+        },
+        "fill_missing_data_reads": False,
+    }
+    return tensorstore.open(spec, open=True, context=context).result()
 
 
 def _torn(directory: str) -> str | None:
@@ -145,22 +174,10 @@ def read(tensor: Tensor, index: tuple[slice, ...], dtype: np.dtype) -> np.ndarra
     Raises:
       Torn: it cannot be read.
     """
-    import tensorstore
-
-    spec = {
-        "driver": "zarr",
-        "kvstore": {
-            "driver": "ocdbt",
-            "base": {"driver": "file", "path": f"{tensor.path}/"},
-            "path": f"{tensor.name}/",
-            "cache_pool": _NODES,
-        },
-        "fill_missing_data_reads": False,
-    }
     bounds = tensor_files.bounds_of(index, tensor.shape)
     found = np.empty([end - begin for begin, end in bounds], dtype)
     try:
-        store: Any = tensorstore.open(spec, open=True, context=tensor.context).result()
+        store = _open(tensor.path, tensor.name, tensor.context)
         if (store.shape, store.dtype.name) != (tensor.shape, tensor.stored.name):
             raise ValueError(f"it is {store.dtype.name}{list(store.shape)}")
         (first, end), others = bounds[0], tuple(slice(*bound) for bound in bounds[1:])
@@ -270,4 +287,6 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, AttributeError | KeyError | TypeError):  # it says something of our code
+        text = f"not what Orbax writes ({text})"
     return text if len(text) <= 200 else f"{text[:200]}..."

@@ -249,8 +249,25 @@ def test_damage_that_only_orbax_finds_is_one_clear_error(tmp_path: pathlib.Path)
     path = tmp_path / orbax_files.WEIGHTS / "_METADATA"
     path.write_bytes(path.read_bytes()[:100])
     assert "weights: torn: " in refusal(tmp_path)
+    path.write_text("{}")
+    assert "torn: not what Orbax writes ('tree_metadata')" in refusal(tmp_path)
     path.unlink()
     assert "_METADATA) does not exist" in refusal(tmp_path)
+    path.symlink_to("/dev/zero")
+    assert "_METADATA) does not exist, or is none" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("data", [b"", b"none", None])
+def test_arrays_that_all_fail_are_one_line(
+    tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str], data: bytes | None
+) -> None:
+    """Orbax opens them all at once, and prints a traceback of each that fails after the first."""
+    save_orbax(tmp_path, arrays())
+    path = tmp_path / orbax_files.WEIGHTS / "manifest.ocdbt"
+    path.unlink() if data is None else path.write_bytes(data)
+    for _ in range(3):
+        assert "weights: torn: " in refusal(tmp_path)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_slices_are_read_in_pieces(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
