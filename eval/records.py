@@ -7,16 +7,18 @@ the same records as one that was never stopped.
 
 import contextlib
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from star_jax import json_files
 from star_jax.eval import places
 from star_jax.eval.places import check_regular
+from star_jax.json_files import shown
 
 Record = Mapping[str, Any]
 _NUMBERS = ("n_context_tokens", "n_generated", "time_prefill", "time_decode", "time_compile")
+_MOST = 2**53  # of counts and seconds
 
 
 def missing(done: int, count: int, size: int) -> Iterator[range]:
@@ -65,12 +67,16 @@ def _parse(path: str, position: int, text: bytes, indices: Sequence[int]) -> dic
     try:
         record = json.loads(text)
         index, score = record["index"], record["score"]
-        numbers = [record[name] for name in _NUMBERS] + [0 if score is None else score]
-        is_sound = all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
+        numbers = [record[name] for name in _NUMBERS]
+        is_sound = all(type(number) in (int, float) and 0 <= number < _MOST for number in numbers)
+        is_sound = is_sound and (score is None or (type(score) in (int, float) and 0 <= score <= 1))
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as e:
         raise ValueError(f"{where}: not a record; {hint}") from e
     if not is_sound:
-        raise ValueError(f"{where}: not a record: score, counts and seconds are numbers; {hint}")
+        raise ValueError(
+            f"{where}: not a record: score, counts and seconds are numbers, from 0, and a score is "
+            f"at most 1; {hint}"
+        )
     if position >= len(indices):
         raise ValueError(f"{where}: there are only {len(indices)} samples; {hint}")
     if index != indices[position]:
@@ -154,16 +160,15 @@ def check_manifest(path: str, settings: Mapping[str, Any], *, num_samples: int) 
     if not os.path.exists(path):
         return
     try:
-        with open(path, encoding="utf-8") as file:
-            manifest = json.load(file)
+        manifest = json_files.read(path)
         before, count = manifest["settings"], manifest["num_samples"]
         if not isinstance(before, dict) or type(count) is not int:
             raise TypeError(f"{type(before)=}, {type(count)=}")
-    except (ValueError, KeyError, TypeError, RecursionError) as e:
+    except (ValueError, KeyError, TypeError) as e:
         raise ValueError(f"{path}: not a manifest; use another place for the output") from e
     settings = json.loads(json.dumps(settings))
     differ = [
-        f"{name} was {before.get(name)!r} and is {settings.get(name)!r}"
+        f"{name[:99]} was {shown(before.get(name))} and is {shown(settings.get(name))}"
         for name in sorted(before.keys() | settings.keys())
         if before.get(name) != settings.get(name)
     ]

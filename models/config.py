@@ -238,6 +238,13 @@ def _rope_section(name: str, section: Any) -> dict[str, Any]:
         raise NotImplementedError(f"config.json: {rope_type=} with {shown(extra)} is not supported")
     for field in sorted(given - {"truncate"}):
         _check_number(field, section[field], zero=field in _ZERO_IS_ABSENT)
+    # Before transformers sees them: it refuses no order, and logs a line of its own about it.
+    low, high = section.get("low_freq_factor") or 0, section.get("high_freq_factor") or math.inf
+    if low >= high:
+        raise ValueError("config.json: low_freq_factor must be below high_freq_factor")
+    beta_fast, beta_slow = section.get("beta_fast") or 32, section.get("beta_slow") or 1
+    if beta_fast < beta_slow:
+        raise ValueError(f"config.json: {beta_fast=} must not be below {beta_slow=}")
     return section
 
 
@@ -257,8 +264,6 @@ def _rope(fields: dict[str, Any], parameters: dict[str, Any], max_positions: int
     _check_number("rope_theta", parameters["rope_theta"])
     if rope_type == "yarn":
         return _yarn(parameters, max_positions)
-    if rope_type == "llama3" and not parameters["low_freq_factor"] < parameters["high_freq_factor"]:
-        raise ValueError("config.json: low_freq_factor must be below high_freq_factor")
     values: dict[str, Any] = {name: float(parameters[name]) for name in needed}
     theta = float(parameters["rope_theta"])
     return Rope(rope_type=rope_type, theta=theta, attention_factor=1.0, **values)
@@ -279,8 +284,6 @@ def _yarn(parameters: dict[str, Any], max_positions: int) -> Rope:
         _check_number("factor", factor)
     beta_fast = parameters.get("beta_fast") or 32
     beta_slow = parameters.get("beta_slow") or 1
-    if beta_fast < beta_slow:
-        raise ValueError(f"config.json: {beta_fast=} must not be below {beta_slow=}")
     truncate = parameters.get("truncate", True)  # but null is false
     if not (truncate is None or isinstance(truncate, bool)):
         raise ValueError(f"config.json: truncate={shown(truncate)} must be true or false")

@@ -80,8 +80,10 @@ ONLY: dict[str, tuple[Any, ...]] = {
     "add_cross_attention": _OFF,
     "alibi": _OFF,
     "attention_qk_norm": _OFF,
+    "attn_bias": _OFF,
     "attn_logit_softcapping": _NONE,
     "auto_map": _NONE,  # code of its own
+    "bias": _OFF,
     "chunk_size_feed_forward": (0, None),
     "clip_qkv": _NONE,
     "compression_config": _NONE,

@@ -236,3 +236,15 @@ def test_nothing_of_a_file_steers_the_terminal(tmp_path: pathlib.Path) -> None:
 def test_code_of_its_own_is_refused() -> None:
     with pytest.raises(NotImplementedError, match="auto_map"):
         model_config.from_dict({**FIELDS, "auto_map": {"AutoModel": "x.Y"}})
+
+
+@pytest.mark.parametrize(
+    "section",
+    [{**llamas.LLAMA3_ROPE, "low_freq_factor": 4.0}, {**llamas.YARN_ROPE, "beta_slow": 64}],
+)
+def test_an_order_is_checked_before_transformers_logs_it(
+    section: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_config, "_filled_in", None)
+    with pytest.raises(ValueError, match=r"must (not )?be below"):
+        model_config.from_dict({**FIELDS, "rope_scaling": section})

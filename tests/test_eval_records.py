@@ -88,6 +88,10 @@ def test_no_file_is_nothing_done(tmp_path: pathlib.Path) -> None:
         (lines([10]).replace(b"1.5", b'"1"'), ":1: not a record: score, counts and seconds are"),
         (lines([10]).replace(b"0.5", b"true"), ":1: not a record: score, counts and seconds are"),
         (lines([10]).replace(b"0.5", b"1" + b"0" * 400), ":1: not a record"),
+        (lines([10]).replace(b"0.5", b"7"), ":1: not a record: score, counts and seconds are"),
+        (lines([10]).replace(b"0.5", b"-0.5"), ":1: not a record: score, counts and seconds are"),
+        (lines([10]).replace(b"1.5", b"-1.5"), ":1: not a record: score, counts and seconds are"),
+        (lines([10]).replace(b"1.5", b"1" + b"0" * 308), ":1: not a record: score, counts and"),
         (lines([10]).replace(b'"score"', b'"scare"'), ":1: not a record"),
         (lines([10, 12]), ":2: index=12 where 11 belongs"),
         (lines([*INDICES, 15]), ":6: there are only 5 samples"),
@@ -124,6 +128,10 @@ def test_the_manifest_refuses_other_settings_by_name(tmp_path: pathlib.Path) -> 
         records.check_manifest(path, settings | {"data.seed": 2, "lengths": (1,)}, num_samples=3)
     with pytest.raises(ValueError, match="new was None and is 3"):
         records.check_manifest(path, settings | {"new": 3}, num_samples=3)
+    records.write_manifest(path, settings | {"x" * 10**6: "y" * 10**6}, num_samples=3)
+    with pytest.raises(ValueError, match=r"x{99} was 'y+[.]{3}y+' and is None") as error:
+        records.check_manifest(path, settings, num_samples=3)
+    assert len(str(error.value)) < 1000
     with pytest.raises(ValueError, match="num_samples was 3 and is 2, and it can only grow"):
         records.check_manifest(path, settings, num_samples=2)
 
@@ -177,8 +185,9 @@ def test_the_manifest_of_a_run_that_had_begun_stays_when_the_disk_is_full(
         '{"settings": {}, "num_samples": "3"}',
         "[" * 100_000,
         '{"settings": ' * 100_000,
+        '{"settings": {}, "num_samples": 3, "num_samples": 0}',
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_a_broken_manifest_is_an_error(tmp_path: pathlib.Path, text: str) -> None:
     path = tmp_path / "manifest.json"
