@@ -97,9 +97,9 @@ def _check_types(config: EvalConfig) -> None:
     }
     sections = [(f"{f.name}.", getattr(config, f.name)) for f in dataclasses.fields(EvalConfig)]
     for field, (_, section) in zip(dataclasses.fields(EvalConfig), sections, strict=True):
-        kind = field.type if isinstance(field.type, type) else object
-        if dataclasses.is_dataclass(kind) and not isinstance(section, kind):
-            raise ValueError(f"{field.name} is {section!r:.99}, and not a {kind.__name__}")
+        expected = field.type if isinstance(field.type, type) else object
+        if dataclasses.is_dataclass(expected) and not isinstance(section, expected):
+            raise ValueError(f"{field.name} is {section!r:.99}, and not a {expected.__name__}")
     for prefix, section in [("", config), *sections]:
         for field in dataclasses.fields(section) if dataclasses.is_dataclass(section) else ():
             kind = getattr(field.type, "__name__", "")

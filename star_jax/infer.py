@@ -170,7 +170,7 @@ def _check_flags() -> None:
     if _BATCH.value < 0:
         raise ValueError(f"--batch_size={_BATCH.value} must be at least 1, or 0: --data")
     if not _OUTPUT.value:
-        raise ValueError("--output_path is empty: name the file to write")
+        raise ValueError("--output_path is empty: name a file, here or in a directory")
     places.check_regular(_OUTPUT.value)  # now, before anything slow is imported
     with contextlib.suppress(FileNotFoundError):
         if os.path.samefile(_INPUT.value, _OUTPUT.value):
