@@ -242,6 +242,9 @@ def lengths(data: DataConfig) -> tuple[int | None, ...]:
     for text in found:
         if not re.fullmatch(r"[0-9]+", text) or int(text) < 1:
             raise ValueError(f"data.lengths: {text!r} is not a number of tokens above 0")
+        # Before sizes are made of it, whose errors would name them.
+        if len(text) > 18 or int(text) > limits.MOST_POSITIONS:
+            raise ValueError(f"data.lengths: {text[:18]} is above {limits.MOST_POSITIONS} tokens")
     return tuple(map(int, found))
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+MOST_POSITIONS = 2**31 - 1  # they are counted in 32 bits
 _MOST_SAMPLES = 10**6  # of a task
 _MOST_TOKENS = 2**24  # of a text that is made and tokenised on one host
 _BEYOND = 16  # times the model's positions

@@ -56,7 +56,7 @@ def _index(file: str) -> Callable[[pathlib.Path], None]:
 EARLY: dict[str, tuple[Callable[[pathlib.Path], None], str]] = {
     "many layers": (_config(num_hidden_layers=10**9), "num_hidden_layers=1000000000 must be"),
     "no heads": (_config(num_attention_heads=0), "num_attention_heads=0 must be above 0"),
-    "EOS": (_config(eos_token_id=999999999), "999999999 is no token id"),
+    "EOS": (_config(eos_token_id=99999999999), "99999999999 is no token id"),
     "eps": (_config(rms_norm_eps=float("nan")), "rms_norm_eps=nan must be a number above 0"),
     "theta": (_config(rope_theta=10**400), "must be a number above 0"),
     "escape codes": (_config(**{EVIL: 1}), "unknown fields ['\\x1b]0;title\\x07']"),
