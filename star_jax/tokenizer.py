@@ -275,13 +275,13 @@ class Tokenizer:
         return prefix
 
     @functools.cached_property
-    def _leads(self) -> list[tuple[str | Prompt, list[int]]]:
+    def _leads(self) -> list[tuple[str, list[int]]]:
         """What a query is put behind, with its tokens; nothing if a text is left as it is."""
 
         def ids(text: str) -> list[int]:
             return files.encode(self._file, text).ids
 
-        leads: list[tuple[str | Prompt, list[int]]] = [(lead, ids(lead)) for lead in _LEADS]
+        leads: list[tuple[str, list[int]]] = [(lead, ids(lead)) for lead in _LEADS]
         inside = [i[len(b) :] for lead, b in leads if (i := ids(f"{lead}a"))[: len(b)] == b]
         return [] if ids("a") in inside else leads
 

@@ -318,3 +318,13 @@ def test_a_text_on_which_a_tokenizer_fails_is_an_error(tmp_path: pathlib.Path) -
             ValueError, match=r"the tokenizer fails on a text .*`unk_id` is missing"
         ):
             ours.encode_context(text)
+
+
+def test_a_prompt_is_a_text_that_knows_who_wrote_it() -> None:
+    """It is compared, searched and shown as text; a sum keeps the parts, on either side."""
+    prompt = "user " + Prompt.template("<s>") + " more"
+    assert isinstance(prompt, str) and prompt == "user <s> more" and f"{prompt}" == "user <s> more"
+    assert prompt.parts == (("user ", False), ("<s>", True), (" more", False))
+    assert json.loads(json.dumps(prompt)) == "user <s> more"
+    assert list(prompt.users()) == [(0, 5), (8, 13)]
+    assert Prompt.of(str(prompt), "it").parts == (("user <s> more", False),)

@@ -18,7 +18,6 @@ from star_jax.eval.metrics import string_match_all
 from star_jax.eval.ruler import cwe, fwe, niah, vt
 from star_jax.eval.ruler.draft import Draft, largest
 from star_jax.eval.sample import Sample
-from star_jax.text.prompt import Prompt
 
 # What stands before the context, and between the question and the answer's prefix.
 TEMPLATES: dict[str, tuple[str, str]] = {
@@ -60,7 +59,7 @@ def generate(
     seed: int,
     count_tokens: Callable[[Any], int],
     max_new_tokens: int,
-    wrap: tuple[str | Prompt, str | Prompt],
+    wrap: tuple[str, str],
     keys: Sequence[str] | None,
 ) -> Sample:
     """Sample `index` of a task, with as much of its haystack as fits into `length` tokens.

@@ -1,22 +1,26 @@
 """Text that remembers which of its parts a template wrote, and which a user did."""
 
-import dataclasses
 import itertools
 from collections.abc import Iterator
-from typing import Any, Union
+from typing import Any
 
-Text = Any  # a str, all of it a user's, or a Prompt
+Text = Any  # a str, all of it a user's, or a Prompt; other types are refused by name
 
 
-@dataclasses.dataclass(frozen=True)
-class Prompt:
-    """Text of a template and of its users.
+class Prompt(str):
+    """Text of a template and of its users: a str, whose parts know who wrote them.
 
     parts: (text, whether a template wrote it). Where a template spells a special token, it is
-      that token; where a user does, it is text like any other.
+      that token; where a user does, it is text like any other. A sum keeps the parts; what
+      methods of str return is a str, and so a user's.
     """
 
     parts: tuple[tuple[str, bool], ...]
+
+    def __new__(cls, parts: tuple[tuple[str, bool], ...]) -> "Prompt":
+        self = super().__new__(cls, "".join(text for text, _ in parts))
+        self.parts = parts
+        return self
 
     @classmethod
     def template(cls, text: str) -> "Prompt":
@@ -30,9 +34,9 @@ class Prompt:
         Raises:
           ValueError: it is neither str nor Prompt, or no valid text. It calls it `what`.
         """
-        if not isinstance(text, str | Prompt):
+        if not isinstance(text, str):
             raise ValueError(f"{what} takes one text (str), not {type(text).__name__}")
-        prompt = cls(((text, special),)) if isinstance(text, str) else text
+        prompt = text if isinstance(text, Prompt) else cls(((text, special),))
         if special:
             prompt = cls.template(str(prompt))
         try:
@@ -48,19 +52,13 @@ class Prompt:
             if text and not is_template:
                 yield end - len(text), end
 
-    def __str__(self) -> str:
-        return "".join(text for text, _ in self.parts)
-
-    def __len__(self) -> int:
-        return sum(len(text) for text, _ in self.parts)
-
-    def __add__(self, other: Union[str, "Prompt"]) -> "Prompt":
+    def __add__(self, other: str) -> "Prompt":
         return Prompt(_parts(self) + _parts(other))
 
     def __radd__(self, other: str) -> "Prompt":
         return Prompt(_parts(other) + _parts(self))
 
 
-def _parts(text: str | Prompt) -> tuple[tuple[str, bool], ...]:
+def _parts(text: str) -> tuple[tuple[str, bool], ...]:
     parts = text.parts if isinstance(text, Prompt) else ((text, False),)
     return tuple(part for part in parts if part[0])
