@@ -37,5 +37,5 @@ def get_config(haystack: str = "noise") -> EvalConfig:
         mesh=MeshConfig(),
         data=data,
         generation=GenerationConfig(max_new_tokens=12),
-        output_dir=f"results/smollm2_{haystack}",
+        output_dir={"noise": "results/smollm2_needles", "prose": "results/smollm2_prose"}[haystack],
     )

@@ -4,6 +4,7 @@ Also how to show what comes from such a file, so that it cannot steer a terminal
 """
 
 import collections
+import errno
 import json
 import os
 import reprlib
@@ -25,8 +26,11 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         too deep, or says a field twice. Names the file.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # or a pipe would be waited for
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
         os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
         raise ValueError(f"{printable(os.fspath(path))}: not a regular file")
     with open(descriptor, "rb") as file:
         text = file.read(LIMIT + 1)

@@ -31,10 +31,13 @@ def engine(damage, dtype, attention=None):
 
 
 @pytest.mark.parametrize(
-    ("damage", "dtype"),
-    [("overflow", "float16"), ("infinite", "float32"), ("not a number", "bfloat16")],
+    ("damage", "dtype", "attention"),
+    [
+        ("overflow", "float16", Star(block_size=32)),
+        ("infinite", "float32", Dense()),
+        ("not a number", "bfloat16", Star(block_size=32)),
+    ],
 )
-@pytest.mark.parametrize("attention", [Star(block_size=32), Dense()], ids=["star", "dense"])
 def test_nothing_is_answered(damage, dtype, attention):
     e = engine(DAMAGE[damage], dtype, attention)
     context, query = e.prefill(tiny.ids(100)), tiny.ids(5)
