@@ -5,7 +5,7 @@
 Shows what Star Attention keeps of dense attention's scores with four and with eight blocks, with
 the anchor and without it: needles inside one block are found as before, all but a few, and what
 is lost are needles that a block edge cuts. Uuids (multikey_3) are what the model has learnt least.
-Took 2.5 minutes on two CPU cores, a fifth of it compiling.
+Took 3.5 minutes on two CPU cores, a fifth of it compiling.
 """
 
 from star_jax.eval.config import (
