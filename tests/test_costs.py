@@ -136,6 +136,33 @@ def test_the_first_wave_is_let_go_of(monkeypatch):
     assert max(seen[1:]) < (9 + 1) * wave + anchors + wave // 2
 
 
+def test_decoding_reads_the_keys_that_are_there(monkeypatch):
+    """4609 tokens are nine blocks of 512 and a token: ten tiles a step and layer, not sixteen."""
+    read: list[Any] = []
+    loop = jax.lax.fori_loop
+
+    def counting(first, end, *args):
+        if isinstance(end, jax.core.Tracer):  # a number of tiles: known when it runs
+            jax.debug.callback(read.append, end)
+        return loop(first, end, *args)
+
+    e, ask = engine(Star(block_size=512)), tiny.ids(5, seed=1)
+    tiles: dict[int, list[int]] = {}
+    query.programs.cache_clear()
+    with monkeypatch.context() as m:
+        m.setattr(jax.lax, "fori_loop", counting)
+        for n in (4096, 4609):
+            encoded = e.prefill(tiny.ids(n))
+            read.clear()
+            e.generate(encoded, ask, max_new_tokens=8, ignore_eos=True)
+            jax.effects_barrier()
+            tiles[n] = [int(count) for count in read]
+    query.programs.cache_clear()  # those that count
+    assert set(tiles[4096]) == {8}
+    assert set(tiles[4609]) == {10}
+    assert len(tiles[4096]) == len(tiles[4609]) >= 2 * 8  # layers, steps
+
+
 def test_decoding_after_a_few_more_tokens_costs_as_much():
     """4609 tokens are nine blocks of 512 and a token."""
     sizes = {"hidden_size": 256, "intermediate_size": 768, "num_attention_heads": 8, "head_dim": 32}
