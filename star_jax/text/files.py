@@ -126,13 +126,17 @@ def _convert(directory: str) -> tuple[tokenizers.Tokenizer, dict[str, str], str 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """`transformers` tells its log in pages what it tries; what fails is said by an error."""
+    """`transformers` tells its log in pages what it tries; what fails is said by an error.
+
+    Older ones also warn of what they themselves use and `tokenizers` will not have.
+    """
     from transformers.utils import logging
 
     before = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings(category=DeprecationWarning, action="ignore"):
+            yield
     finally:
         logging.set_verbosity(before)
 
