@@ -124,14 +124,15 @@ def seen(group: Group, queries: list[list[int]], *, samples: int, vocab_size: in
 def limits(
     max_new_tokens: int | np.integer,
     stop: Sequence[str] | None,
-    eos: tuple[int, ...],
+    eos: Sequence[int],
     *,
     has_tokenizer: bool,
 ) -> Limits:
     """When answers end; raises ValueError for what cannot be."""
     max_new_tokens = whole("max_new_tokens", max_new_tokens)
-    for token in eos:
-        whole("eos_token_id", token, least=0)
+    if np.ndim(eos) != 1 or isinstance(eos, str):
+        raise ValueError(f"eos_token_ids={shown(eos)} must be a list of token ids")
+    eos = tuple(whole("eos_token_id", token, least=0) for token in eos)
     told = f"stop={shown(stop)}"
     is_list = not isinstance(stop, str | bytes) and isinstance(stop, Iterable | None)
     if not is_list or getattr(stop, "ndim", 1) == 0:  # arrays without axes have `__iter__`, too

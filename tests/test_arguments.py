@@ -221,6 +221,16 @@ def test_eos_that_is_no_token(token):
         unchecked(inputs.limits)(1, None, (2, token), has_tokenizer=True)
 
 
+@pytest.mark.parametrize("eos", [5, None, "5", [[5]], *ODD[:3]], ids=kind)
+def test_eos_tokens_that_are_no_list(eos):
+    with pytest.raises(ValueError, match=r"eos_token_ids=.* must be a list"):
+        unchecked(inputs.limits)(1, None, eos, has_tokenizer=True)
+
+
+def test_eos_tokens_may_be_an_array():
+    assert unchecked(inputs.limits)(1, None, np.asarray([5]), has_tokenizer=True).eos == (5,)
+
+
 def test_meshes_that_cannot_be():
     make, devices = unchecked(mesh.make_mesh), jax.devices()
     for some in (5, "5", b"5", True, [5], [None], ["cpu"], {}, np.asarray(5), *ODD):
