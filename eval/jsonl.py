@@ -20,10 +20,11 @@ _DEEPEST = 100  # what can just be read could not be written any more
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One line: the question, and all the fields that the file gives."""
+    """One line: the question, all the fields that the file gives, and where it stands."""
 
     sample: Sample
     fields: dict[str, Any]
+    place: str  # file:line
 
 
 def read(path: str) -> list[Line]:
@@ -45,7 +46,7 @@ def read(path: str) -> list[Line]:
             if not text.strip():
                 continue
             try:
-                line = _parse(text, len(lines))
+                line = _parse(text, len(lines), f"{path}:{number}")
             except ValueError as e:
                 raise ValueError(f"{path}:{number}: {e}") from e
             if lines and has_index(line) != has_index(lines[0]):
@@ -66,17 +67,24 @@ def has_index(line: Line) -> bool:
 
 
 def in_chat(line: Line, tokenizer: Tokenizer) -> Sample:
-    """The question of a line in the model's chat template; see `Tokenizer.chat`."""
-    context, query = tokenizer.chat(
-        line.sample.context,
-        line.fields["input_query"],
-        answer_prefix=line.fields.get("answer_prefix", ""),
-        date_string=DATE,
-    )
+    """The question of a line in the model's chat template; see `Tokenizer.chat`.
+
+    Raises:
+      ValueError: the template cannot be cut around it. Names file and line.
+    """
+    try:
+        context, query = tokenizer.chat(
+            line.sample.context,
+            line.fields["input_query"],
+            answer_prefix=line.fields.get("answer_prefix", ""),
+            date_string=DATE,
+        )
+    except ValueError as e:
+        raise ValueError(f"{line.place}: {e}") from e
     return dataclasses.replace(line.sample, context=context, query=query)
 
 
-def _parse(text: bytes, position: int) -> Line:
+def _parse(text: bytes, position: int, place: str) -> Line:
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError) as e:
@@ -105,7 +113,7 @@ def _parse(text: bytes, position: int) -> Line:
         needle=None,
         length=length if isinstance(length, int) else None,
     )
-    return Line(sample, fields)
+    return Line(sample, fields, place)
 
 
 def _is_shallow(value: Any, levels: int) -> bool:

@@ -43,6 +43,26 @@ def test_questions_in_the_models_chat_template(here: pathlib.Path, suite: str) -
             assert used == one["length"] <= 600
 
 
+def test_a_question_that_a_template_cannot_be_cut_around_is_named(here: pathlib.Path) -> None:
+    """As templates that take something out of messages cannot."""
+    template = test_chat.LLAMA3.replace("| trim", "| trim | replace('~', '')")
+    assert template != test_chat.LLAMA3
+    (here / "checkpoint" / "chat_template.jinja").write_text(template)
+    path = jsonl(here)
+    lines = path.read_text().splitlines()
+    lines[2] = json.dumps(json.loads(lines[2]) | {"input_query": "the ~ number"})
+    path.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=rf"{path}:3: the chat template changes a user's message"):
+        run(
+            data__suite="jsonl",
+            data__path=str(path),
+            data__lengths="",
+            data__template="chat",
+            attention__block_size="64",
+        )
+    assert FakeEngine.loaded == 0
+
+
 def test_draws_reach_the_engine_with_seeds(here: pathlib.Path, monkeypatch: Any) -> None:
     seen = []
     generate = FakeEngine.generate
