@@ -101,6 +101,23 @@ def test_logits_go_bad_in_the_middle_of_an_answer():
         bad.generate(bad.prefill(tiny.ids(100)), query, max_new_tokens=40, ignore_eos=True)
 
 
+def test_what_follows_the_end_of_a_row_may_be_anything():
+    """The row that has met its EOS goes on beside the others: from an embedding that is NaN."""
+    e = engine(lambda x: x, "float32")
+    rows, query = [tiny.ids(100), tiny.ids(90, seed=2)], tiny.ids(5)
+    first, other = e.generate(e.prefill(rows), query, max_new_tokens=20, ignore_eos=True)
+    taken = {*query, *rows[0], *rows[1], *other.tokens}
+    end = next(t for t in first.tokens if t not in taken)
+    weight = e.model.embedding
+    weight[...] = jnp.asarray(weight[...]).at[end].set(jnp.nan)
+    bad = Engine(e.model, mesh=e.mesh, attention=e.attention)
+    bad.eos_token_ids = (end,)
+    answers = bad.generate(bad.prefill(rows), query, max_new_tokens=20)
+    assert answers[0].stop_reason == "eos"
+    assert answers[0].tokens == first.tokens[: first.tokens.index(end)]
+    assert answers[1].tokens == other.tokens
+
+
 def damaged(folder):
     """The folder of a command, with weights that overflow in float16 and only there."""
     command_folder.fill(folder)
