@@ -1,6 +1,7 @@
 """Every test runs on eight simulated CPU devices, set here before anything uses JAX."""
 
 import os
+import signal
 
 # Also as many threads of XLA's: Pallas's GPU interpreter runs each warpgroup in one, and with
 # fewer of them they would wait for each other forever.
@@ -9,14 +10,17 @@ MOSAIC = (0, 11)  # the first JAX that has what the Hopper kernels use
 
 # Read when JAX starts. The platform also keeps the compile-only CUDA plugin from looking for
 # a GPU. XLA aborts the process when a simulated device waits 40 s for the others at a
-# collective, which few cores may need. Most of a run is compiling, and LLVM's level 0 takes a
-# third less of it; XLA's own passes are the same.
+# collective, which few cores may need. Most of a run is compiling: LLVM's level 0 takes a third
+# less of it, and XLA's own passes are the same.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    "--xla_cpu_collective_call_terminate_timeout_seconds=1200 --xla_backend_optimization_level=0"
-)
+os.environ["XLA_FLAGS"] = "--xla_cpu_collective_call_terminate_timeout_seconds=1200"
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 # No test may reach for a model hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# A run in the background of a shell ignores these, and so would the commands that tests end.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import chex  # noqa: E402
 import jax  # noqa: E402
@@ -28,6 +32,13 @@ jax.config.update("jax_num_cpu_devices", DEVICES)
 
 # On an older JAX these run in an environment of their own: `make test-mosaic`.
 collect_ignore = [] if jax.version.__version_info__[:2] >= MOSAIC else ["mosaic"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_as_for_users(request: pytest.FixtureRequest) -> None:
+    """What is compiled for GPUs, and what runs for an hour, is optimized as it is for users."""
+    for_users = {"aot", "Kernels"} & vars(request.module).keys() or "large" in request.path.parts
+    jax.config.update("jax_disable_most_optimizations", not for_users)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

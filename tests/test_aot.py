@@ -120,3 +120,13 @@ def test_memory_of_a_wave_depends_on_the_block_alone():
     assert three - two < 0.1 * two  # activations of one layer at a time
     half = compiled("later_wave", Shapes(layers=2, block=8192)).memory_analysis()
     assert two < 2.2 * half.temp_size_in_bytes
+
+
+def test_logits_come_in_parts():
+    """Llama-3.1-8B's 8K query tokens on eight H200s: no device holds more than 128 of them."""
+    shapes = Shapes(layers=2, query=8192)
+    logits = Programs(shapes).logits().lower().compile()
+    vocabulary = shapes.config.vocab_size
+    assert logits.memory_analysis().output_size_in_bytes <= 1.01 * 128 * vocabulary * 4
+    hidden = aot.Program(Programs(shapes).hidden().lower().compile())
+    assert max(i.elements for i in hidden.writes(1)) < 8192 * vocabulary // 8
