@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
+from star_jax.text.prompt import common
+
 StopReason = Literal["eos", "stop", "length"]
 
 
@@ -94,11 +96,14 @@ class Row:
             return self.answer().text or ""
         whole = self.decode(self.tokens)
         at = _undecided(whole, self.limits.stop)
-        if self.probe is not None:
-            other = self.decode([*self.tokens, self.probe])
-            same = zip(whole, other, strict=False)
-            at = min(at, next((i for i, (a, b) in enumerate(same) if a != b), at))
-        return self._shown(self.decode, whole, at)
+        probed = None if self.probe is None else [*self.tokens, self.probe]
+        if probed is not None:
+            at = min(at, common(whole, self.decode(probed)))
+        # Bytes of a character may stand around a special token, and are one without it.
+        text = self._shown(self.decode, whole, at).rstrip("\N{REPLACEMENT CHARACTER}")
+        if probed is not None:
+            text = text[: common(text, self.decode(probed, skip_special_tokens=True))]
+        return text
 
     def _shown(self, decode: Callable[..., str], whole: str, end: int | None) -> str:
         """whole[:end] without special tokens; `whole` is the text of all tokens."""

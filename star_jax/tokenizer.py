@@ -256,6 +256,15 @@ class Tokenizer:
         mask = added.special_tokens_mask
         prefix = added.ids[: mask.index(0) if 0 in mask else 0]
         bos = self.bos_token_id
+        if bos is not None and len(prefix) == 1 and prefix != [bos]:
+            named, there = self._names["bos_token"], self._file.id_to_token(prefix[0])
+            used = {None: repr(there), True: repr(named), False: "neither"}[add_bos_token]
+            warnings.warn(
+                f"star_jax: the BOS is {named!r} in tokenizer_config.json, and tokenizer.json puts "
+                f"{there!r} before texts: {used} is used",
+                stacklevel=4,
+            )
+            prefix = prefix if add_bos_token is None else []
         if add_bos_token is False:
             return [token for token in prefix if token != bos]
         if add_bos_token and bos is None and not prefix:

@@ -126,6 +126,38 @@ def test_a_system_message_may_look_like_the_marker(tmp_path: pathlib.Path) -> No
     assert str(before).count("[[cut0]]") == str(after).count("[[cut1]]") == 1
 
 
+SHOWS_SYSTEM = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+
+
+@pytest.mark.parametrize("spelled", ["<|END|>", "<|end|>", "<|End|>"])
+def test_a_system_message_spells_no_special_token(tmp_path: pathlib.Path, spelled: str) -> None:
+    """Nor what a normalizer makes one of."""
+    save(tmp_path, adds=None)
+    path = str(tmp_path / "tokenizer.json")
+    file = tokenizers.Tokenizer.from_file(path)
+    file.add_special_tokens([tokenizers.AddedToken("<|END|>", normalized=True)])
+    file.normalizer = tokenizers.normalizers.Lowercase()
+    file.save(path)
+    (tmp_path / "chat_template.jinja").write_text(SHOWS_SYSTEM)
+    ours, end = load(tmp_path), file.token_to_id("<|END|>")
+    assert end in file.encode(f"x {spelled} y").ids
+    before, after = ours.chat("The sky.\n", "What?", system=f"x {spelled} y")
+    assert str(before + after) == f"system: x {spelled} y\nuser: The sky.\nWhat?\n"
+    assert end not in ours.encode_context(before)
+    (tmp_path / "chat_template.jinja").write_text(
+        SHOWS_SYSTEM.replace("content", "content * (2 if m.role == 'system' else 1)")
+    )
+    with pytest.raises(ValueError, match="spells special tokens"):
+        load(tmp_path).chat("The sky.\n", "What?", system=spelled)
+
+
+def test_a_system_message_may_be_part_of_a_special_token(tmp_path: pathlib.Path) -> None:
+    """Of one that the template writes."""
+    template = "<s>{{ messages[-1].content }}"
+    before, _ = tokenizer(tmp_path, template, adds=None).chat("The sky.\n", "What?", system="s")
+    assert before.parts[0] == ("<s>", True)
+
+
 @pytest.mark.parametrize(
     ("template", "message"),
     [

@@ -276,10 +276,10 @@ def test_an_answer_is_two_programs():
     e.generate(encoded, ask, max_new_tokens=64, ignore_eos=True)
     compiled: list[str] = []
 
-    def note(event: str, seconds: float, *, fun_name: str = "", **more: Any) -> None:
-        del seconds, more
+    def note(event: str, duration_secs: float, **more: str | int) -> None:
+        del duration_secs
         if event == "/jax/core/compile/backend_compile_duration":
-            compiled.append(fun_name.removeprefix("jit(").removesuffix(")"))
+            compiled.append(str(more["fun_name"]).removeprefix("jit(").removesuffix(")"))
 
     jax.clear_caches()
     jax.monitoring.register_event_duration_secs_listener(note)

@@ -221,6 +221,61 @@ def test_a_tokenizer_that_does_not_fit_its_model(tmp_path: pathlib.Path) -> None
     assert "'</s>' (2), does not end an answer" in eos
 
 
+def test_files_that_disagree_on_bos_are_warned_about(tmp_path: pathlib.Path) -> None:
+    """One BOS at most, whoever is right."""
+    used = {None: "'<s>' is used", True: "'</s>' is used", False: "neither is used"}
+    for add, ids in ((None, [1]), (True, [2]), (False, [])):
+        tokenizer_files.save(tmp_path, "no dummy prefix", bos_token="</s>", add_bos_token=add)
+        with pytest.warns(UserWarning, match=f"BOS is '</s>' in.*'<s>' before texts: {used[add]}"):
+            ours = load(tmp_path)
+        assert ours.encode_context("The") == ids + ours.encode_query("The")
+
+
+def test_ids_that_have_two_names_are_warned_about(tmp_path: pathlib.Path) -> None:
+    """Special ones as well."""
+    for special in (True, False):
+        named = {"1": {"content": "<other>", "special": special}}
+        tokenizer_files.save(tmp_path, "no dummy prefix", added_tokens_decoder=named)
+        with pytest.warns(UserWarning, match="id 1 is '<other>' in .*, and '<s>' in .*is used"):
+            ours = load(tmp_path)
+        assert ours.bos_token_id == 1
+
+
+@pytest.mark.parametrize("template", [{"default": "x"}, 5, [5], True, "\ud800"])
+def test_a_chat_template_that_is_no_text_is_none(tmp_path: pathlib.Path, template: Any) -> None:
+    tokenizer_files.save(tmp_path, "byte-level", chat_template=template)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ours = load(tmp_path)
+    assert template == [5] or "chat_template is no text" in str(caught[-1].message)
+    assert ours.encode_query("The")
+    with pytest.raises(ValueError, match="no chat template"):
+        ours.chat("a", "b")
+
+
+def test_dropout_of_merges_is_for_training(tmp_path: pathlib.Path) -> None:
+    expected = made(tmp_path, "byte-level")[0].encode_query("The sky is blue" * 9)
+    path = tmp_path / "tokenizer.json"
+    fields = json.loads(path.read_text())
+    fields["model"]["dropout"] = 0.5
+    path.write_text(json.dumps(fields))
+    assert load(tmp_path).encode_query("The sky is blue" * 9) == expected
+
+
+def test_a_class_that_finds_no_vocabulary_is_refused(tmp_path: pathlib.Path) -> None:
+    """`transformers` makes an empty tokenizer of it, and all text would be lost."""
+    _, file = made(tmp_path, "byte-level")
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "vocab.json").write_text(json.dumps(file.get_vocab()))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "LlamaTokenizer"})
+    )
+    with pytest.raises(ValueError, match=r"LlamaTokenizer of .* tokens .*save a tokenizer\.json"):
+        load(tmp_path)
+
+
 def test_files_without_tokenizer_json_are_read_by_transformers(tmp_path: pathlib.Path) -> None:
     """And code beside them is not run, nor is anybody asked."""
     _, file = made(tmp_path, "byte-level")
@@ -250,7 +305,6 @@ def test_files_without_tokenizer_json_are_read_by_transformers(tmp_path: pathlib
         ("tokenizer_config.json", "[" * 100_000, "not read: its JSON is nested too deep"),
         ("special_tokens_map.json", '{"a": 1, "a": 2}', r"not unique: duplicate \['a'\]"),
         ("tokenizer_config.json", '{"eos_token": "\\ud800"}', "eos_token is no token"),
-        ("tokenizer_config.json", '{"chat_template": "\\ud800"}', "chat_template is no text"),
         ("tokenizer_config.json", "[1]", "not a JSON object but a list"),
         ("tokenizer_config.json", '{"add_bos_token": "yes"}', "add_bos_token='yes' must be"),
         ("tokenizer_config.json", '{"bos_token": 7}', "bos_token is no token"),
@@ -266,7 +320,6 @@ def test_files_without_tokenizer_json_are_read_by_transformers(tmp_path: pathlib
             '{"added_tokens_decoder": {"%s": {"content": "a"}}}' % ("9" * 5000),
             "tokenizer_config.json: added_tokens_decoder has '9+[.]{3}9+', which is no id",
         ),
-        ("tokenizer_config.json", '{"chat_template": 3}', "chat_template is no text"),
         ("tokenizer.json", "[" * 100_000, "unreadable tokenizer"),
     ],
 )

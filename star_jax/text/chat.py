@@ -7,11 +7,11 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Collection
+import unicodedata
 from typing import Any
 
 from star_jax.text.printable import printable
-from star_jax.text.prompt import Prompt
+from star_jax.text.prompt import Prompt, common
 
 SECONDS = 3  # of computing
 _WAIT = 3 * SECONDS  # by the clock, as the process may be kept waiting
@@ -95,7 +95,7 @@ def cut(
     *,
     system: str | None,
     variables: dict[str, str],
-    special: Collection[str],
+    special: frozenset[str],
 ) -> tuple[Prompt, Prompt]:
     """A message of context and query in a template, cut between them; see `Tokenizer.chat`.
 
@@ -116,8 +116,8 @@ def cut(
         )
     before, after = marked.split(marker)
     # What templates take away is space around a message.
-    end = len(before) - _common(before[::-1], context[::-1])
-    start = _common(after, query)
+    end = len(before) - common(before[::-1], context[::-1])
+    start = common(after, query)
     if (
         before + after != whole
         or len(before) - end < len(context.lstrip())
@@ -141,24 +141,22 @@ def _given(message: str, system: str | None, variables: dict[str, str]) -> dict[
     return {"messages": messages} | fixed | variables
 
 
-def _common(a: str, b: str) -> int:
-    """The length of the longest beginning that both have."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if a[:middle] == b[:middle] else (low, middle - 1)
-    return low
-
-
-def _head(text: str, system: str, special: Collection[str]) -> Prompt:
+def _head(text: str, system: str, special: frozenset[str]) -> Prompt:
     """What stands before a user's message: a template's text, but for the system message."""
     shown = system.strip()
-    if not any(token in system for token in special):
-        return Prompt.template(text)
-    if text.count(shown) != 1:
+    if not shown or any(shown in token for token in special - {shown}):
+        return Prompt.template(text)  # a part of a special token spells none
+    if text.count(shown) == 1:
+        before, after = text.split(shown)
+        return Prompt(((before, True), (shown, False), (after, True)))
+    if any(_folded(token) in _folded(system) for token in special):
         raise ValueError(
             "the system message spells special tokens, and cannot be told from the chat "
             "template: leave them out"
         )
-    before, after = text.split(shown)
-    return Prompt(((before, True), (shown, False), (after, True)))
+    return Prompt.template(text)
+
+
+def _folded(text: str) -> str:
+    """What tokenizers may make of a text before they look for tokens in it."""
+    return unicodedata.normalize("NFKC", text).casefold()

@@ -15,6 +15,8 @@ from star_jax.text.printable import printable
 # A directory with none of these has no tokenizer.
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
+_SOME = "The sky is blue."  # text that any tokenizer has tokens for
+
 _NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")  # `bos_token` and so on
 
 
@@ -98,7 +100,9 @@ def _load(path: str) -> tokenizers.Tokenizer:
     with _named(f"{path}: unreadable tokenizer"):
         file = tokenizers.Tokenizer.from_file(path)
         file.encode("a")  # what is added to a text may not be there
-        return file
+    if getattr(file.model, "dropout", None):
+        file.model.dropout = None  # of merges, for training: a text's ids would be drawn
+    return file
 
 
 def _convert(directory: str) -> tuple[tokenizers.Tokenizer, dict[str, str], str | None]:
@@ -120,6 +124,14 @@ def _convert(directory: str) -> tuple[tokenizers.Tokenizer, dict[str, str], str 
             f"(class {type(found).__name__}): save one beside them"
         )
     file = tokenizers.Tokenizer.from_str(found.backend_tokenizer.to_str())
+    unknown = file.token_to_id(str(found.unk_token))
+    if all(i == unknown for i in file.encode(_SOME, add_special_tokens=False).ids):
+        # A class that reads files of other names finds no vocabulary, and goes on without.
+        raise ValueError(
+            f"{directory}: without tokenizer.json, `transformers` makes a "
+            f"{type(found).__name__} of {file.get_vocab_size()} tokens of it, which has none for "
+            f"{_SOME!r}: save a tokenizer.json beside its files"
+        )
     template = found.chat_template
     return file, dict(found.special_tokens_map), template if isinstance(template, str) else None
 
@@ -178,7 +190,14 @@ def _add_special(
     special = {i for i, token in file.get_added_tokens_decoder().items() if token.special}
     for key, fields in sorted(given.items(), key=lambda item: _number(item[0], directory)):
         content = _content(fields, "added_tokens_decoder", directory)
-        if content and int(key) not in special:
+        used = file.id_to_token(int(key))
+        if content and used not in (None, content):
+            warnings.warn(
+                f"star_jax: {directory}: the id {int(key)} is {content!r} in "
+                f"tokenizer_config.json, and {used!r} in tokenizer.json, which is used",
+                stacklevel=4,
+            )
+        elif content and int(key) not in special:
             _add(file, content, int(key), fields, directory)
     there = {token.content for token in file.get_added_tokens_decoder().values() if token.special}
     more = config.get("additional_special_tokens") or config.get("extra_special_tokens") or []
@@ -243,5 +262,9 @@ def _chat_template(directory: str, config: dict[str, Any]) -> str | None:
         named = [t for t in given if isinstance(t, dict) and t.get("name") == "default"]
         given = named[-1].get("template") if named else None
     if not isinstance(given, str | None) or (given and not _is_text(given)):
-        raise ValueError(f"{directory}/tokenizer_config.json: chat_template is no text")
+        warnings.warn(
+            f"star_jax: {directory}/tokenizer_config.json: chat_template is no text, and not used",
+            stacklevel=4,
+        )
+        return None
     return given or None

@@ -62,3 +62,12 @@ class Prompt(str):
 def _parts(text: str) -> tuple[tuple[str, bool], ...]:
     parts = text.parts if isinstance(text, Prompt) else ((text, False),)
     return tuple(part for part in parts if part[0])
+
+
+def common(a: str, b: str) -> int:
+    """The length of the longest beginning that both have."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if a[:middle] == b[:middle] else (low, middle - 1)
+    return low
