@@ -3,19 +3,17 @@
 import contextlib
 import itertools
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
 from typing import NoReturn
 
 from absl import app, flags
 
 import star_jax
+from star_jax import interrupts
 from star_jax.eval import terminal
 from star_jax.text.printable import printable
 
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _HELP = {"h": True, "help": True, "?": True, "helpshort": True, "helpfull": False}
 
 
@@ -24,14 +22,14 @@ def run(
     *,
     check: Callable[[Sequence[str]], None] = lambda argv: None,
     more_help: Callable[[], str] = str,
-    interrupted: str = "interrupted; the same command goes on from here",
+    interrupted: str = "the same command goes on from here",
 ) -> NoReturn:
     """`absl.app.run(main)`; `check` sees the arguments before absl parses them.
 
     `--help` and `--version` print to stdout, and exit with 0; `more_help` comes after the flags.
     Bad input (ValueError), what is not supported (NotImplementedError) and trouble with files
-    (OSError) end with one line that names it, and Ctrl-C, SIGTERM and SIGHUP with `interrupted`.
-    Anything else is a defect, and keeps its traceback.
+    (OSError) end with one line that names it, and so do Ctrl-C, SIGTERM and SIGHUP: the line ends
+    in `interrupted`. Anything else is a defect, and keeps its traceback.
     """
 
     def parse(argv: Sequence[str]) -> list[str]:
@@ -55,21 +53,12 @@ def run(
 
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that there is no PyTorch
     terminal.warn_in_lines()
-    on_stop(signal.default_int_handler)
-    try:
-        app.run(run_main, flags_parser=parse)
-    except (ValueError, NotImplementedError, OSError) as e:
-        sys.exit(f"error: {printable(' '.join(str(e).split()))}")
-    except KeyboardInterrupt:
-        sys.exit(interrupted)
+    with interrupts.raised(interrupted):
+        try:
+            app.run(run_main, flags_parser=parse)
+        except (ValueError, NotImplementedError, OSError) as e:
+            sys.exit(f"error: {printable(' '.join(str(e).split()))}")
     raise AssertionError("app.run() returned")
-
-
-def on_stop(handler: Callable[[int, FrameType | None], object]) -> None:
-    """Sets what happens when the command is to end; but what is ignored (see nohup) stays so."""
-    for number in STOPS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, handler)
 
 
 def _inform(argv: Sequence[str], more_help: Callable[[], str]) -> None:

@@ -1,5 +1,12 @@
 """Star Attention for JAX: questions over very long contexts, on many GPUs."""
 
+import sys
+
+from star_jax import interrupts
+
+if sys.argv[:1] == ["-m"]:  # Python is about to run one of our commands: what follows takes seconds
+    interrupts.catch()
+
 from star_jax import version
 from star_jax.context import Context, ContextBatch
 from star_jax.dense import Dense

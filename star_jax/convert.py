@@ -11,14 +11,13 @@ import glob
 import math
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Sequence
 
 from absl import flags
 
-from star_jax import checkpoint, orbax_files, tensor_files
+from star_jax import checkpoint, interrupts, orbax_files, tensor_files
 from star_jax import mesh as mesh_lib
 from star_jax.engine import DTYPES
 from star_jax.eval import cli
@@ -38,7 +37,6 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
     """Converts what the flags say."""
     del argv
-    cli.on_stop(_stop)
     given = flags.FLAGS
     mesh_lib.simulate_cpu_devices(1)  # no accelerator is needed, nor taken
     begin = time.monotonic()
@@ -46,15 +44,6 @@ def main(argv: Sequence[str]) -> None:
     size = convert(given.input, given.output, dtype=dtype)
     seconds = time.monotonic() - begin
     print(f"{given.output}: {size / 1e9:.3f} GB of weights in {seconds:.1f} s", file=sys.stderr)
-
-
-def _stop(number: int, frame: object) -> None:
-    """Ends the command as an error would, so that it tidies up, and lets it do that in peace."""
-    del frame
-    for each in cli.STOPS:
-        signal.signal(each, signal.SIG_IGN)
-    name = signal.Signals(number).name
-    sys.exit(f"interrupted by {name}; nothing is left behind, and the same command starts over")
 
 
 def convert(source: str, output: str, *, dtype: str | None = None) -> int:
@@ -89,18 +78,20 @@ def convert(source: str, output: str, *, dtype: str | None = None) -> int:
         raise OSError(f"{output=}: {size} bytes of weights, and {free} are free")
 
     partial = os.path.join(parent, f".{name}.{os.getpid()}.partial")
-    try:
-        os.mkdir(partial)
-        for pattern in checkpoint.SMALL_FILES:
-            for path in glob.glob(os.path.join(glob.escape(directory), pattern)):
-                if os.path.isfile(path):
-                    shutil.copyfile(path, os.path.join(partial, os.path.basename(path)))
-        orbax_files.write(partial, sources)
-        os.rename(partial, os.path.join(parent, name))
-    except OSError as e:  # which may name a file of the partial output, or none
-        raise OSError(f"{output=} could not be written: {e.strerror or e}") from e
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with interrupts.held() as released:
+        try:
+            with released():
+                os.mkdir(partial)
+                for pattern in checkpoint.SMALL_FILES:
+                    for path in glob.glob(os.path.join(glob.escape(directory), pattern)):
+                        if os.path.isfile(path):
+                            shutil.copyfile(path, os.path.join(partial, os.path.basename(path)))
+                orbax_files.write(partial, sources)
+                os.rename(partial, os.path.join(parent, name))
+        except OSError as e:  # which may name a file of the partial output, or none
+            raise OSError(f"{output=} could not be written: {e.strerror or e}") from e
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return size
 
 
@@ -129,4 +120,4 @@ def _sources(directory: str, dtype: str | None) -> dict[str, orbax_files.Source]
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main)
+    cli.run(main, interrupted="nothing is left behind, and the same command starts over")

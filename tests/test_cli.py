@@ -206,7 +206,9 @@ def test_a_run_that_is_told_to_end_leaves_nothing(
     line = f'"$0" -c "$1" {module} {RUNS[module]} {int(number)}'
     done = shell(line, INTERRUPTED, cwd=here)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "interrupted; the same command goes on from here"
+    assert done.stderr.splitlines()[-1] == (
+        f"interrupted by {number.name}; the same command goes on from here"
+    )
     assert "Traceback" not in done.stderr
     assert files(here) == before
     if number == signal.SIGHUP:
