@@ -7,6 +7,8 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 
+from star_jax import interrupts
+
 
 def check_regular(path: str) -> None:
     """Refuses what is there and is no regular file.
@@ -37,12 +39,14 @@ def check_regular(path: str) -> None:
 @contextlib.contextmanager
 def writable(directory: str) -> Iterator[None]:
     """Makes a directory, checks that it can be written to, and unmakes it if it stays empty."""
-    made = _make(directory)
-    try:
-        _check_writable(directory)
-        yield
-    finally:
-        _unmake(made)
+    with interrupts.held() as released:  # or a signal could leave what has just been made
+        made = _make(directory)
+        try:
+            _check_writable(directory)
+            with released():
+                yield
+        finally:
+            _unmake(made)
 
 
 @contextlib.contextmanager
@@ -58,13 +62,15 @@ def output_directory(directory: str) -> Iterator[None]:
         made[:0] = _make(directory)
         return os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
 
-    file = _hold(directory, open_directory)  # refused, it must not unmake what another run holds
-    try:
-        _check_writable(directory)
-        yield
-    finally:
-        _unmake(made)
-        os.close(file)
+    with interrupts.held() as released:
+        file = _hold(directory, open_directory)  # refused, it must not unmake what another holds
+        try:
+            _check_writable(directory)
+            with released():
+                yield
+        finally:
+            _unmake(made)
+            os.close(file)
 
 
 @contextlib.contextmanager
@@ -91,16 +97,18 @@ def output_file(path: str) -> Iterator[None]:
             return file
         return os.open(real, os.O_RDWR)
 
-    try:
-        file = _hold(real, open_file)
+    with interrupts.held() as released:
         try:
-            yield
+            file = _hold(real, open_file)
+            try:
+                with released():
+                    yield
+            finally:
+                if is_made and not os.fstat(file).st_size:
+                    os.unlink(real)
+                os.close(file)
         finally:
-            if is_made and not os.fstat(file).st_size:
-                os.unlink(real)
-            os.close(file)
-    finally:
-        _unmake(made)
+            _unmake(made)
 
 
 def _hold(path: str, open_it: Callable[[], int]) -> int:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from star_jax import json_files
+from star_jax import interrupts, json_files
 from star_jax.eval import places
 from star_jax.eval.places import check_regular
 from star_jax.json_files import shown
@@ -88,7 +88,7 @@ def append(path: str, records: Sequence[Record]) -> None:
     """Adds a batch, and returns when it is on disk. Where that fails, nothing is added."""
     text = "".join(json.dumps(record) + "\n" for record in records)
     check_regular(path)
-    with places.writable(os.path.dirname(path) or "."):
+    with interrupts.held(), places.writable(os.path.dirname(path) or "."):
         before = os.path.getsize(path) if os.path.exists(path) else None
         try:
             with open(path, "ab") as file:
@@ -110,14 +110,15 @@ def append_first(
     num_samples: int,
 ) -> None:
     """Writes the manifest, and adds a run's first batch; fails with both or with neither."""
-    is_new = not os.path.exists(manifest)
-    write_manifest(manifest, settings, num_samples=num_samples)
-    try:
-        append(path, records)
-    except OSError:
-        if is_new:
-            os.unlink(manifest)
-        raise
+    with interrupts.held():
+        is_new = not os.path.exists(manifest)
+        write_manifest(manifest, settings, num_samples=num_samples)
+        try:
+            append(path, records)
+        except OSError:
+            if is_new:
+                os.unlink(manifest)
+            raise
 
 
 def read(path: str) -> list[dict[str, Any]]:
@@ -131,16 +132,17 @@ def write_atomically(path: str, text: str) -> None:
     part = f"{path}.part"
     for each in (path, part):
         check_regular(each)
-    try:
-        with open(part, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as e:
-        with contextlib.suppress(OSError):
-            os.unlink(part)
-        raise _named(e, path) from e
+    with interrupts.held():
+        try:
+            with open(part, "w", encoding="utf-8", newline="") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except OSError as e:
+            with contextlib.suppress(OSError):
+                os.unlink(part)
+            raise _named(e, path) from e
 
 
 def _named(e: OSError, path: str) -> OSError:

@@ -22,7 +22,7 @@ import jax
 from absl import flags
 from jax.sharding import Mesh
 
-from star_jax import checkpoint
+from star_jax import checkpoint, interrupts
 from star_jax import engine as engine_lib
 from star_jax.engine import DTYPES, Attention, Engine
 from star_jax.eval import cli, devices, fingerprint, jsonl, limits, places, records, timing
@@ -125,9 +125,10 @@ def main(argv: Sequence[str]) -> None:
             for batch in records.missing(done, len(lines), _BATCH.value or _DATA.value):
                 asked = [lines[i] for i in batch]
                 answered = _answer(engine, tokenizer, asked, stop, generation, progress.begin)
-                if batch.start == 0:
-                    os.truncate(output, 0)  # an old run's, if there is any, with --nouse_cache
-                append(output, answered)
+                with interrupts.held():
+                    if batch.start == 0:
+                        os.truncate(output, 0)  # an old run's, if there is any, with --nouse_cache
+                    append(output, answered)
                 append = records.append
                 all_answered += answered
                 # Once is enough: they name each length.
