@@ -4,7 +4,8 @@ import sys
 
 from star_jax import interrupts
 
-if sys.argv[:1] == ["-m"]:  # Python is about to run one of our commands: what follows takes seconds
+# Python is about to run one of our commands, and what is imported first takes seconds.
+if sys.argv[:1] == ["-m"] and interrupts.is_ours(sys.orig_argv):
     interrupts.catch()
 
 from star_jax import version

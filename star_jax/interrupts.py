@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -36,6 +36,12 @@ class _Now:
 
 
 _now = _Now()
+
+
+def is_ours(arguments: Sequence[str]) -> bool:
+    """Whether Python's arguments name a command of this package: `-m star_jax.eval`."""
+    modules = [argument.removeprefix("-m") for argument in arguments]
+    return any(module.split(".")[0] == "star_jax" for module in modules)
 
 
 def catch() -> None:

@@ -112,3 +112,28 @@ def test_importing_the_library_leaves_signals_alone(tmp_path: pathlib.Path) -> N
     )
     done = spawn(tmp_path, "-c", code)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_program_that_imports_the_library_keeps_its_signals(tmp_path: pathlib.Path) -> None:
+    """Also one that is a package, which Python imports while it looks for the module to run."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "__init__.py").write_text("import star_jax\n")
+    (tmp_path / "mine" / "program.py").write_text(
+        "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)\n"
+    )
+    done = spawn(tmp_path, "-m", "mine.program", path=tmp_path)
+    assert done.stdout == "True\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_ours"),
+    [
+        ("python -m star_jax.eval --config=x", True),
+        ("python -B -mstar_jax.infer", True),
+        ("python -m star_jax", True),
+        ("python -m mine.program --config=star_jax/x.py", False),
+        ("python -m star_jaxes", False),
+    ],
+)
+def test_whose_command_it_is(arguments: str, is_ours: bool) -> None:
+    assert interrupts.is_ours(arguments.split()) is is_ours
