@@ -91,6 +91,7 @@ def run(config: EvalConfig) -> str:
     cells = suites.cells(config, tokenizer)
     settings = _settings(config, directory, mesh, implementation)
     num_samples = max(len(cell.indices) for cell in cells)
+    limits.check_batch("data.batch_size", config_lib.batch_size(config), questions=num_samples)
     manifest = os.path.join(config.output_dir, "manifest.json")
     with (
         places.writable(config.profile_dir or config.output_dir),
@@ -201,6 +202,7 @@ def _answer_all(
             for batch in records.missing(
                 least, len(job.cell.indices), config_lib.batch_size(config)
             ):
+                progress.begin(f"making {len(batch)} question{'s' * (len(batch) > 1)}")
                 drawn = _draw(job.cell, batch, tokenizer)
                 for part in job.parts:
                     questions = drawn[max(0, len(part.scores) - batch.start) :]

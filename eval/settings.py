@@ -61,8 +61,8 @@ class DataConfig:
     lengths: a comma list, in tokens: how long RULER's questions are made; L in sizes stands for
       it. For jsonl only where the path has {length}; else L is the file's longest context.
     num_samples: per task and length, from the first; -1: the whole file, 500 for RULER.
-    batch_size: how many questions are asked at once; 0: the size of the mesh's data axis.
-      Answers do not depend on it.
+    batch_size: how many questions are asked at once, at most 4096; 0: the size of the mesh's data
+      axis. Answers do not depend on it.
     seed: of RULER's questions.
     template: base leaves text as it is; chat puts each question into the model's own chat
       template, cut between context and question, the answer's prefix after the header of the

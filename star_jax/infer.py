@@ -52,7 +52,9 @@ _CACHE = flags.DEFINE_bool(
     "use_cache", True, "Go on where a run stopped; no: overwrite its output."
 )
 _DTYPE = flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "Of weights, activations and cache.")
-_BATCH = flags.DEFINE_integer("batch_size", 0, "Questions asked at once; 0: as --data says.")
+_BATCH = flags.DEFINE_integer(
+    "batch_size", 0, "Questions asked at once, at most 4096; 0: as --data says."
+)
 _DATA = flags.DEFINE_integer("data", 1, "Mesh axis: contexts side by side; the batch.")
 _CONTEXT = flags.DEFINE_integer("context", 1, "Mesh axis: devices that share a context.")
 _TENSOR = flags.DEFINE_integer("tensor", 1, "Mesh axis: devices that share each weight.")
@@ -78,6 +80,7 @@ def main(argv: Sequence[str]) -> None:
     _check_flags()
     lines = jsonl.read(_INPUT.value)
     lines = lines if _SAMPLES.value == -1 else lines[: _SAMPLES.value]
+    limits.check_batch("--batch_size", _BATCH.value, questions=len(lines))
     generation = _generation()
     try:
         sampling(generation)
@@ -221,6 +224,7 @@ def _answer(
     begin: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     """The records of a batch."""
+    begin(f"tokenising {len(lines)} question{'s' * (len(lines) > 1)}")
     samples = [line.sample for line in lines]
     if _TEMPLATE.value == CHAT:
         samples = [jsonl.in_chat(line, tokenizer) for line in lines]

@@ -87,6 +87,10 @@ BAD_EVAL = [
     (["--config.data.lengths=100000000"], "data.lengths=100000000 is more than 16 times the 4096"),
     (["--config.data.lengths=600,99999999999999999999"], "is above 2147483647 tokens"),
     (["--config.data.num_samples=1000000000"], "data.num_samples=1000000000"),
+    (
+        ["--config.data.num_samples=1000000", "--config.data.batch_size=1000000000"],
+        "data.batch_size=1000000000 is above 4096 questions at once",
+    ),
     (["--config.data.num_samples=1e9"], "--config.data.num_samples=1e9"),
     (["--config.mesh.cpu_devices=100000"], "mesh.cpu_devices=100000 must be from 1 to 1024"),
     (["--config.mesh.cpu_devices=-1"], "mesh.cpu_devices=-1"),

@@ -331,6 +331,21 @@ def test_progress_shows_the_scores(here: pathlib.Path, capsys: pytest.CaptureFix
     assert lines[-1].endswith("ETA 0s")
 
 
+def test_it_is_said_that_questions_are_being_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    draw = runner._draw
+    monkeypatch.setattr(runner.Progress, "begin", lambda self, doing: said.append(doing))
+
+    def note(*args: Any) -> runner.Questions:
+        said.append("made")
+        return draw(*args)
+
+    monkeypatch.setattr(runner, "_draw", note)
+    run(data__lengths="600", data__tasks="niah_single_1", data__batch_size=4)
+    made = [i for i, text in enumerate(said) if text == "made"]
+    assert [said[i - 1] for i in made] == ["making 4 questions", "making 1 question"]
+
+
 def test_idle_devices_are_noted_and_not_warned_about(
     here: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,6 +125,14 @@ def test_numbers_beyond_what_there_is_are_served(here: pathlib.Path) -> None:
     assert len(records.read(str(here / "out.jsonl"))) == 3
 
 
+def test_a_batch_of_too_many_questions_is_refused(here: pathlib.Path) -> None:
+    line = {"input_context": "the sky", "input_query": "is it?"}
+    write_lines(here / "many.jsonl", *[line] * 4097)
+    flags: dict[str, Any] = {"input_path": "many.jsonl", "fake": True, "batch_size": 4097}
+    assert "--batch_size=4097 is above 4096 questions" in infer(here, **flags).error
+    assert infer(here, **flags, num_samples=2).code == 0
+
+
 def test_infer_refuses_other_settings_and_other_files(here: pathlib.Path) -> None:
     assert infer(here, fake=True).code == 0
     before = files(here)
