@@ -127,21 +127,26 @@ def read(path: str) -> list[dict[str, Any]]:
         return [json.loads(text) for text in file]
 
 
+def part(path: str) -> str:
+    """Where `write_atomically` begins."""
+    return f"{path}.part"
+
+
 def write_atomically(path: str, text: str) -> None:
     """Writes a file as a whole or not at all."""
-    part = f"{path}.part"
-    for each in (path, part):
+    new = part(path)
+    for each in (path, new):
         check_regular(each)
     with interrupts.held():
         try:
-            with open(part, "w", encoding="utf-8", newline="") as file:
+            with open(new, "w", encoding="utf-8", newline="") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(part, path)
+            os.replace(new, path)
         except OSError as e:
             with contextlib.suppress(OSError):
-                os.unlink(part)
+                os.unlink(new)
             raise _named(e, path) from e
 
 

@@ -106,11 +106,8 @@ def main(argv: Sequence[str]) -> None:
         jsonl.in_chat(lines[0], tokenizer)  # raises if it cannot be cut
     settings = _settings(attention, stop, directory, mesh)
 
-    output = _OUTPUT.value
-    if os.path.islink(output):  # the manifest goes beside the file, and not into /dev
-        output = os.path.realpath(output)
+    output, manifest = _written()
     with places.output_file(output), devices.compile_cache(_COMPILED.value):
-        manifest = f"{output}.manifest.json"
         places.check_regular(manifest)
         done = _done(output, manifest, settings, lines) if _CACHE.value else 0
         if done == len(lines):
@@ -176,9 +173,20 @@ def _check_flags() -> None:
     if not _OUTPUT.value:
         raise ValueError("--output_path is empty: name a file, here or in a directory")
     places.check_regular(_OUTPUT.value)  # now, before anything slow is imported
-    with contextlib.suppress(FileNotFoundError):
-        if os.path.samefile(_INPUT.value, _OUTPUT.value):
-            raise ValueError(f"--output_path={_OUTPUT.value} is the file of --input_path")
+    output, manifest = _written()
+    for path in (output, manifest, records.part(manifest)):
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samefile(_INPUT.value, path):
+                raise ValueError(
+                    f"--output_path={_OUTPUT.value} writes {path}, which is the file of "
+                    "--input_path"
+                )
+
+
+def _written() -> tuple[str, str]:
+    """The output and its manifest, which goes beside the file of a link, and not into /dev."""
+    output = os.path.realpath(_OUTPUT.value) if os.path.islink(_OUTPUT.value) else _OUTPUT.value
+    return output, f"{output}.manifest.json"
 
 
 def _settings(

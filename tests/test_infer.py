@@ -44,7 +44,13 @@ BAD_INFER = [
     ({"output_path": "in.jsonl"}, "in.jsonl"),
     ({"output_path": "checkpoint"}, "checkpoint"),
     ({"output_path": "in.jsonl/out.jsonl"}, "in.jsonl"),
-    ({"use_cache": "false", "output_path": "in.jsonl"}, "is the file of --input_path"),
+    ({"use_cache": "false", "output_path": "in.jsonl"}, "which is the file of --input_path"),
+    (
+        {"use_cache": "false", "input_path": "x.manifest.json", "output_path": "x"},
+        "x.manifest.json, which is the file",
+    ),
+    ({"input_path": "y.manifest.json.part", "output_path": "y"}, "y.manifest.json.part, which is"),
+    ({"input_path": "x.manifest.json", "output_path": "to_x"}, "x.manifest.json, which is the"),
     ({"output_path": "/dev/full"}, "/dev/full is a device"),
     ({"output_path": "/dev/null"}, "/dev/null is a device"),
     ({"output_path": "/dev/zero", "use_cache": "false"}, "/dev/zero is a device"),
@@ -81,6 +87,9 @@ def test_infer_refuses_in_one_line(here: pathlib.Path, flags: dict[str, Any], sa
     os.mkfifo(here / "pipe")
     (here / "deep").mkdir()
     (here / "link").symlink_to("/dev/full")
+    (here / "to_x").symlink_to("x")
+    for name in ("x.manifest.json", "y.manifest.json.part"):
+        (here / name).write_bytes((here / "in.jsonl").read_bytes())
     before = files(here)
     error = infer(here, **flags).error
     assert says in error
