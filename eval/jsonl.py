@@ -5,10 +5,12 @@ neither}. An answer's prefix is put after the query; in a chat template, after t
 assistant's turn.
 """
 
+import codecs
 import dataclasses
-import json
+import math
 from typing import Any
 
+from star_jax import json_files
 from star_jax.eval.config import DATE
 from star_jax.eval.places import check_regular
 from star_jax.eval.sample import Sample
@@ -85,12 +87,8 @@ def in_chat(line: Line, tokenizer: Tokenizer) -> Sample:
 
 
 def _parse(text: bytes, position: int, place: str) -> Line:
-    try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError) as e:
-        raise ValueError(f"not JSON ({e})") from e
-    if not isinstance(fields, dict):
-        raise ValueError(f"not a JSON object but a {type(fields).__name__}")
+    text = text.removeprefix(codecs.BOM_UTF8)  # which some programs begin a file with
+    fields = json_files.parse(text, limit=len(text))  # a context may be longer than any header
     for name in ("input_context", "input_query"):
         if name not in fields:
             raise ValueError(f"no {name!r}; there is {sorted(fields)}")
@@ -99,8 +97,7 @@ def _parse(text: bytes, position: int, place: str) -> Line:
             raise ValueError(f"{name!r} is empty")
     _check_text("answer_prefix", fields.get("answer_prefix", ""))
     for name in KEPT:
-        if not _is_shallow(fields.get(name), _DEEPEST):
-            raise ValueError(f"{name!r} is nested more than {_DEEPEST} deep")
+        _check_kept(name, fields.get(name), _DEEPEST)
     index = -1 if fields.get("index") is None else fields["index"]
     if not isinstance(index, int) or isinstance(index, bool):
         raise ValueError(f"{index=} is not an integer")
@@ -116,11 +113,16 @@ def _parse(text: bytes, position: int, place: str) -> Line:
     return Line(sample, fields, place)
 
 
-def _is_shallow(value: Any, levels: int) -> bool:
+def _check_kept(name: str, value: Any, levels: int) -> None:
+    """Refuses what would make a record that is no JSON, or cannot be written at all."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name!r} has the number {value}, which JSON cannot say")
     if not isinstance(value, dict | list):
-        return True
-    parts = value.values() if isinstance(value, dict) else value
-    return levels > 0 and all(_is_shallow(part, levels - 1) for part in parts)
+        return
+    if not levels:
+        raise ValueError(f"{name!r} is nested more than {_DEEPEST} deep")
+    for part in value.values() if isinstance(value, dict) else value:
+        _check_kept(name, part, levels - 1)
 
 
 def _outputs(fields: dict[str, Any]) -> tuple[str, ...]:

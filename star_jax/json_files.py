@@ -40,14 +40,17 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(f"{printable(os.fspath(path))}: {e}") from e
 
 
-def parse(text: bytes) -> dict[str, Any]:
+def parse(text: bytes, *, limit: int | None = None) -> dict[str, Any]:
     """The fields of a JSON object; see `read`. NaN and Infinity are numbers here.
+
+    limit: of bytes; None: LIMIT.
 
     Raises:
       ValueError: says what is wrong, and begins with "not".
     """
-    if len(text) > LIMIT:
-        raise ValueError(f"not read: more than {LIMIT} bytes of JSON")
+    limit = LIMIT if limit is None else limit
+    if len(text) > limit:
+        raise ValueError(f"not read: more than {limit} bytes of JSON")
     try:
         fields = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
     except RecursionError as e:

@@ -1,11 +1,13 @@
 """Questions from JSON lines: what is read, and how errors name file and line."""
 
+import codecs
 import json
 import pathlib
 from typing import Any
 
 import pytest
 
+from star_jax import json_files
 from star_jax.eval import jsonl
 from star_jax.eval.sample import Sample
 
@@ -55,6 +57,23 @@ def test_numbers_and_lists_of_answers_are_taken(tmp_path: pathlib.Path) -> None:
     assert [sample.index for sample in found] == [0, 1, 2]
 
 
+def test_what_is_not_used_may_be_anything(tmp_path: pathlib.Path) -> None:
+    (line,) = jsonl.read(write(tmp_path, {**GOOD, "score": float("nan"), "x": [[float("inf")]]}))
+    assert line.sample.outputs == ("a", "b")
+
+
+def test_a_line_may_be_longer_than_other_json(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_files, "LIMIT", 8)
+    assert jsonl.read(write(tmp_path, GOOD))
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: pathlib.Path) -> None:
+    first = codecs.BOM_UTF8 + json.dumps(GOOD).encode()
+    assert len(jsonl.read(write(tmp_path, first, {**GOOD, "index": 5}))) == 2
+
+
 def test_outputs_count_more_than_output(tmp_path: pathlib.Path) -> None:
     (line,) = jsonl.read(write(tmp_path, {**GOOD, "output": "z"}))
     assert line.sample.outputs == ("a", "b")
@@ -75,6 +94,10 @@ def test_without_an_index_the_position_counts(tmp_path: pathlib.Path, none: dict
         (b'{"input_context": "\xff\xfe", "input_query": "q"}', "not JSON"),
         ("[1, 2]", "not a JSON object but a list"),
         ("3", "not a JSON object but a int"),
+        ('{"input_context": "c", "input_query": "q", "input_context": "d"}', "['input_context']"),
+        ('{"input_context": "c", "input_query": "q", "others": {"a": 1, "a": 2}}', "duplicate"),
+        ({**GOOD, "others": [float("nan")]}, "'others' has the number nan, which JSON cannot say"),
+        ('{"input_context": "c", "input_query": "q", "length": 1e999}', "'length' has the number"),
         (without("input_context"), "no 'input_context'; there is ['index', 'input_query'"),
         (without("input_query"), "no 'input_query'"),
         ({**GOOD, "input_context": ""}, "'input_context' is empty"),
