@@ -33,6 +33,7 @@ from star_jax.ulysses import Ulysses
 EXACT: dict[str, Dense | Ring | Ulysses] = {"dense": Dense(), "ring": Ring(), "ulysses": Ulysses()}
 KINDS = (*EXACT, "star")
 SUITES = ("jsonl", "ruler")
+_LONGEST = 40  # characters of a size
 _SOME_LENGTH = 2**24  # stands for L where only the questions tell
 # Fields that may be a number or a list, too: a config file need not write them as text.
 _LISTS = {"kind", "block_size", "anchor_size", "tasks", "lengths", "stop"}
@@ -199,6 +200,8 @@ def _star(block: str, anchor: str, length: int | None) -> Star:
     b = _size("attention.block_size", block, L=length)
     if b < 1:
         raise ValueError(f"attention.block_size={block!r} is {b} tokens{at}: it must be above 0")
+    if b > limits.MOST_POSITIONS:
+        raise ValueError(f"attention.block_size={block!r} is above {limits.MOST_POSITIONS} tokens")
     a = _size("attention.anchor_size", anchor, L=length, b=b)
     if a < 0:
         raise ValueError(f"attention.anchor_size={anchor!r} is {a}: it must be at least 0 (none)")
@@ -212,6 +215,8 @@ def _star(block: str, anchor: str, length: int | None) -> Star:
 
 def _size(field: str, text: str, **known: int | None) -> int:
     """A size: `1024`, or a part of something known, `L/4`, rounded down."""
+    if len(text) > _LONGEST:  # of many more digits Python makes no number
+        raise ValueError(f"{field}={text[:_LONGEST]!r}... is too long for a size")
     if re.fullmatch(r"[+-]?[0-9]+", text):
         return int(text)
     match = re.fullmatch(r"([Lb])(?:/([1-9][0-9]*))?", text)
@@ -267,16 +272,17 @@ def num_samples(data: DataConfig, there_are: int | None) -> int:
     return data.num_samples if there_are is None else min(data.num_samples, there_are)
 
 
-def stop_words(stop: str | Sequence[str]) -> tuple[str, ...]:
+def stop_words(stop: str | Sequence[str], *, field: str = "generation.stop") -> tuple[str, ...]:
     """The stop words of a comma list, spaces kept; a config file may also give a tuple.
 
-    A comma at the end is ignored, as the reference does.
+    A comma at the end is ignored, as the reference does. `field` is how errors call it.
     """
+    given = stop
     if isinstance(stop, str):
         stop = stop.rstrip(",").split(",") if stop.strip(",") else ()
     found = tuple(stop)
     if not all(found):
-        raise ValueError(f"{stop=} has an empty stop word, which would end every answer")
+        raise ValueError(f"{field}={given!r} has an empty stop word, which would end every answer")
     return found
 
 

@@ -68,7 +68,7 @@ def run(config: EvalConfig) -> str:
     Everything that can be wrong is looked for before the model is loaded, and nothing is
     written before the first batch has been answered.
     """
-    mesh = devices.make_mesh(**dataclasses.asdict(config.mesh), setting="mesh.cpu_devices")
+    mesh = devices.make_mesh(**dataclasses.asdict(config.mesh), prefix="mesh.")
     asked = config.attention.implementation or None
     attention.resolve(asked, mesh)  # before anything is fetched
     directory = checkpoint.resolve(config.model.path)

@@ -10,6 +10,7 @@ tensor, whatever the checkpoint's size. Nothing is left behind if it fails.
 import glob
 import math
 import os
+import re
 import shutil
 import sys
 import time
@@ -41,9 +42,18 @@ def main(argv: Sequence[str]) -> None:
     mesh_lib.simulate_cpu_devices(1)  # no accelerator is needed, nor taken
     begin = time.monotonic()
     dtype = None if given.dtype == _STORED else given.dtype
-    size = convert(given.input, given.output, dtype=dtype)
+    try:
+        size = convert(given.input, given.output, dtype=dtype)
+    except (ValueError, OSError) as e:
+        raise ValueError(_in_flags(str(e))) from e
     seconds = time.monotonic() - begin
     print(f"{given.output}: {size / 1e9:.3f} GB of weights in {seconds:.1f} s", file=sys.stderr)
+
+
+def _in_flags(message: str) -> str:
+    """A message of `convert`, which begins with its argument, with the flag that gave that."""
+    flag = {"source": "--input", "output": "--output"}
+    return re.sub(r"^(source|output)(?=[= ])", lambda match: flag[match[1]], message)
 
 
 def convert(source: str, output: str, *, dtype: str | None = None) -> int:

@@ -76,7 +76,7 @@ _DRAWS = {  # see star_jax.Sampling; the temperature is greedy here
 def main(argv: Sequence[str]) -> None:
     """Checks all that can be checked, then loads the model and answers what is left."""
     del argv
-    attention, stop = _attention(), stop_words(_STOP.value)
+    attention, stop = _attention(), stop_words(_STOP.value, field="--stop_words")
     _check_flags()
     lines = jsonl.read(_INPUT.value)
     lines = lines if _SAMPLES.value == -1 else lines[: _SAMPLES.value]
@@ -91,7 +91,7 @@ def main(argv: Sequence[str]) -> None:
         context=_CONTEXT.value,
         tensor=_TENSOR.value,
         cpu_devices=_CPUS.value,
-        setting="--cpu_devices",
+        prefix="--",
     )
     directory = checkpoint.resolve(_MODEL.value)
     model = model_config.read(directory)

@@ -55,22 +55,24 @@ def test_commands_take_what_the_command_has_made(here: pathlib.Path) -> None:
 BAD = [
     ([], "--input"),
     (["--input=checkpoint"], "--output"),
-    (["--input=checkpoint", "--output="], "output is empty"),
+    (["--input=checkpoint", "--output="], "error: --output is empty"),
     (["--input=missing", "--output=out"], "'missing' is not a directory"),
     (["--input=checkpoint", "--output=checkpoint"], "is there already"),
     (["--input=checkpoint", "--output=in.jsonl"], "is there already"),
     (["--input=checkpoint", "--output=no/out"], "is not a directory"),
-    (["--input=checkpoint", "--output=/dev/null"], "output='/dev/null' is there already"),
+    (["--input=checkpoint", "--output=/dev/null"], "error: --output='/dev/null' is there already"),
     (["--input=checkpoint", "--output=/dev/full"], "output='/dev/full' is there already"),
     (["--input=checkpoint", "--output=/dev/null/out"], "/dev/null is not a directory"),
     (["--input=checkpoint", "--output=out", "--dtype=int8"], "--dtype=int8"),
     (["--input=checkpoint", "--output=out", "more"], "unexpected ['more']"),
+    (["--input=converted", "--output=out"], "error: --input='converted' is converted already"),
     (["--input=.", "--output=out"], "no config.json"),
 ]
 
 
 @pytest.mark.parametrize(("argv", "says"), BAD)
 def test_the_command_refuses_in_one_line(here: pathlib.Path, argv: list[str], says: str) -> None:
+    (here / "converted" / "weights").mkdir(parents=True)
     before = files(here)
     assert says in run(here, *argv).error
     assert files(here) == before

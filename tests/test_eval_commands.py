@@ -61,10 +61,14 @@ BAD_EVAL = [
     (["--config.attention.block_size=-16"], "attention.block_size='-16'"),
     (["--config.attention.block_size=L/4,L/999"], "attention.block_size='L/999' is 0"),
     (["--config.attention.anchor_size=b,151"], "attention.anchor_size='151'"),
+    (["--config.attention.block_size=10000000000000"], "attention.block_size='10000000000000' is"),
+    (["--config.attention.block_size=L/" + "1" * 5000], "attention.block_size='L/111"),
+    (["--config.attention.anchor_size=" + "1" * 5000], "attention.anchor_size='111"),
+    (["--config.generation.stop=a,,b"], "generation.stop='a,,b' has an empty stop word"),
     (["--config.attention.kind=spiral"], "attention.kind: 'spiral'"),
     (["--config.attention.kind=rings"], "attention.kind: 'rings' is unknown"),
     (["--config.attention.implementation=magic"], "attention.implementation: 'magic'"),
-    (["--config.mesh.context=3"], "6 devices"),
+    (["--config.mesh.context=3"], "mesh.data=2 x mesh.context=3 x mesh.tensor=1 asks for 6"),
     (["--config.mesh.data=0"], "mesh.data=0"),
     (["--config.data.tasks=niah_single_1,niah_single_99"], "niah_single_99"),
     (["--config.data.suite=glue"], "data.suite: 'glue'"),
@@ -106,7 +110,7 @@ BAD_EVAL = [
 ]
 
 
-@pytest.mark.parametrize(("argv", "says"), BAD_EVAL, ids=[argv[-1] for argv, _ in BAD_EVAL])
+@pytest.mark.parametrize(("argv", "says"), BAD_EVAL, ids=[argv[-1][:60] for argv, _ in BAD_EVAL])
 def test_eval_refuses_in_one_line(here: pathlib.Path, argv: list[str], says: str) -> None:
     (here / "broken.py").write_text("def get_config(:\n")
     (here / "other.py").write_text("def get_config():\n    return {'a': 1}\n")
@@ -142,8 +146,8 @@ BAD_LINES = [
     ({"input_query": "q"}, "no 'input_context'"),
     ({"input_context": "", "input_query": "q"}, "'input_context' is empty"),
     ({"input_context": "c", "input_query": ""}, "'input_query' is empty"),
-    ("[" * 100_000, "not JSON"),
-    ('{"others": ' * 100_000 + "1" + "}" * 100_000, "not JSON"),
+    ("[" * 100_000, "nested too deep"),
+    ('{"others": ' * 100_000 + "1" + "}" * 100_000, "nested too deep"),
     (
         '{"input_context": "c", "input_query": "q", "others": ' + "[" * 150 + "]" * 150 + "}",
         "'others' is nested more than 100 deep",
