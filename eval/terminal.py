@@ -13,10 +13,16 @@ def say(*lines: str) -> None:
 
 
 def warn_in_lines() -> None:
-    """From now on a warning is one line on stderr, without a line of our source."""
+    """From now on a warning is one line on stderr, said once, without a line of our source.
+
+    Python's own filter tells apart who called, and a command reads some files twice.
+    """
+    said: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *where: object) -> None:
         del category, where
-        say(f"warning: {str(message).removeprefix('star_jax: ')}")
+        if (text := str(message)) not in said:
+            said.add(text)
+            say(f"warning: {text.removeprefix('star_jax: ')}")
 
     warnings.showwarning = show  # type: ignore[assignment]

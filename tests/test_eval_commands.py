@@ -171,6 +171,15 @@ def test_bad_lines_are_named(here: pathlib.Path, line: dict[str, Any] | str, say
     assert files(here) == before
 
 
+def test_a_warning_is_said_once(here: pathlib.Path) -> None:
+    """Though commands read the tokenizer, and then the engine does."""
+    path = here / "checkpoint" / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "post_processor": None}))
+    for result in (infer(here), evaluate(here, "--config.attention.kind=dense")):
+        assert result.code == 0, result.stderr
+        assert result.stderr.count("warning: the tokenizer names a BOS") == 1
+
+
 def break_checkpoint(folder: pathlib.Path, how: str) -> None:
     weights = folder / "model.safetensors"
     config = json.loads((folder / "config.json").read_text())
