@@ -86,7 +86,7 @@ def read(directory: str | os.PathLike[str]) -> LlamaConfig:
     fields = json_files.read(path)
     generation = os.path.join(directory, "generation_config.json")
     eos = None
-    if os.path.isfile(generation):
+    if json_files.is_there(generation):
         defaults = json_files.read(generation)
         eos = defaults.get("eos_token_id")
         _warn_of_bos("generation_config.json", defaults, fields.get("vocab_size"))

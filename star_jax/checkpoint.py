@@ -108,7 +108,7 @@ def find(
     if converted := orbax_files.is_here(path):
         arrays, problems, unread = orbax_files.scan(path)
         tensors.update(arrays)
-        if any(os.path.exists(os.path.join(path, f)) for f in tensor_files.NAMES):
+        if any(os.path.lexists(os.path.join(path, f)) for f in tensor_files.NAMES):
             problems.append(f"safetensors beside {orbax_files.WEIGHTS}: keep one of them")
     else:
         files, problems, unread = tensor_files.scan(path)

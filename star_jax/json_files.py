@@ -40,6 +40,18 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(f"{printable(os.fspath(path))}: {e}") from e
 
 
+def is_there(path: str | os.PathLike[str]) -> bool:
+    """Whether there is such a file.
+
+    Raises:
+      ValueError: there is something else, which would be taken for nothing: a directory, a pipe,
+        a link to nothing.
+    """
+    if not os.path.isfile(path) and os.path.lexists(path):
+        raise ValueError(f"{printable(os.fspath(path))}: not a regular file")
+    return os.path.isfile(path)
+
+
 def parse(text: bytes, *, limit: int | None = None) -> dict[str, Any]:
     """The fields of a JSON object; see `read`. NaN and Infinity are numbers here.
 

@@ -148,9 +148,9 @@ def _torn(directory: str) -> str | None:
     A checkpoint that Orbax alone has written has no list of them.
     """
     path = os.path.join(directory, LIST)
-    if not os.path.exists(path):
-        return None
     try:
+        if not json_files.is_there(path):
+            return None
         expected = json_files.read(path)
     except ValueError as e:
         return f"{LIST}: torn: {str(e).removeprefix(f'{path}: ')}"

@@ -6,6 +6,7 @@ of its file, once.
 """
 
 import dataclasses
+import glob
 import math
 import os
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from star_jax.json_files import shown
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 NAMES = (SINGLE, INDEX)
+_SHARDS = "model-*-of-*.safetensors"  # as they are named where an index is beside them
 
 DTYPES: dict[str, np.dtype] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -158,13 +160,19 @@ def scan(directory: str) -> Scan:
 def _placed(directory: str, problems: list[str]) -> dict[str, str] | None:
     """Tensor -> file by the index; None without one, for a single file."""
     single, path = (os.path.join(directory, name) for name in NAMES)
-    if not os.path.isfile(path):
-        if os.path.isfile(single):
+    if not os.path.lexists(path):
+        if os.path.lexists(single):
+            shards = glob.glob(_SHARDS, root_dir=directory)
+            if shards:
+                problems.append(
+                    f"{SINGLE} beside {shown(sorted(shards))}, and no {INDEX}: keep one of them"
+                )
             return None
         raise FileNotFoundError(
             f"no {SINGLE} and no {INDEX} in {directory}: only safetensors are read"
         )
     try:
+        json_files.is_there(path)  # or else it is no file
         placed = json_files.read(path).get("weight_map")
         if not isinstance(placed, dict) or not placed:
             raise ValueError("no 'weight_map' of names to files, or an empty one")

@@ -13,6 +13,7 @@ import published
 import pytest
 import torch
 import transformers
+from odd_files import ODD
 
 from star_jax.models import config as model_config
 from star_jax.models import rope
@@ -267,3 +268,11 @@ def test_eos_comes_from_the_generation_config_first(tmp_path: pathlib.Path) -> N
     assert model_config.read(tmp_path).eos_token_ids == (128001, 128009)
     generation.write_text('{"temperature": 0.6}')
     assert model_config.read(tmp_path).eos_token_ids == (2,)
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_generation_config_that_is_no_file_is_refused(tmp_path: pathlib.Path, odd: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(FIELDS))
+    ODD[odd](tmp_path / "generation_config.json")
+    with pytest.raises(ValueError, match=r"generation_config\.json: not a regular file"):
+        model_config.read(tmp_path)

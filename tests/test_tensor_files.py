@@ -12,6 +12,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from odd_files import ODD
 from safetensors.numpy import save_file
 from test_checkpoint import CONFIG, INDEX, SINGLE, arrays, load, refusal, save, save_sharded
 
@@ -156,6 +157,22 @@ def test_a_file_beside_an_index_that_names_others_is_refused(tmp_path: pathlib.P
     assert f"{SINGLE} beside {INDEX}" in message
     assert "part-0.safetensors" in message
     assert "keep one of them" in message
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_index_that_is_no_file_is_refused(odd: str, tmp_path: pathlib.Path) -> None:
+    save(tmp_path, arrays())
+    ODD[odd](tmp_path / INDEX)
+    assert f"{INDEX}: not a regular file" in refusal(tmp_path)
+
+
+def test_parts_beside_a_single_file_are_refused_without_an_index(tmp_path: pathlib.Path) -> None:
+    save(tmp_path, arrays())
+    save_file({"a": np.zeros(1)}, tmp_path / "model-00001-of-00002.safetensors")
+    message = refusal(tmp_path)
+    assert f"{SINGLE} beside ['model-00001-of-00002.safetensors'], and no {INDEX}" in message
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(arrays(), SINGLE)}))
+    load(tmp_path)
 
 
 def test_an_index_may_name_the_single_file(tmp_path: pathlib.Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tokenizer_files
 import tokenizers
+from odd_files import ODD
 from test_tokenizer import load
 from tokenizer_files import KINDS
 
@@ -331,6 +332,21 @@ def test_files_that_cannot_be_are_an_error_in_one_line(
     with pytest.raises(ValueError, match=message) as caught:
         load(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"],
+)
+@pytest.mark.parametrize("odd", ODD)
+def test_what_is_no_file_is_not_taken_for_nothing(
+    tmp_path: pathlib.Path, name: str, odd: str
+) -> None:
+    tokenizer_files.save(tmp_path, "byte-level", adds_bos=False)
+    (tmp_path / name).unlink(missing_ok=True)
+    ODD[odd](tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name}: not a regular file"):
+        load(tmp_path)
 
 
 def test_templates_by_name_are_looked_through(tmp_path: pathlib.Path) -> None:

@@ -45,7 +45,7 @@ def read(directory: str | os.PathLike[str]) -> Files | None:
       ValueError: files are there and cannot be read, or say what cannot be.
     """
     directory = os.fspath(directory)
-    if not any(os.path.isfile(os.path.join(directory, name)) for name in _FILES):
+    if not any(json_files.is_there(os.path.join(directory, name)) for name in _FILES):
         return None
     config = _fields(directory, "tokenizer_config.json")
     if os.path.isfile(path := os.path.join(directory, "tokenizer.json")):
@@ -156,7 +156,7 @@ def _quiet() -> Iterator[None]:
 def _fields(directory: str, name: str) -> dict[str, Any]:
     """The fields of a JSON file; none where there is no such file."""
     path = os.path.join(directory, name)
-    return json_files.read(path) if os.path.isfile(path) else {}
+    return json_files.read(path) if json_files.is_there(path) else {}
 
 
 def _names(fields: dict[str, Any], directory: str) -> dict[str, str]:
@@ -251,7 +251,7 @@ def _add(
 def _chat_template(directory: str, config: dict[str, Any]) -> str | None:
     """Of its own file, or else of tokenizer_config.json; of several, the one named default."""
     path = os.path.join(directory, "chat_template.jinja")
-    if os.path.isfile(path):
+    if json_files.is_there(path):
         try:
             with open(path, encoding="utf-8") as file:
                 return file.read()
