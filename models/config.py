@@ -11,7 +11,7 @@ import os
 import warnings
 from typing import Any
 
-from star_jax import json_files
+from star_jax import json_files, quiet
 from star_jax.json_files import shown
 from star_jax.models.config_fields import HARMLESS, ONLY, ONLY_IN_ROPE, READ, is_one_of
 from star_jax.text.printable import printable
@@ -169,7 +169,9 @@ def _checked(fields: dict[str, Any]) -> dict[str, Any]:
         raise NotImplementedError(
             f"config.json: hidden_act={shown(act)} is not supported, only {_ACTIVATIONS}"
         )
-    if "rope_theta" in fields:
+    if fields.get("rope_theta") is None:
+        fields.pop("rope_theta", None)  # null is as if it were not there
+    else:
         _check_number("rope_theta", fields["rope_theta"])
     for name in ("rope_parameters", "rope_scaling"):
         if fields.get(name) is not None:
@@ -183,7 +185,8 @@ def _filled_in(fields: dict[str, Any]) -> Any:
     from transformers import LlamaConfig as HFLlamaConfig  # slow to import
 
     try:
-        return HFLlamaConfig.from_dict(fields)
+        with quiet.transformers():
+            return HFLlamaConfig.from_dict(fields)
     except Exception as e:  # transformers raises its own strict-dataclass errors
         reason = printable(" ".join(str(e).split()))
         raise ValueError(f"config.json: {reason}") from e
@@ -212,6 +215,9 @@ ROPE_TYPES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
+_ROPE_FIELDS = {"rope_theta"}.union(*(a + b for a, b in ROPE_TYPES.values()))  # of any type
+
+
 def _rope_section(name: str, section: Any) -> dict[str, Any]:
     """A section of RoPE without what is harmless in it."""
     if not isinstance(section, dict):
@@ -231,13 +237,16 @@ def _rope_section(name: str, section: Any) -> dict[str, Any]:
         raise NotImplementedError(
             f"config.json: rope_type={shown(rope_type)} is not supported ({', '.join(ROPE_TYPES)})"
         )
+    section = _of_type(rope_type, section)
     given = {field for field, value in section.items() if value is not None}
-    given -= {"rope_type", "type"}
-    needed, optional = ROPE_TYPES[rope_type]
-    if extra := sorted(given - {*needed, *optional, "rope_theta"}):
-        raise NotImplementedError(f"config.json: {rope_type=} with {shown(extra)} is not supported")
-    for field in sorted(given - {"truncate"}):
+    for field in sorted(given - {"rope_type", "type", "truncate"}):
         _check_number(field, section[field], zero=field in _ZERO_IS_ABSENT)
+    if (factor := section.get("factor") or 1) < 1:
+        warnings.warn(
+            f"star_jax: config.json: {factor=} in {name} is below 1: it shortens what the model "
+            "can read",
+            stacklevel=2,
+        )
     # Before transformers sees them: it refuses no order, and logs a line of its own about it.
     low, high = section.get("low_freq_factor") or 0, section.get("high_freq_factor") or math.inf
     if low >= high:
@@ -246,6 +255,18 @@ def _rope_section(name: str, section: Any) -> dict[str, Any]:
     if beta_fast < beta_slow:
         raise ValueError(f"config.json: {beta_fast=} must not be below {beta_slow=}")
     return section
+
+
+def _of_type(rope_type: str, section: dict[str, Any]) -> dict[str, Any]:
+    """The fields that a type has; null is as absent, of fields that there are."""
+    needed, optional = ROPE_TYPES[rope_type]
+    has = {*needed, *optional, "rope_type", "type"}  # of these transformers knows what null is
+    found = {f: v for f, v in section.items() if v is not None or f in has or f not in _ROPE_FIELDS}
+    if rope_type == "linear":  # it has no use for it
+        found.pop("original_max_position_embeddings", None)
+    if extra := sorted(found.keys() - has - {"rope_theta"}):
+        raise NotImplementedError(f"config.json: {rope_type=} with {shown(extra)} is not supported")
+    return found
 
 
 def _rope(fields: dict[str, Any], parameters: dict[str, Any], max_positions: int) -> Rope:

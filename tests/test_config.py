@@ -276,3 +276,38 @@ def test_a_generation_config_that_is_no_file_is_refused(tmp_path: pathlib.Path, 
     ODD[odd](tmp_path / "generation_config.json")
     with pytest.raises(ValueError, match=r"generation_config\.json: not a regular file"):
         model_config.read(tmp_path)
+
+
+LLAMA31 = llamas.VARIANTS["llama-3.1"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "as_if"),
+    [
+        ({**FIELDS, "rope_theta": None}, {k: v for k, v in FIELDS.items() if k != "rope_theta"}),
+        (LLAMA31 | {"rope_scaling": {**llamas.LLAMA3_ROPE, "rope_theta": None}}, LLAMA31),
+        (
+            LLAMA31 | {"rope_theta": None, "rope_scaling": {**llamas.LLAMA3_ROPE, "rope_theta": 9}},
+            LLAMA31 | {"rope_theta": 9},
+        ),
+        (LLAMA31 | {"rope_scaling": {**llamas.LLAMA3_ROPE, "beta_fast": None}}, LLAMA31),
+        (
+            FIELDS
+            | {"rope_scaling": {**llamas.LINEAR_ROPE, "original_max_position_embeddings": 0}},
+            FIELDS | {"rope_scaling": llamas.LINEAR_ROPE},
+        ),
+    ],
+)
+def test_null_is_absent_and_what_a_type_has_no_use_for_is_not_used(
+    fields: dict[str, Any], as_if: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert model_config.from_dict(fields) == model_config.from_dict(as_if)
+    assert not caplog.records
+
+
+def test_a_factor_below_one_is_one_warning_and_ours(capfd: pytest.CaptureFixture[str]) -> None:
+    section = {"rope_type": "yarn", "factor": 0.5, "original_max_position_embeddings": 1024}
+    with pytest.warns(UserWarning, match=r"factor=0\.5 in rope_scaling is below 1") as said:
+        model_config.from_dict(FIELDS | {"rope_scaling": section})
+    assert len(said) == 1
+    assert "transformers" not in capfd.readouterr().err

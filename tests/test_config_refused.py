@@ -29,9 +29,14 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         "rope_type='longrope'",
     ),
     "linear with more": (
-        {"rope_scaling": {**llamas.LINEAR_ROPE, "original_max_position_embeddings": 32}},
+        {"rope_scaling": {**llamas.LINEAR_ROPE, "low_freq_factor": 1.0}},
         NotImplementedError,
-        r"'linear' with \['original_max_position_embeddings'\]",
+        r"'linear' with \['low_freq_factor'\]",
+    ),
+    "an unknown field that is null": (
+        {"rope_scaling": {**llamas.LLAMA3_ROPE, "mystery": None}},
+        NotImplementedError,
+        r"'llama3' with \['mystery'\]",
     ),
     "yarn with more": (
         {"rope_scaling": {**llamas.YARN_ROPE, "extrapolation_factor": 1.0}},

@@ -9,7 +9,7 @@ from typing import Any
 
 import tokenizers
 
-from star_jax import json_files
+from star_jax import json_files, quiet
 from star_jax.text.printable import printable
 
 # A directory with none of these has no tokenizer.
@@ -110,7 +110,7 @@ def _convert(directory: str) -> tuple[tokenizers.Tokenizer, dict[str, str], str 
     from transformers import AutoTokenizer  # slow to import
 
     try:
-        with _quiet():
+        with quiet.transformers():
             found = AutoTokenizer.from_pretrained(
                 directory, local_files_only=True, trust_remote_code=False
             )
@@ -134,23 +134,6 @@ def _convert(directory: str) -> tuple[tokenizers.Tokenizer, dict[str, str], str 
         )
     template = found.chat_template
     return file, dict(found.special_tokens_map), template if isinstance(template, str) else None
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """`transformers` tells its log in pages what it tries; what fails is said by an error.
-
-    Older ones also warn of what they themselves use and `tokenizers` will not have.
-    """
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(category=DeprecationWarning, action="ignore"):
-            yield
-    finally:
-        logging.set_verbosity(before)
 
 
 def _fields(directory: str, name: str) -> dict[str, Any]:
