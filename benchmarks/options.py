@@ -5,12 +5,14 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+_MOST = 2**24  # tokens; their ids and activations are made on one machine
+
 
 def integers(name: str, values: Sequence[str]) -> list[int]:
     """The values of a flag that is a list.
 
     Raises:
-      ValueError: they are not positive integers.
+      ValueError: they are not positive integers, or beyond what any machine serves.
     """
     try:
         found = [int(value) for value in values]
@@ -18,6 +20,8 @@ def integers(name: str, values: Sequence[str]) -> list[int]:
         found = []
     if not found or min(found) < 1:
         raise ValueError(f"--{name}={','.join(values)} must be integers, at least 1")
+    if max(found) > _MOST:
+        raise ValueError(f"--{name}={max(found)} is above {_MOST}")
     return found
 
 

@@ -20,3 +20,11 @@ def test_a_question_fits_and_can_be_answered(length: int) -> None:
         whole = words(fields["input_context"] + fields["input_query"] + fields["answer_prefix"])
         assert 0 <= length - prose_needles.MARGIN - whole < longest
         assert fields == prose_needles.question(index, length, words)
+
+
+@pytest.mark.parametrize(
+    ("length", "says"), [(-5, "too short"), (150, "too short"), (10**9, "has")]
+)
+def test_a_length_that_cannot_be_is_refused(length: int, says: str) -> None:
+    with pytest.raises(ValueError, match=f"length={length} is .*{says}"):
+        prose_needles.question(0, length, words)

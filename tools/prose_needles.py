@@ -10,39 +10,48 @@ import json
 import pathlib
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
+from star_jax.eval import cli, limits
 from star_jax.eval.ruler import niah, words
 from tools import demo_language, smollm2
 
 _OUTPUT = flags.DEFINE_string("output", None, "Where the lines are written.", required=True)
-_LENGTH = flags.DEFINE_integer("length", None, "At most so many tokens each.", required=True)
-_SAMPLES = flags.DEFINE_integer("num_samples", 20, "Questions.")
+_LENGTH = flags.DEFINE_integer(
+    "length", None, "At most so many tokens each.", required=True, lower_bound=1
+)
+_SAMPLES = flags.DEFINE_integer("num_samples", 20, "Questions.", lower_bound=1)
 
 NEEDLES = 4
 MARGIN = 64  # tokens for the chat template and the answer
 
 
-def main(argv: list[str]) -> None:
+def main(argv: Sequence[str]) -> None:
     del argv
     from star_jax.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.from_pretrained(smollm2.make())
     if tokenizer is None:
         raise ValueError(f"{smollm2.OUTPUT} has no tokenizer")
+    limits.check_samples("--num_samples", _SAMPLES.value)
+    lines = [
+        json.dumps({"index": index, **question(index, _LENGTH.value, tokenizer.count)}) + "\n"
+        for index in range(_SAMPLES.value)
+    ]
     output = pathlib.Path(_OUTPUT.value)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with output.open("w") as file:
-        for index in range(_SAMPLES.value):
-            fields = question(index, _LENGTH.value, tokenizer.count)
-            file.write(json.dumps({"index": index, **fields}) + "\n")
+    output.write_text("".join(lines))
 
 
 def question(index: int, length: int, count: Callable[[str], int]) -> dict[str, Any]:
-    """One line, the same whenever it is made: `count` gives the tokens of a text."""
+    """One line, the same whenever it is made: `count` gives the tokens of a text.
+
+    Raises:
+      ValueError: the needles do not fit the length, or the text does not fill it.
+    """
     rng = random.Random(f"{index} {length}")
     keys = [
         f"{adjective}-{noun}"
@@ -62,6 +71,8 @@ def question(index: int, length: int, count: Callable[[str], int]) -> dict[str, 
     prefix = niah.ANSWER_PREFIX.format(kind="number", key=keys[0])
 
     room = length - MARGIN - sum(map(count, [head, tail, query, prefix, *needles]))
+    if room < 0:
+        raise ValueError(f"{length=} is {-room} tokens too short for {NEEDLES} needles")
     text = sentences()
     start, prose = rng.randrange(len(text)), []
     for i in range(len(text)):
@@ -70,6 +81,8 @@ def question(index: int, length: int, count: Callable[[str], int]) -> dict[str, 
         if room < 0:
             break
         prose.append(sentence)
+    else:
+        raise ValueError(f"{length=} is more than the text has: {room} tokens are left")
     for needle in needles:
         prose.insert(rng.randint(0, len(prose)), needle)
     return {
@@ -86,4 +99,4 @@ def sentences() -> list[str]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main)

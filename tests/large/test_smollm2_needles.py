@@ -37,7 +37,6 @@ def test_needles_are_found_as_recorded(tmp_path: pathlib.Path, haystack: str) ->
     asked = {length: count for (_, length, _), (_, count) in recorded.items()}
     for length, count in asked.items():
         lines, output = tmp_path / length / "prose.jsonl", tmp_path / f"{length}-out"
-        run("tools.prose_needles", f"--output={lines}", f"--length={length}")
         flags = {
             "config": f"configs/smollm2_needles.py:{haystack}",
             "config.data.lengths": length,
@@ -45,6 +44,7 @@ def test_needles_are_found_as_recorded(tmp_path: pathlib.Path, haystack: str) ->
             "config.output_dir": str(output),
         }
         if haystack == "prose":
+            run("tools.prose_needles", f"--output={lines}", f"--length={length}")
             flags["config.data.path"] = str(lines)
         run("star_jax.eval", *(f"--{name}={value}" for name, value in flags.items()))
         found |= scores(output / "summary.csv")
