@@ -6,8 +6,8 @@ import os
 
 from star_jax import checkpoint
 
-_PIECES, _PIECE = 16, 2**20  # bytes, of a safetensors file
-_ORBAX_PIECES, _ORBAX_PIECE = 2, 2**16
+_PIECE = 2**16  # bytes
+_MOST = 2**29  # bytes of weights that are read, in half a second where they are cached
 
 
 def of_file(path: str) -> str:
@@ -19,21 +19,21 @@ def of_file(path: str) -> str:
 def of_checkpoint(directory: str) -> str:
     """One SHA-256 over configuration, tokenizer and weights: all files that are read, by name.
 
-    Of a weight file count its size and sixteen pieces of 1 MiB, evenly spread: reading 140 GB
-    would take longer than many a run, and training changes weights everywhere. Of a converted
-    checkpoint, whose files are many, two pieces of 64 KiB each. Links are followed.
+    Weights of up to 512 MiB are read whole. Of more, 8192 pieces of 64 KiB count, evenly spread,
+    and the size, beginning and end of each file: reading 140 GB would take longer than many a
+    run. What changes all weights is seen, as training does, or any stretch of a file that is
+    longer than the distance of two pieces (2 MiB in 16 GB); a shorter one may be missed. Links are
+    followed.
     """
     directory = os.path.normpath(directory)
     digest = hashlib.sha256()
     for path in _small_files(directory):
         digest.update(_name(path, directory) + _whole(path))
-    for path in checkpoint.weight_files(directory):
-        if path.endswith(".json"):  # an index, or a list of files
-            content = _whole(path)
-        elif os.path.dirname(path) == directory:
-            content = _sample(path, _PIECES, _PIECE)
-        else:
-            content = _sample(path, _ORBAX_PIECES, _ORBAX_PIECE)
+    paths = checkpoint.weight_files(directory)
+    stride = _PIECE * max(1, -(-sum(map(os.path.getsize, paths)) // _MOST))
+    for path in paths:
+        # An index, or a list of files, counts whole.
+        content = _whole(path) if path.endswith(".json") else _sample(path, stride)
         digest.update(_name(path, directory) + content)
     return digest.hexdigest()
 
@@ -53,11 +53,12 @@ def _whole(path: str) -> bytes:
         return file.read()
 
 
-def _sample(path: str, pieces: int, piece: int) -> bytes:
+def _sample(path: str, stride: int) -> bytes:
+    """A hash of a file's size, of a piece at each multiple of `stride`, and of its end."""
     size = os.path.getsize(path)
     digest = hashlib.sha256(str(size).encode())
-    with open(path, "rb") as file:
-        for i in range(pieces):
-            file.seek(max(0, size - piece) * i // (pieces - 1))
-            digest.update(file.read(piece))
+    with open(path, "rb", buffering=0) as file:
+        for start in [*range(0, size, stride), max(0, size - _PIECE)]:
+            file.seek(start)
+            digest.update(file.read(_PIECE))
     return digest.digest()

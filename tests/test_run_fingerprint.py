@@ -62,6 +62,26 @@ def test_files_that_are_not_read_do_not_count(here: pathlib.Path) -> None:
     assert fingerprint.of_checkpoint(str(here)) == before
 
 
+@pytest.mark.parametrize("most", [2**29, 2**21])
+def test_a_damaged_stretch_of_weights_shows(
+    tmp_path: pathlib.Path, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 20 MB: anywhere, where all is read; else if it is as long as its share of them."""
+    monkeypatch.setattr(fingerprint, "_MOST", most, raising=False)
+    path = tmp_path / SINGLE
+    content = np.random.default_rng(0).bytes(20_000_000)
+    path.write_bytes(content)
+    before = fingerprint.of_checkpoint(str(tmp_path))
+    share = 1 if most > len(content) else 2**16 * 10
+    for start in np.random.default_rng(1).integers(len(content) - share, size=20):
+        with path.open("r+b") as file:
+            file.seek(start)
+            file.write(bytes(255 - byte for byte in content[start : start + share]))
+        assert fingerprint.of_checkpoint(str(tmp_path)) != before, start
+        path.write_bytes(content)
+    assert fingerprint.of_checkpoint(str(tmp_path)) == before
+
+
 def test_a_single_file_counts_and_none_is_no_error(tmp_path: pathlib.Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(FIELDS))
     none = fingerprint.of_checkpoint(str(tmp_path))
