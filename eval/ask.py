@@ -58,7 +58,7 @@ def record(
     n_context_tokens: int,
     n_query_tokens: int,
 ) -> dict[str, Any]:
-    """What is written down of an answer: the reference's fields, the score, and counts."""
+    """What is written down of an answer: the reference's fields, the score, counts, the seed."""
     pred = (answer.text or "").strip()
     scored = metric(metrics.postprocess(pred), sample.outputs) if sample.outputs else None
     return {
@@ -75,6 +75,7 @@ def record(
         "n_query_tokens": n_query_tokens,
         "n_generated": len(answer.tokens),
         "stop_reason": answer.stop_reason,
+        **({} if answer.seed is None else {"seed": answer.seed}),
     }
 
 

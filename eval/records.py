@@ -188,6 +188,14 @@ def check_manifest(path: str, settings: Mapping[str, Any], *, num_samples: int) 
         )
 
 
+def begun_with(path: str, setting: str) -> Any:
+    """A setting of the run that has begun here; None without one. `check_manifest` finds faults."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        check_regular(path)
+        return json_files.read(path)["settings"].get(setting)
+    return None
+
+
 def write_manifest(path: str, settings: Mapping[str, Any], *, num_samples: int) -> None:
     """Writes down the settings that the results depend on."""
     manifest = {"num_samples": num_samples, "settings": settings}

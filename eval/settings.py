@@ -94,7 +94,7 @@ class GenerationConfig:
     top_p: draw from the likeliest with this share.
     min_p: at least this probable, next to the likeliest.
     repetition_penalty: of tokens that were there before; 1: none.
-    seed: of the draws, together with a question's index.
+    seed: of the draws, together with a question's index. A record has the seed of its answer.
     """
 
     max_new_tokens: int = 0

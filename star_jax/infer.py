@@ -13,6 +13,7 @@ says that its output is to be overwritten.
 import contextlib
 import functools
 import os
+import secrets
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -63,7 +64,9 @@ _COMPILED = flags.DEFINE_string(
     "compile_cache_dir", "", "Keeps compiled programs for the next run."
 )
 
-_SEED = flags.DEFINE_integer("seed", 0, "Of the draws, with a question's index.")
+_SEED = flags.DEFINE_integer(
+    "seed", None, "Of the draws, with a question's index; unset: random. The records have it."
+)
 _DRAWS = {  # see star_jax.Sampling; the temperature is greedy here
     "temperature": flags.DEFINE_float("temperature", 0.0, "0: the likeliest token, always."),
     "top_k": flags.DEFINE_integer("top_k", 0, "Draw from the k likeliest; 0: from all."),
@@ -81,7 +84,9 @@ def main(argv: Sequence[str]) -> None:
     lines = jsonl.read(_INPUT.value)
     lines = lines if _SAMPLES.value == -1 else lines[: _SAMPLES.value]
     limits.check_batch("--batch_size", _BATCH.value, questions=len(lines))
-    generation = _generation()
+    output, manifest = _written()
+    seed = _seed(manifest)
+    generation = _generation(seed)
     try:
         sampling(generation)
     except ValueError as e:  # names the evaluation's settings
@@ -104,9 +109,7 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError(f"--model_path={_MODEL.value} has no tokenizer files; questions are text")
     if _TEMPLATE.value == CHAT:
         jsonl.in_chat(lines[0], tokenizer)  # raises if it cannot be cut
-    settings = _settings(attention, stop, directory, mesh)
-
-    output, manifest = _written()
+    settings = _settings(attention, stop, directory, mesh, seed)
     with places.output_file(output), devices.compile_cache(_COMPILED.value):
         places.check_regular(manifest)
         done = _done(output, manifest, settings, lines) if _CACHE.value else 0
@@ -189,8 +192,18 @@ def _written() -> tuple[str, str]:
     return output, f"{output}.manifest.json"
 
 
+def _seed(manifest: str) -> int:
+    """The one that is given; or else that of the run that goes on here, or a random one."""
+    if _SEED.value is not None:
+        return _SEED.value
+    if not _DRAWS["temperature"].value:
+        return 0
+    before = records.begun_with(manifest, "seed") if _CACHE.value else None
+    return before if type(before) is int else secrets.randbelow(2**32)
+
+
 def _settings(
-    attention: Attention, stop: Sequence[str], directory: str, mesh: Mesh
+    attention: Attention, stop: Sequence[str], directory: str, mesh: Mesh, seed: int
 ) -> dict[str, Any]:
     """All that the answers depend on, as flat fields, named like the flags."""
     sizes = {}
@@ -203,7 +216,7 @@ def _settings(
         "tokens_to_generate": _TOKENS.value,
         "stop_words": stop,
         "template": _TEMPLATE.value,
-        "seed": _SEED.value,
+        "seed": seed,
         **{name: flag.value for name, flag in _DRAWS.items()},
         "input_path (its contents)": fingerprint.of_file(_INPUT.value),
         "dtype": _DTYPE.value,
@@ -218,9 +231,9 @@ def _index(line: jsonl.Line) -> int:
     return line.sample.index if jsonl.has_index(line) else -1
 
 
-def _generation() -> GenerationConfig:
+def _generation(seed: int) -> GenerationConfig:
     draws: dict[str, Any] = {name: flag.value for name, flag in _DRAWS.items()}
-    return GenerationConfig(seed=_SEED.value, **draws)
+    return GenerationConfig(seed=seed, **draws)
 
 
 def _answer(

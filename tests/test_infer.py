@@ -174,6 +174,23 @@ def test_infer_can_be_given_more_samples(here: pathlib.Path) -> None:
     assert len(both[0]) == 3
 
 
+def test_without_a_seed_draws_differ_and_a_run_goes_on_with_its_own(here: pathlib.Path) -> None:
+    """The records have the seed of each answer; one that is given draws the same again."""
+    draws = {"temperature": 1.0, "tokens_to_generate": 8}
+
+    def drawn(output: str, **more: Any) -> list[dict[str, Any]]:
+        assert infer(here, output_path=output, **draws, **more).code == 0
+        return [without_times(one) for one in records.read(str(here / output))]
+
+    first = drawn("a.jsonl")
+    assert [one["seed"] % 2**32 for one in first] == [5, 3, 9]  # with the question's index
+    assert drawn("b.jsonl") != first
+    assert drawn("c.jsonl", seed=first[0]["seed"] // 2**32) == first
+    lines = (here / "a.jsonl").read_bytes().splitlines(keepends=True)
+    (here / "a.jsonl").write_bytes(lines[0])
+    assert drawn("a.jsonl") == first
+
+
 def test_infer_writes_the_references_lines(here: pathlib.Path) -> None:
     run = infer(here, fake=True)
     assert run.code == 0
