@@ -176,7 +176,7 @@ def test_infer_can_be_given_more_samples(here: pathlib.Path) -> None:
 
 def test_without_a_seed_draws_differ_and_a_run_goes_on_with_its_own(here: pathlib.Path) -> None:
     """The records have the seed of each answer; one that is given draws the same again."""
-    draws = {"temperature": 1.0, "tokens_to_generate": 8}
+    draws: dict[str, Any] = {"temperature": 1.0, "tokens_to_generate": 8}
 
     def drawn(output: str, **more: Any) -> list[dict[str, Any]]:
         assert infer(here, output_path=output, **draws, **more).code == 0
