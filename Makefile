@@ -21,7 +21,10 @@ unexport PYTHONHOME PYTHONPATH PYTHONWARNINGS PYTEST_ADDOPTS XLA_FLAGS
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-language test test-mosaic lint test-large clean
+# What is installed is compiled when it is first imported: most of it never is.
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
+
+.PHONY: help demo demo-language test test-mosaic mosaic-environment lint test-large clean
 
 help:
 	@sed -n 's/^#   \(make .*\)/\1/p' Makefile
@@ -34,16 +37,22 @@ demo-language: $(VENV)/.language
 	$(RUN) -m tools.demo_language
 
 # Two processes, a file each: compiling is most of the work, and a file's tests share programs.
-test: lint test-mosaic
+# Lint keeps one core busy, and so does making the other environment.
+test: $(VENV)/.test
+	@$(MAKE) --no-print-directory mosaic-environment & other=$$!; \
+	  $(MAKE) --no-print-directory lint; linted=$$?; wait $$other && exit $$linted
+	@$(MAKE) --no-print-directory test-mosaic
 	$(RUN) -m pytest -n 2 --dist loadfile
 
 # The kernels need JAX >= 0.11, and that Python >= 3.12: where .venv has neither, the newest
 # Python of the machine gets an environment of its own.
-test-mosaic: $(VENV)/.test
+mosaic-environment: $(VENV)/.test
+	@$(RUN) -c '$(HAS_MOSAIC)' || $(MAKE) --no-print-directory $(MOSAIC)/.made
+
+test-mosaic: mosaic-environment
 	@if $(RUN) -c '$(HAS_MOSAIC)'; then echo "Mosaic's tests run in $(VENV), with the others"; \
-	else \
-	  $(MAKE) --no-print-directory $(MOSAIC)/.made || exit 1; \
-	  [ ! -e $(MOSAIC)/.made ] || $(MOSAIC)/bin/python -m pytest -n 2 --dist loadfile tests/mosaic; \
+	elif [ -e $(MOSAIC)/.made ]; then \
+	  $(MOSAIC)/bin/python -m pytest -n 2 --dist loadfile tests/mosaic; \
 	fi
 
 test-large: $(VENV)/.test
@@ -61,17 +70,17 @@ clean:
 
 $(VENV)/.demo: pyproject.toml $(VENV)/.made
 	@echo "installing star_jax into $(VENV)"
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable .
+	@$(RUN) $(PIP_INSTALL) --editable .
 	@touch $@
 
 $(VENV)/.language: pyproject.toml $(VENV)/.made
 	@echo "installing star_jax and what reads its language model into $(VENV)"
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[language]'
+	@$(RUN) $(PIP_INSTALL) --editable '.[language]'
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.test: pyproject.toml $(VENV)/.made
 	@echo "installing star_jax and what its tests need into $(VENV)"
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test,dev]'
+	@$(RUN) $(PIP_INSTALL) --editable '.[test,dev]'
 	@touch $@ $(VENV)/.demo $(VENV)/.language
 
 # An environment that works is kept. A candidate counts only if it runs (a pyenv shim may not)

@@ -30,7 +30,7 @@ def test_xla_equals_the_reference(case, dtype, small, monkeypatch):
         monkeypatch.setattr(xla, "SMALL_SCORES", small)
         monkeypatch.setattr(xla, "FEW_QUERIES", small)
     arrays, options = make(case, dtype)
-    expected = reference.partial_attention(**arrays, **options)
+    expected = attention_cases.reference_of(arrays, options)
     run = functools.partial(attention.partial_attention, implementation="xla", **options)
     check(jax.jit(run)(**arrays), expected, TOLERANCE[dtype])
 
@@ -47,7 +47,7 @@ def test_the_reference_is_softmax_attention():
 def test_an_lse_gap_of_200_between_segments(monkeypatch):
     monkeypatch.setattr(xla, "SMALL_SCORES", 0)
     arrays, options = attention_cases.make_gap("float32")
-    expected = reference.partial_attention(**arrays, **options)
+    expected = attention_cases.reference_of(arrays, options)
     actual = attention.partial_attention(**arrays, **options, implementation="xla")
     assert float(expected.lse.max()) > 200
     check(actual, expected, 2e-6)
@@ -82,7 +82,7 @@ def test_little_is_wasted_on_the_diagonal(length):
 def test_what_is_not_finite_stays_in_its_row(monkeypatch):
     monkeypatch.setattr(xla, "SMALL_SCORES", 0)
     arrays, options = make(Case("", 130, 130), "float32")
-    expected = reference.partial_attention(**arrays, **options)
+    expected = attention_cases.reference_of(arrays, options)
     arrays["q"] = arrays["q"].at[0].set(jnp.nan)
     actual = attention.partial_attention(**arrays, **options, implementation="xla")
     assert np.isnan(actual.out[0]).all()

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 from attention_cases import CASES, TOLERANCE, Case, check, make, make_gap, reference_of
 
-from star_jax.attention import cudnn, device, reference
+from star_jax.attention import cudnn, device
 
 MASKS = cudnn.fused.MaskType
 
@@ -25,7 +25,8 @@ def stand_in(q, k, v, *, q_seqlen, kv_seqlen, scale, mask_type, return_residual)
         assert q_seqlen.tolist() == [q.shape[1]] * q.shape[0]
         assert kv_seqlen.min() >= 0 and kv_seqlen.max() <= k.shape[1]
     causal = mask_type in (MASKS.CAUSAL, MASKS.PADDING_CAUSAL)
-    part = reference.partial_attention(q, k, v, causal=causal, kv_length=kv_seqlen, scale=scale)
+    options = {"causal": causal, "scale": scale}
+    part = reference_of({"q": q, "k": k, "v": v, "kv_length": kv_seqlen}, options)
     none = jnp.isneginf(part.lse)
     out = jnp.where(none[..., None], jnp.nan, part.out).astype(q.dtype)
     return out, jnp.where(none, jnp.nan, part.lse).transpose(0, 2, 1)

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_cases import CASES, TOLERANCE, Case, check, make
+from attention_cases import CASES, TOLERANCE, Case, check, make, reference_of
 
-from star_jax.attention import Partial, kernels, reference, triton
+from star_jax.attention import Partial, kernels, triton
 from star_jax.attention.triton import decode, prefill
 
 # Tiles so small that many are visited, whole ones and masked ones.
@@ -58,11 +58,6 @@ def run(arrays, options):
     function = functools.partial(triton.partial_attention, interpret=True, **options)
     quickly = {"xla_backend_optimization_level": 0}  # compiling takes longer than running
     return jax.jit(function, compiler_options=quickly)(**arrays)
-
-
-def reference_of(arrays, options):
-    """Compiled whole: operation by operation it takes longer than the kernels."""
-    return jax.jit(functools.partial(reference.partial_attention, **options))(**arrays)
 
 
 def cases(some: list[Case]):
