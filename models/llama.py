@@ -23,7 +23,7 @@ class Make(Protocol):
     """Makes one weight, from its Hugging Face name, its shape, and the logical name of each axis.
 
     A loader reads it from a file, a test draws it at random, an abstract one returns a
-    `ShapeDtypeStruct`, and `star_jax.mesh` returns its `PartitionSpec`.
+    `ShapeDtypeStruct`, and `star_jax.placement` returns its `PartitionSpec`.
     """
 
     def __call__(self, name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> Any: ...

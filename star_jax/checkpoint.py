@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from star_jax import mesh as mesh_lib
 from star_jax import orbax_files, tensor_files
 from star_jax.models.config import LlamaConfig
 from star_jax.models.llama import Llama
+from star_jax.placement import Placement, placement_of
 from star_jax.sizes import shown
 from star_jax.text.printable import printable
 
@@ -84,7 +84,7 @@ def load(
     tensors = find(directory, config, mesh=mesh)
 
     def make(name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> jax.Array:
-        placement = mesh_lib.placement(shape, axes, mesh)
+        placement = placement_of(shape, axes, mesh)
         try:
             array = _place(tensors[name], shape, placement, jnp.dtype(dtype))
         except ValueError as e:  # it was whole when it was looked at
@@ -133,7 +133,7 @@ Index = tuple[slice, ...]
 
 
 def _place(
-    tensor: Tensor, shape: tuple[int, ...], placement: mesh_lib.Placement, dtype: np.dtype
+    tensor: Tensor, shape: tuple[int, ...], placement: Placement, dtype: np.dtype
 ) -> jax.Array:
     """Puts a weight on the devices; of key/value heads, its first axis, some repeatedly."""
     sharding, repeat = placement
@@ -178,7 +178,7 @@ def _misfits(
         known.add(name)
         expected = _flat(shape, axes) if flat else shape
         try:
-            mesh_lib.placement(shape, axes, mesh)
+            placement_of(shape, axes, mesh)
         except ValueError as e:
             problems.append(f"{name}: {e}")
         if name in unread:
@@ -209,7 +209,7 @@ def _same(a: Tensor | None, b: Tensor, shape: tuple[int, ...], mesh: Mesh) -> bo
         return False
     if isinstance(a, tensor_files.Tensor) and isinstance(b, tensor_files.Tensor):
         return tensor_files.equal(a, b)
-    placement = mesh_lib.placement(a.shape, ("vocab", "embed"), mesh)
+    placement = placement_of(a.shape, ("vocab", "embed"), mesh)
     x, y = (_place(t, t.shape, placement, tensor_files.DTYPES[t.dtype]) for t in (a, b))
     return bool(jnp.array_equal(x, y))
 

@@ -10,6 +10,7 @@ from star_jax import mesh as mesh_lib
 from star_jax.attention import resolve
 from star_jax.dense import Dense
 from star_jax.models import config as model_config
+from star_jax.placement import weight_specs
 from star_jax.ring import Ring
 from star_jax.sizes import shown
 from star_jax.star import Star
@@ -47,7 +48,7 @@ def check(
         )
     if config is not None:
         # Raises if a weight cannot be divided. One layer stands for all.
-        mesh_lib.weight_specs(dataclasses.replace(config, num_layers=1), mesh)
+        weight_specs(dataclasses.replace(config, num_layers=1), mesh)
         if isinstance(attention, Ulysses):
             attention.check(config, mesh)
     head_dim = None if config is None else config.head_dim

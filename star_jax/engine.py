@@ -20,6 +20,7 @@ from star_jax.inputs import Ids, Many, One
 from star_jax.likelihood import Scores, likelihood_of, score_document, score_queries
 from star_jax.models import config as model_config
 from star_jax.models.llama import Llama
+from star_jax.placement import place
 from star_jax.sampling import GREEDY, Sampling, parse, row_seeds
 from star_jax.star import Star
 from star_jax.stopping import Answer, Row, pieces
@@ -42,7 +43,7 @@ class Engine:
     ):
         dtype = str(jax.tree.leaves(model)[0].dtype)
         implementation = check(mesh, attention, implementation, config=model.config, dtype=dtype)
-        self.model = mesh_lib.place(model, mesh)
+        self.model = place(model, mesh)
         self.mesh = mesh
         self.attention = attention
         self.implementation = implementation

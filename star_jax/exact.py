@@ -21,6 +21,7 @@ from star_jax.cache import KV, ROUND, Cache, Deal, eighths, pad
 from star_jax.mesh import CONTEXT, TENSOR
 from star_jax.models.config import LlamaConfig
 from star_jax.models.llama import Attend, Llama
+from star_jax.placement import weight_specs
 
 
 @runtime_checkable
@@ -67,7 +68,7 @@ def program(config: LlamaConfig, mesh: Mesh, attention: Exact, implementation: s
     local = jax.shard_map(
         exact,
         mesh=mesh,
-        in_specs=(mesh_lib.weight_specs(config, mesh), mesh_lib.BLOCKS, mesh_lib.BLOCKS),
+        in_specs=(weight_specs(config, mesh), mesh_lib.BLOCKS, mesh_lib.BLOCKS),
         out_specs=mesh_lib.CACHE,
         check_vma=False,
     )

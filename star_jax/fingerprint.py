@@ -19,6 +19,7 @@ from star_jax import mesh as mesh_lib
 from star_jax.array_typing import Array, UInt32
 from star_jax.models.config import LlamaConfig
 from star_jax.models.llama import Llama
+from star_jax.placement import placement_of
 from star_jax.tokenizer import Tokenizer
 
 _UINT = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
@@ -74,7 +75,7 @@ class Weights:
         self._value = ""
 
     def digest(self, model: Llama, mesh: Mesh) -> str:
-        """16 hexadecimal digits. `model` lies on `mesh` as `mesh.place` puts it."""
+        """16 hexadecimal digits. `model` lies on `mesh` as `place` puts it."""
         arrays = jax.tree.leaves(model)
         if len(arrays) != len(self._hashed) or any(
             new is not old for new, old in zip(arrays, self._hashed, strict=True)
@@ -95,7 +96,7 @@ class _Weight:
 
 def _digest(arrays: list[Array], config: LlamaConfig, mesh: Mesh) -> str:
     def describe(name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> _Weight:
-        repeat = mesh_lib.placement(shape, axes, mesh).repeat
+        repeat = placement_of(shape, axes, mesh).repeat
         return _Weight(name, shape, repeat, axes.index("kv_heads") if repeat > 1 else 0)
 
     weights = jax.tree.leaves(Llama(config, describe))

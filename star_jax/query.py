@@ -38,6 +38,7 @@ from star_jax.cache import KV, Cache
 from star_jax.mesh import CONTEXT, DATA, TENSOR
 from star_jax.models.config import LlamaConfig
 from star_jax.models.llama import Llama
+from star_jax.placement import weight_specs
 from star_jax.sampling import Choice, Knobs, Mode, choose, layout
 
 # A decode step, and whatever needs no more than this many bytes from all devices together,
@@ -268,7 +269,7 @@ def programs(
         _, made, state, _ = jax.lax.while_loop(cond, body, carry)
         return made, state
 
-    weights = mesh_lib.weight_specs(config, mesh)
+    weights = weight_specs(config, mesh)
     cache = Cache(mesh_lib.CACHE, mesh_lib.BLOCKS)  # type: ignore[arg-type]
     rows, query, tail = mesh_lib.ROWS, mesh_lib.QUERY, mesh_lib.TAIL
     question = Question(query, rows, rows)  # type: ignore[arg-type]
@@ -323,7 +324,7 @@ def _scoring(
         )
         return jnp.concatenate(list(jax.lax.map(some, parts)), axis=1)
 
-    weights = mesh_lib.weight_specs(config, mesh)
+    weights = weight_specs(config, mesh)
     cache = Cache(mesh_lib.CACHE, mesh_lib.BLOCKS)  # type: ignore[arg-type]
     rows, query = mesh_lib.ROWS, mesh_lib.QUERY
     question = Question(query, rows, rows)  # type: ignore[arg-type]

@@ -27,6 +27,7 @@ from star_jax.cache import KV, ROUND, Cache, Deal, allocate, bucket, eighths, pa
 from star_jax.mesh import CONTEXT, TENSOR
 from star_jax.models.config import LlamaConfig
 from star_jax.models.llama import Attend, Llama
+from star_jax.placement import weight_specs
 from star_jax.sizes import whole
 
 State = tuple[KV, KV]  # of the layers so far: what is kept, and the anchor
@@ -97,7 +98,7 @@ def programs(
     first_wave(model, tokens [B, C*b], starts [B, C]) -> (KV [B, C*b, K, H], anchor KV [B, A, K, H])
     later_wave(model, tokens, starts, anchor KV) -> KV
     """
-    weights = mesh_lib.weight_specs(config, mesh)
+    weights = weight_specs(config, mesh)
     shard = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
     options = mesh_lib.compiler_options(mesh)
 

@@ -12,6 +12,7 @@ from star_jax import mesh as mesh_lib
 from star_jax.cache import KV, Cache
 from star_jax.models import config as model_config
 from star_jax.models.llama import Llama
+from star_jax.placement import placement_of
 
 DEVICES = 8
 DTYPE = "bfloat16"
@@ -119,7 +120,7 @@ class Programs:
         return query.Ends(self._array((2 + 3,), mesh_lib.WHOLE))
 
     def _weight(self, name, shape, axes):
-        sharding, repeat = mesh_lib.placement(shape, axes, self.mesh)
+        sharding, repeat = placement_of(shape, axes, self.mesh)
         return self._array((shape[0] * repeat, *shape[1:]), sharding.spec, DTYPE)
 
     def _array(self, shape, spec, dtype="int32"):

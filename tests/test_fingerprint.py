@@ -13,8 +13,8 @@ import tiny
 
 import star_jax
 from star_jax import Engine, Star, fingerprint
-from star_jax import mesh as mesh_lib
 from star_jax.models.llama import Llama
+from star_jax.placement import place
 
 QUERY = tiny.ids(5, seed=1)
 # Axes of `make_mesh`: one device, contexts and batches shared, weights shared, heads repeated.
@@ -39,7 +39,7 @@ def changed(model: Llama, name: str, change) -> Llama:
 
 def digest(model: Llama, **axes: Any) -> str:
     mesh = star_jax.make_mesh(**axes)
-    return fingerprint.Weights().digest(mesh_lib.place(model, mesh), mesh)
+    return fingerprint.Weights().digest(place(model, mesh), mesh)
 
 
 def swap_elements(x):
