@@ -25,12 +25,11 @@ from jax.sharding import Mesh
 
 import star_jax
 from benchmarks import clock, llama_shapes, machine
-from star_jax import Dense, Engine, Star
+from star_jax import Dense, Engine, Star, models
 from star_jax.array_typing import Array
 from star_jax.context import Context
 from star_jax.eval import timing
-from star_jax.models import config as model_config
-from star_jax.models.llama import Llama
+from star_jax.models import Decoder, DecoderConfig
 
 DTYPE = "bfloat16"
 DENSE_MOST = 131072  # tokens; beyond, dense attention would take minutes
@@ -158,7 +157,7 @@ def measure(
     Raises:
       Wrong: keys and values are not those that the float32 reference of attention gives.
     """
-    config = model_config.from_dict(fields)
+    config = models.from_dict(fields)
     few = dataclasses.replace(config, num_layers=min(CHECK_LAYERS, config.num_layers))
     try:
         difference = check(row, few, min(CHECK_LENGTH, config.max_position_embeddings), mesh)
@@ -217,7 +216,7 @@ def _result(row: Row, length: int, **found: Any) -> dict[str, Any]:
     } | found
 
 
-def check(row: Row, config: model_config.LlamaConfig, length: int, mesh: Mesh) -> float:
+def check(row: Row, config: DecoderConfig, length: int, mesh: Mesh) -> float:
     """How far the last layer's keys and values are from those with the reference of attention.
 
     Of a context of four blocks; and of one of a single block, which must be as dense.
@@ -246,7 +245,7 @@ def check(row: Row, config: model_config.LlamaConfig, length: int, mesh: Mesh) -
     return worst
 
 
-def _engine(row: Row, model: Llama, mesh: Mesh) -> Engine:
+def _engine(row: Row, model: Decoder, mesh: Mesh) -> Engine:
     return Engine(model, mesh=mesh, attention=row.attention, implementation=row.implementation)
 
 
@@ -260,7 +259,7 @@ def _finite(context: Context) -> bool:
     return all(bool(jnp.isfinite(x[-1]).all()) for x in kv)
 
 
-def random_model(config: model_config.LlamaConfig) -> Llama:
+def random_model(config: DecoderConfig) -> Decoder:
     """Weights that keep activations as large as they are in a trained model: about 1."""
     key = jax.random.key(0)
 
@@ -275,7 +274,7 @@ def random_model(config: model_config.LlamaConfig) -> Llama:
         inputs = math.prod(shape[1:]) if axes[0] == "embed" else shape[-1]
         return _normal(mine, shape, inputs**-0.5)
 
-    return Llama(config, make)
+    return models.build(config, make)
 
 
 def _normal(key: Array, shape: tuple[int, ...], scale: float) -> Array:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from star_jax import attention, checkpoint
+from star_jax import attention, checkpoint, models
 from star_jax import engine as engine_lib
 from star_jax.dense import Dense
 from star_jax.engine import Engine
@@ -22,7 +22,6 @@ from star_jax.eval.progress import Progress
 from star_jax.eval.sample import Sample
 from star_jax.eval.suites import Cell
 from star_jax.eval.terminal import say
-from star_jax.models import config as model_config
 from star_jax.tokenizer import Tokenizer
 
 
@@ -72,7 +71,7 @@ def run(config: EvalConfig) -> str:
     asked = config.attention.implementation or None
     attention.resolve(asked, mesh)  # before anything is fetched
     directory = checkpoint.resolve(config.model.path)
-    model = model_config.read(directory)
+    model = models.read(directory)
     kinds = config_lib.items("attention.kind", config.attention.kind)
     for kind in kinds:
         implementation = engine_lib.check(

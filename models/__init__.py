@@ -1,1 +1,21 @@
-"""Flax (nnx) ports of decoders. They hold weights, and know nothing of how attention is done."""
+"""Decoders (Flax nnx) and their families. They know nothing of how attention is done."""
+
+from star_jax.models.config import DecoderConfig
+from star_jax.models.config_reader import from_dict, read
+from star_jax.models.decoder import Attend, Decoder, WeightMaker
+from star_jax.models.family import Family, Part
+from star_jax.models.registry import build, families, family_of
+
+__all__ = [
+    "Attend",
+    "Decoder",
+    "DecoderConfig",
+    "Family",
+    "Part",
+    "WeightMaker",
+    "build",
+    "families",
+    "family_of",
+    "from_dict",
+    "read",
+]

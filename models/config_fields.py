@@ -1,17 +1,19 @@
-"""What the fields of a `config.json` are to a Llama decoder: read, harmless, or neither.
+"""What the fields of a `config.json` are to every family: read, harmless, or neither.
 
-The lists hold what published checkpoints carry. A field on none of them may change the model.
+The lists hold what published checkpoints carry; a family adds its own. A field on none of them
+may change the model.
 """
 
 from typing import Any
 
+from star_jax.json_files import shown
+
 # Changing one of these changes what the model computes.
 READ = frozenset(
     """
-    attention_bias eos_token_id head_dim hidden_act hidden_size intermediate_size
-    max_position_embeddings mlp_bias model_type num_attention_heads num_hidden_layers
-    num_key_value_heads rms_norm_eps rope_parameters rope_scaling rope_theta tie_word_embeddings
-    vocab_size
+    eos_token_id head_dim hidden_act hidden_size intermediate_size max_position_embeddings
+    model_type num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps
+    rope_parameters rope_scaling rope_theta tie_word_embeddings vocab_size
     """.split()
 )
 
@@ -71,52 +73,51 @@ _NOTES = """
 # These do not change the model's logits. They are not looked at, whatever their value.
 HARMLESS = frozenset((_TOKENS + _GENERATION + _TRAINING + _COMPUTING + _NOTES).split())
 
-_OFF = (False, None)
+OFF = (False, None)
 _ONE = (1.0, None)
-_NONE = (None,)
+NONE = (None,)
 
 # Harmless at these values, a different model at any other.
 ONLY: dict[str, tuple[Any, ...]] = {
-    "add_cross_attention": _OFF,
-    "alibi": _OFF,
-    "attention_qk_norm": _OFF,
-    "attn_bias": _OFF,
-    "attn_logit_softcapping": _NONE,
-    "auto_map": _NONE,  # code of its own
-    "bias": _OFF,
+    "add_cross_attention": OFF,
+    "alibi": OFF,
+    "attention_qk_norm": OFF,
+    "attn_bias": OFF,
+    "attn_logit_softcapping": NONE,
+    "auto_map": NONE,  # code of its own
+    "bias": OFF,
     "chunk_size_feed_forward": (0, None),
-    "clip_qkv": _NONE,
-    "compression_config": _NONE,
-    "cross_attention_hidden_size": _NONE,
+    "clip_qkv": NONE,
+    "compression_config": NONE,
+    "cross_attention_hidden_size": NONE,
     "embedding_multiplier": _ONE,
-    "final_logit_softcapping": _NONE,
-    "hidden_activation": _NONE,
+    "final_logit_softcapping": NONE,
+    "hidden_activation": NONE,
     "is_causal": (True, None),
     "is_decoder": (False, True, None),
-    "is_encoder_decoder": _OFF,
+    "is_encoder_decoder": OFF,
     "logit_scale": _ONE,
     "logits_scaling": _ONE,
-    "parallel_attn": _OFF,
+    "parallel_attn": OFF,
     "partial_rotary_factor": _ONE,
     "per_layer_config": ({}, None),
     "pruned_heads": ({}, None),
-    "qk_layernorm": _OFF,
-    "qk_norm": _OFF,
-    "qkv_bias": _OFF,
-    "quantization": _NONE,
-    "quantization_config": _NONE,
+    "qk_layernorm": OFF,
+    "qk_norm": OFF,
+    "qkv_bias": OFF,
+    "quantization": NONE,
+    "quantization_config": NONE,
     "residual_multiplier": _ONE,
-    "rope_interleaved": _OFF,  # two halves; the other cuts pairs
-    "rope_traditional": _OFF,  # the same
+    "rope_interleaved": OFF,  # two halves; the other cuts pairs
+    "rope_traditional": OFF,  # the same
     "rotary_pct": _ONE,
-    "sliding_window": _NONE,
-    "tie_encoder_decoder": _OFF,
-    "tie_last_hidden_states": _OFF,
-    "use_bias": _OFF,
-    "use_parallel_residual": _OFF,
-    "use_qk_norm": _OFF,
-    "use_qkv_bias": _OFF,
-    "use_sliding_window": _OFF,
+    "tie_encoder_decoder": OFF,
+    "tie_last_hidden_states": OFF,
+    "use_bias": OFF,
+    "use_parallel_residual": OFF,
+    "use_qk_norm": OFF,
+    "use_qkv_bias": OFF,
+    "use_sliding_window": OFF,
 }
 
 # The same, inside a section of RoPE.
@@ -129,3 +130,13 @@ ONLY_IN_ROPE: dict[str, tuple[Any, ...]] = {
 def is_one_of(value: Any, allowed: tuple[Any, ...]) -> bool:
     """Whether a value is in the list; true is not 1, nor is false 0."""
     return any(value == x and isinstance(value, bool) == isinstance(x, bool) for x in allowed)
+
+
+def check_number(name: str, value: Any, *, zero: bool = False) -> None:
+    """Refuses what is no number above 0 in float32, in which the model computes."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (is_number and (_SMALLEST <= value <= _GREATEST or (value == 0 and zero))):
+        raise ValueError(f"config.json: {name}={shown(value)} must be a number above 0")
+
+
+_SMALLEST, _GREATEST = 2.0**-126, 2.0**127  # of float32, without those that may be flushed to 0

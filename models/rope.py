@@ -1,5 +1,6 @@
-"""Rotary position embeddings, as Llama checkpoints expect them (two halves, not pairs)."""
+"""Rotary position embeddings, as checkpoints expect them (two halves, not pairs)."""
 
+import dataclasses
 import math
 from typing import NamedTuple
 
@@ -7,7 +8,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from star_jax.array_typing import Array, Float, Positions
-from star_jax.models.config import Rope
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rope:
+    """Rotary position embedding: `default`, `linear`, `llama3` or `yarn`.
+
+    A field that the type does not have is None. cos and sin are multiplied by `attention_factor`.
+    """
+
+    rope_type: str
+    theta: float
+    attention_factor: float
+    factor: float | None = None
+    original_max_position_embeddings: float | None = None
+    low_freq_factor: float | None = None  # llama3, as is the next
+    high_freq_factor: float | None = None
+    beta_fast: float | None = None  # yarn, as are the next two
+    beta_slow: float | None = None
+    truncate: bool | None = None
 
 
 class Rotation(NamedTuple):

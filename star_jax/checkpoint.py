@@ -8,16 +8,16 @@ tensor's slices at a time.
 import dataclasses
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from star_jax import orbax_files, tensor_files
-from star_jax.models.config import LlamaConfig
-from star_jax.models.llama import Llama
+from star_jax import models, orbax_files, tensor_files
+from star_jax.models import Decoder, DecoderConfig
+from star_jax.models.family import as_it_is
 from star_jax.placement import Placement, placement_of
 from star_jax.sizes import shown
 from star_jax.text.printable import printable
@@ -42,7 +42,8 @@ _SAID = 50  # problems
 _LONG = 400  # characters of one
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
-Tensor = tensor_files.Tensor | orbax_files.Tensor
+_Stored = tensor_files.Tensor | orbax_files.Tensor
+Tensor = tensor_files.Tensor | tensor_files.Rows | orbax_files.Tensor
 
 
 def resolve(path: str | os.PathLike[str]) -> str:
@@ -72,8 +73,8 @@ def resolve(path: str | os.PathLike[str]) -> str:
 
 
 def load(
-    directory: str | os.PathLike[str], config: LlamaConfig, *, mesh: Mesh, dtype: str
-) -> Llama:
+    directory: str | os.PathLike[str], config: DecoderConfig, *, mesh: Mesh, dtype: str
+) -> Decoder:
     """Loads the weights of a checkpoint onto a mesh, cast to `dtype`.
 
     Raises:
@@ -81,30 +82,31 @@ def load(
       ValueError: files are torn, or tensors are missing, unknown, misshapen, of a dtype that
         is not floating point, or cannot be divided over the mesh; it lists all of these.
     """
-    tensors = find(directory, config, mesh=mesh)
+    weights = find(directory, config, mesh=mesh)
 
     def make(name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> jax.Array:
         placement = placement_of(shape, axes, mesh)
         try:
-            array = _place(tensors[name], shape, placement, jnp.dtype(dtype))
+            array = _place(weights[name], shape, placement, jnp.dtype(dtype))
         except ValueError as e:  # it was whole when it was looked at
             raise ValueError(printable(f"checkpoint {os.fspath(directory)}: {e}")) from e
         # Or the host would hold what waits to be sent, in the end the whole checkpoint.
         return jax.block_until_ready(array)
 
-    return Llama(config, make)
+    return models.build(config, make)
 
 
 def find(
-    directory: str | os.PathLike[str], config: LlamaConfig, *, mesh: Mesh
+    directory: str | os.PathLike[str], config: DecoderConfig, *, mesh: Mesh
 ) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, none of them read, if they fit the model and the mesh.
+    """The weights of a checkpoint by name, none of them read, if they fit model and mesh.
 
     Raises:
       FileNotFoundError, ValueError: as `load`.
     """
     path = os.fspath(directory)
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, _Stored] = {}
+    weights: dict[str, Tensor] = {}
     if converted := orbax_files.is_here(path):
         arrays, problems, unread = orbax_files.scan(path)
         tensors.update(arrays)
@@ -114,13 +116,14 @@ def find(
         files, problems, unread = tensor_files.scan(path)
         tensors.update(files)
     if tensors or not problems:  # or else nothing could be read, and all would be missing
-        problems += _misfits(tensors, unread, config, mesh, flat=not converted)
+        weights, misfits = _fit(tensors, unread, config, mesh, flat=not converted)
+        problems += misfits
     if problems:
         said = [f"{one[:_LONG]}..." if len(one) > _LONG else one for one in _grouped(problems)]
         if len(said) > _SAID:
             said[_SAID:] = [f"and {len(said) - _SAID} more"]
         raise ValueError(printable(f"checkpoint {path}: {'; '.join(said)}"))
-    return tensors
+    return weights
 
 
 def weight_files(directory: str | os.PathLike[str]) -> list[str]:
@@ -160,49 +163,78 @@ def _slicer(
     return lambda index: tensor_files.read(tensor, index, dtype, shape=shape)
 
 
-def _misfits(
-    tensors: dict[str, Tensor], unread: set[str], config: LlamaConfig, mesh: Mesh, *, flat: bool
-) -> list[str]:
-    """What keeps these tensors from being this model's weights on this mesh.
+def _fit(
+    tensors: dict[str, _Stored], unread: set[str], config: DecoderConfig, mesh: Mesh, *, flat: bool
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The model's weights, made from these tensors; and what keeps them from being these.
 
-    `flat`: heads and head dimension are one axis.
+    `flat`: the tensors are as the family stores them, heads and head dimension on one axis.
     """
-    problems = []
-    known = set()
+    problems: list[str] = []
+    weights: dict[str, Tensor] = {}
+    known: set[str] = set()
     held = {int(m[2]) for m in map(_LAYER.fullmatch, (*tensors, *unread)) if m}
     if config.num_layers > len(held):  # said once: there may be a thousand million
         problems.append(f"num_hidden_layers={config.num_layers}, and there are {len(held)} layers")
         config = dataclasses.replace(config, num_layers=len(held))
+    parts_of = models.family_of(config.family).parts if flat else as_it_is
 
     def check(name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> None:
-        known.add(name)
         expected = _flat(shape, axes) if flat else shape
         try:
             placement_of(shape, axes, mesh)
         except ValueError as e:
             problems.append(f"{name}: {e}")
-        if name in unread:
-            return
-        if name not in tensors:
-            problems.append(f"{name}: missing")
-        elif tensors[name].shape != expected:
-            problems.append(f"{name}: shape {tensors[name].shape}, not {expected}")
-        elif (dtype := tensors[name].dtype) not in tensor_files.DTYPES:
-            problems.append(f"{name}: {dtype} is not one of {', '.join(tensor_files.DTYPES)}")
+        parts = parts_of(config, name, expected[0])
+        found = [tensors[part.tensor] for part in parts if part.tensor in tensors]
+        for part in parts:
+            if part.tensor not in known | unread:
+                problems.extend(_misfit(tensors, part, (part.rows, *expected[1:])))
+            known.add(part.tensor)
+        if len(dtypes := {tensor.dtype for tensor in found}) > 1:
+            problems.append(f"{name}: parts of {' and '.join(sorted(dtypes))}")
+        if len(found) == len(parts):
+            weights[name] = _weight(found, parts)
 
-    Llama(config, check)
-    if config.tie_word_embeddings and _HEAD in tensors:
-        known.add(_HEAD)
+    models.build(config, check)
+    head, embedding = (
+        parts_of(config, w, config.vocab_size)[0].tensor for w in (_HEAD, _EMBEDDING)
+    )
+    if config.tie_word_embeddings and head in tensors:
+        known.add(head)
         shape = (config.vocab_size, config.hidden_size)
-        if not _same(tensors.get(_EMBEDDING), tensors[_HEAD], shape, mesh):
-            problems.append(
-                f"{_HEAD}: differs from {_EMBEDDING}, though tie_word_embeddings is true"
-            )
+        if not _same(tensors.get(embedding), tensors[head], shape, mesh):
+            problems.append(f"{head}: differs from {embedding}, though tie_word_embeddings is true")
     extra = [name for name in tensors if name not in known and not _IGNORED.fullmatch(name)]
-    return problems + [f"{name}: unknown" for name in extra]
+    return weights, problems + [f"{name}: unknown" for name in extra]
 
 
-def _same(a: Tensor | None, b: Tensor, shape: tuple[int, ...], mesh: Mesh) -> bool:
+def _misfit(
+    tensors: dict[str, _Stored], part: models.Part, expected: tuple[int, ...]
+) -> Iterator[str]:
+    """What keeps a stored tensor from being the one of which a weight is a part."""
+    if (tensor := tensors.get(part.tensor)) is None:
+        yield f"{part.tensor}: missing"
+    elif tensor.shape != expected:
+        yield f"{part.tensor}: shape {tensor.shape}, not {expected}"
+    elif tensor.dtype not in tensor_files.DTYPES:
+        yield f"{part.tensor}: {tensor.dtype} is not one of {', '.join(tensor_files.DTYPES)}"
+
+
+def _weight(tensors: list[_Stored], parts: tuple[models.Part, ...]) -> Tensor:
+    """A weight made of these parts of these tensors."""
+    if len(parts) == 1 and parts[0].stop - parts[0].start == parts[0].rows:
+        return tensors[0]
+    return tensor_files.Rows(
+        tuple(
+            (tensor, part.start, part.stop)
+            for tensor, part in zip(tensors, parts, strict=True)
+            if isinstance(tensor, tensor_files.Tensor)
+        )
+    )
+
+
+def _same(a: _Stored | None, b: _Stored, shape: tuple[int, ...], mesh: Mesh) -> bool:
     if a is None or not a.shape == b.shape == shape:
         return False
     if a.dtype != b.dtype or a.dtype not in tensor_files.DTYPES:

@@ -9,7 +9,7 @@ from jax.sharding import AxisType, Mesh
 from star_jax import mesh as mesh_lib
 from star_jax.attention import resolve
 from star_jax.dense import Dense
-from star_jax.models import config as model_config
+from star_jax.models import DecoderConfig
 from star_jax.placement import weight_specs
 from star_jax.ring import Ring
 from star_jax.sizes import shown
@@ -26,7 +26,7 @@ def check(
     attention: Attention,
     implementation: str | None,
     *,
-    config: model_config.LlamaConfig | None = None,
+    config: DecoderConfig | None = None,
     dtype: str | None = None,
 ) -> str:
     """Refuses what cannot run, of this model if its config is there; names the implementation.
@@ -55,9 +55,7 @@ def check(
     return resolve(implementation, mesh, dtype=dtype, head_dim=head_dim)
 
 
-def advise(
-    rows: list[list[int]], config: model_config.LlamaConfig, mesh: Mesh, attention: Attention
-) -> None:
+def advise(rows: list[list[int]], config: DecoderConfig, mesh: Mesh, attention: Attention) -> None:
     """Warns of contexts that are too long for the model, or too short for the mesh or to gain."""
     longest, most = max(map(len, rows)), config.max_position_embeddings
     if longest > most:

@@ -18,12 +18,10 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from star_jax import checkpoint, interrupts, orbax_files, tensor_files
+from star_jax import checkpoint, interrupts, models, orbax_files, tensor_files
 from star_jax import mesh as mesh_lib
 from star_jax.engine import DTYPES
 from star_jax.eval import cli
-from star_jax.models import config as model_config
-from star_jax.models.llama import Llama
 
 _STORED = "stored"
 
@@ -107,13 +105,13 @@ def convert(source: str, output: str, *, dtype: str | None = None) -> int:
 
 def _sources(directory: str, dtype: str | None) -> dict[str, orbax_files.Source]:
     """The tensors of the model, by name; those that it does not need (a tied head) are left out."""
-    config = model_config.read(directory)
+    config = models.read(directory)
     tensors = checkpoint.find(directory, config, mesh=mesh_lib.make_mesh())
     found: dict[str, orbax_files.Source] = {}
 
     def make(name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> None:
         tensor = tensors[name]
-        if not isinstance(tensor, tensor_files.Tensor):
+        if isinstance(tensor, orbax_files.Tensor):
             raise ValueError(f"{name} is not in a safetensors file")
         stored = tensor_files.DTYPES[tensor.dtype]
         heads = [axes.index(axis) for axis in ("heads", "kv_heads") if axis in axes]
@@ -124,7 +122,7 @@ def _sources(directory: str, dtype: str | None) -> dict[str, orbax_files.Source]
             head_axis=heads[0] if heads else None,
         )
 
-    Llama(config, make)
+    models.build(config, make)
     return found
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from star_jax import checkpoint, checks, exact, inputs, query, star
+from star_jax import checkpoint, checks, exact, inputs, models, query, star
 from star_jax import generate as generate_lib
 from star_jax import mesh as mesh_lib
 from star_jax.cache import Cache, Deal
@@ -18,8 +18,7 @@ from star_jax.context import Context, ContextBatch, Encoded, Group, grouped
 from star_jax.fingerprint import Fingerprint, Weights, of_tokenizer
 from star_jax.inputs import Ids, Many, One
 from star_jax.likelihood import Scores, likelihood_of, score_document, score_queries
-from star_jax.models import config as model_config
-from star_jax.models.llama import Llama
+from star_jax.models import Decoder, DecoderConfig
 from star_jax.placement import place
 from star_jax.sampling import GREEDY, Sampling, parse, row_seeds
 from star_jax.star import Star
@@ -34,7 +33,7 @@ class Engine:
 
     def __init__(
         self,
-        model: Llama,
+        model: Decoder,
         *,
         mesh: Mesh,
         attention: Attention,
@@ -79,7 +78,7 @@ class Engine:
             raise ValueError(f"{dtype=} must be one of {DTYPES}")
         check(mesh, attention, implementation)  # before anything is fetched
         directory = checkpoint.resolve(path)
-        config = model_config.read(directory)
+        config = models.read(directory)
         # Before weights are read.
         check(mesh, attention, implementation, config=config, dtype=dtype)
         if (tokenizer := Tokenizer.from_pretrained(directory)) is not None:
@@ -96,7 +95,7 @@ class Engine:
         )
 
     @property
-    def config(self) -> model_config.LlamaConfig:
+    def config(self) -> DecoderConfig:
         """The model's configuration."""
         return self.model.config
 

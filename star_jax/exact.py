@@ -19,8 +19,7 @@ from star_jax import mesh as mesh_lib
 from star_jax.array_typing import Keys, Positions, Queries, Tokens, Values
 from star_jax.cache import KV, ROUND, Cache, Deal, eighths, pad
 from star_jax.mesh import CONTEXT, TENSOR
-from star_jax.models.config import LlamaConfig
-from star_jax.models.llama import Attend, Llama
+from star_jax.models import Attend, Decoder, DecoderConfig
 from star_jax.placement import weight_specs
 
 
@@ -38,7 +37,7 @@ class Exact(Hashable, Protocol):
 
 
 def encode(
-    model: Llama, rows: list[list[int]], *, attention: Exact, mesh: Mesh, implementation: str
+    model: Decoder, rows: list[list[int]], *, attention: Exact, mesh: Mesh, implementation: str
 ) -> tuple[Cache, Deal]:
     """Encodes one context per row, of any lengths; the number of rows fits the mesh's `data`."""
     deal = deal_out(max(len(row) for row in rows), attention.chunks(mesh.shape[CONTEXT]))
@@ -57,10 +56,10 @@ def deal_out(length: int, chunks: tuple[tuple[int, ...], ...]) -> Deal:
 
 
 @functools.cache
-def program(config: LlamaConfig, mesh: Mesh, attention: Exact, implementation: str) -> Wrapped:
+def program(config: DecoderConfig, mesh: Mesh, attention: Exact, implementation: str) -> Wrapped:
     """exact(model, tokens [B, C*T], positions [B, C*T]) -> KV [B, C*T, K, H]; per length."""
 
-    def exact(model: Llama, tokens: Tokens, positions: Positions) -> KV:
+    def exact(model: Decoder, tokens: Tokens, positions: Positions) -> KV:
         attend = Keeping(attention.attend(positions, implementation))
         _, (kept, _) = model.run(tokens, positions, attend, (KV((), ()), None), axis=TENSOR)
         return kept

@@ -16,9 +16,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from star_jax import mesh as mesh_lib
+from star_jax import models
 from star_jax.array_typing import Array, UInt32
-from star_jax.models.config import LlamaConfig
-from star_jax.models.llama import Llama
+from star_jax.models import Decoder, DecoderConfig
 from star_jax.placement import placement_of
 from star_jax.tokenizer import Tokenizer
 
@@ -35,7 +35,7 @@ class Fingerprint:
     """
 
     weights: str
-    config: LlamaConfig
+    config: DecoderConfig
     dtype: str
     tokenizer: str | None
     attention: str
@@ -74,7 +74,7 @@ class Weights:
         self._hashed: list[Array] = []
         self._value = ""
 
-    def digest(self, model: Llama, mesh: Mesh) -> str:
+    def digest(self, model: Decoder, mesh: Mesh) -> str:
         """16 hexadecimal digits. `model` lies on `mesh` as `place` puts it."""
         arrays = jax.tree.leaves(model)
         if len(arrays) != len(self._hashed) or any(
@@ -94,12 +94,12 @@ class _Weight:
     axis: int  # of the heads that are repeated
 
 
-def _digest(arrays: list[Array], config: LlamaConfig, mesh: Mesh) -> str:
+def _digest(arrays: list[Array], config: DecoderConfig, mesh: Mesh) -> str:
     def describe(name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> _Weight:
         repeat = placement_of(shape, axes, mesh).repeat
         return _Weight(name, shape, repeat, axes.index("kv_heads") if repeat > 1 else 0)
 
-    weights = jax.tree.leaves(Llama(config, describe))
+    weights = jax.tree.leaves(models.build(config, describe))
     words = [
         _words(mesh, weight.axis, weight.repeat)(array)
         for weight, array in zip(weights, arrays, strict=True)

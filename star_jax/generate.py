@@ -14,7 +14,7 @@ from star_jax import mesh as mesh_lib
 from star_jax.array_typing import Array
 from star_jax.cache import KV, bucket
 from star_jax.context import Group
-from star_jax.models.llama import Llama
+from star_jax.models import Decoder
 from star_jax.query import Decoding, Ends
 from star_jax.sampling import Choice, Sampling, knobs
 from star_jax.stopping import Limits, Row
@@ -24,7 +24,7 @@ GROWTH = 4  # times as much room: a long answer compiles few programs
 
 
 def generate(
-    model: Llama,
+    model: Decoder,
     group: Group,
     queries: list[list[int]],
     *,

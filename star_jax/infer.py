@@ -23,7 +23,7 @@ import jax
 from absl import flags
 from jax.sharding import Mesh
 
-from star_jax import checkpoint, interrupts
+from star_jax import checkpoint, interrupts, models
 from star_jax import engine as engine_lib
 from star_jax.engine import DTYPES, Attention, Engine
 from star_jax.eval import cli, devices, fingerprint, jsonl, limits, places, records, timing
@@ -33,7 +33,6 @@ from star_jax.eval.metrics import string_match_all
 from star_jax.eval.progress import Progress
 from star_jax.eval.runner import describe_mesh
 from star_jax.eval.terminal import say
-from star_jax.models import config as model_config
 from star_jax.star import Star
 from star_jax.tokenizer import Tokenizer
 
@@ -99,7 +98,7 @@ def main(argv: Sequence[str]) -> None:
         prefix="--",
     )
     directory = checkpoint.resolve(_MODEL.value)
-    model = model_config.read(directory)
+    model = models.read(directory)
     limits.check_tokens(
         "--tokens_to_generate", _TOKENS.value, positions=model.max_position_embeddings
     )

@@ -9,7 +9,7 @@ from star_jax.cache import bucket, pad
 from star_jax.context import Encoded
 from star_jax.generate import check_finite
 from star_jax.inputs import question
-from star_jax.models.llama import Llama
+from star_jax.models import Decoder
 from star_jax.query import LOGITS_AT_ONCE, Programs
 
 
@@ -28,7 +28,7 @@ class Scores:
 
 
 def score_queries(
-    model: Llama, context: Encoded, queries: list[list[int]], *, programs: Programs
+    model: Decoder, context: Encoded, queries: list[list[int]], *, programs: Programs
 ) -> list[np.ndarray]:
     """The logits after each token of each row's query: float32 [Lq, V]."""
     found = [np.empty((len(ids), model.config.vocab_size), np.float32) for ids in queries]
@@ -46,7 +46,7 @@ def score_queries(
 
 
 def likelihood_of(
-    model: Llama, context: Encoded, queries: list[list[int]], *, programs: Programs
+    model: Decoder, context: Encoded, queries: list[list[int]], *, programs: Programs
 ) -> list[Scores]:
     """How likely each row's query is; the context says nothing of its first token.
 
@@ -60,7 +60,7 @@ def likelihood_of(
 
 
 def score_document(
-    model: Llama, document: Encoded, *, window: int, programs: Programs
+    model: Decoder, document: Encoded, *, window: int, programs: Programs
 ) -> list[Scores]:
     """Scores every row of an encoded batch.
 
@@ -86,7 +86,7 @@ def score_document(
 
 
 def _logprobs(
-    model: Llama,
+    model: Decoder,
     context: Encoded,
     asked: list[list[int]],
     following: list[list[int]],

@@ -51,7 +51,7 @@ class Torn(ValueError):
 class Source:
     """A tensor to be written: where its values are, and what it becomes."""
 
-    tensor: tensor_files.Tensor
+    tensor: tensor_files.Tensor | tensor_files.Rows
     shape: tuple[int, ...]
     dtype: np.dtype
     head_axis: int | None

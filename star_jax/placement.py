@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from star_jax import models
 from star_jax.mesh import TENSOR
-from star_jax.models.config import LlamaConfig
-from star_jax.models.llama import Llama
+from star_jax.models import Decoder, DecoderConfig
 
 # Logical axis of a weight -> mesh axis. Weights are whole over `data` and `context`; see
 # `placement_of` for sizes that a mesh axis does not divide.
@@ -57,12 +57,14 @@ def placement_of(shape: tuple[int, ...], axes: tuple[str, ...], mesh: Mesh) -> P
     return Placement(NamedSharding(mesh, P(*over)), repeat)
 
 
-def weight_specs(config: LlamaConfig, mesh: Mesh) -> Llama:
+def weight_specs(config: DecoderConfig, mesh: Mesh) -> Decoder:
     """A model whose weights are their `PartitionSpec`s: the layout for `shard_map`."""
-    return Llama(config, lambda name, shape, axes: placement_of(shape, axes, mesh).sharding.spec)
+    return models.build(
+        config, lambda name, shape, axes: placement_of(shape, axes, mesh).sharding.spec
+    )
 
 
-def place(model: Llama, mesh: Mesh) -> Llama:
+def place(model: Decoder, mesh: Mesh) -> Decoder:
     """The model with its weights where they belong; those that are there already do not move.
 
     Raises:
@@ -81,7 +83,7 @@ def place(model: Llama, mesh: Mesh) -> Llama:
             weight = jnp.repeat(weight, to.repeat, axis=to.axis)
         return jax.device_put(weight, to.sharding)
 
-    return jax.tree.map(put, model, Llama(model.config, target))
+    return jax.tree.map(put, model, models.build(model.config, target))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,8 +36,7 @@ from star_jax.attention import Partial, merge, merge_over_axis, partial_attentio
 from star_jax.attention.partial import Method
 from star_jax.cache import KV, Cache
 from star_jax.mesh import CONTEXT, DATA, TENSOR
-from star_jax.models.config import LlamaConfig
-from star_jax.models.llama import Llama
+from star_jax.models import Decoder, DecoderConfig
 from star_jax.placement import weight_specs
 from star_jax.sampling import Choice, Knobs, Mode, choose, layout
 
@@ -212,12 +211,12 @@ class Programs(NamedTuple):
 
 @functools.cache
 def programs(
-    config: LlamaConfig, mesh: Mesh, implementation: str, stride: int, mode: Mode
+    config: DecoderConfig, mesh: Mesh, implementation: str, stride: int, mode: Mode
 ) -> Programs:
     """See `Programs`. `decode` generates at most `stride` tokens a call, chosen as `mode` says."""
 
     def ask(
-        model: Llama, cache: Cache, question: Question, knobs: Knobs, seen: Array, ends: Ends
+        model: Decoder, cache: Cache, question: Question, knobs: Knobs, seen: Array, ends: Ends
     ) -> tuple[Tail, Choice, Decoding]:
         hidden, kv = _run_query(model, cache, question, implementation)
         last = jnp.maximum(question.length - 1, 0)[:, None, None]
@@ -238,7 +237,7 @@ def programs(
         return tail, Choice(choice.token[:, None], choice.logprob[:, None]), state
 
     def decode(
-        model: Llama, cache: Cache, tail: Tail, state: Decoding, knobs: Knobs, ends: Ends
+        model: Decoder, cache: Cache, tail: Tail, state: Decoding, knobs: Knobs, ends: Ends
     ) -> tuple[Choice, Decoding]:
         rows = state.token.shape[0]
         start = jnp.repeat(tail.start, rows // tail.start.shape[0])
@@ -294,20 +293,20 @@ def programs(
 
 @functools.cache
 def _scoring(
-    config: LlamaConfig, mesh: Mesh, implementation: str
+    config: DecoderConfig, mesh: Mesh, implementation: str
 ) -> tuple[Wrapped, Wrapped, Wrapped]:
     """`hidden`, `logits` and `likelihood`, which choose nothing."""
 
-    def hidden(model: Llama, cache: Cache, question: Question) -> Hidden:
+    def hidden(model: Decoder, cache: Cache, question: Question) -> Hidden:
         return _run_query(model, cache, question, implementation)[0]
 
-    def logits(model: Llama, hidden: Hidden, first: Array) -> Float[Array, "B few V"]:
+    def logits(model: Decoder, hidden: Hidden, first: Array) -> Float[Array, "B few V"]:
         few = min(hidden.shape[1], LOGITS_AT_ONCE)  # both are powers of two
         part = jax.lax.dynamic_slice_in_dim(hidden, first, few, axis=1)
         return model.logits(part, axis=TENSOR)
 
     def likelihood(
-        model: Llama, cache: Cache, question: Question, following: Tokens
+        model: Decoder, cache: Cache, question: Question, following: Tokens
     ) -> Float[Array, "B T"]:
         hidden, _ = _run_query(model, cache, question, implementation)
 
@@ -337,7 +336,7 @@ def _scoring(
 
 
 def _run_query(
-    model: Llama, cache: Cache, question: Question, implementation: str
+    model: Decoder, cache: Cache, question: Question, implementation: str
 ) -> tuple[Hidden, KV]:
     positions = question.start[:, None] + jnp.arange(question.tokens.shape[1])
     attend = Asking(cache, implementation)

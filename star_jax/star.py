@@ -25,8 +25,7 @@ from star_jax.array_typing import Array, Int, Keys, Queries, Tokens, Values
 from star_jax.attention import partial_attention
 from star_jax.cache import KV, ROUND, Cache, Deal, allocate, bucket, eighths, pad, write
 from star_jax.mesh import CONTEXT, TENSOR
-from star_jax.models.config import LlamaConfig
-from star_jax.models.llama import Attend, Llama
+from star_jax.models import Attend, Decoder, DecoderConfig
 from star_jax.placement import weight_specs
 from star_jax.sizes import whole
 
@@ -60,7 +59,7 @@ class Star:
 
 
 def encode(
-    model: Llama, rows: list[list[int]], *, attention: Star, mesh: Mesh, implementation: str
+    model: Decoder, rows: list[list[int]], *, attention: Star, mesh: Mesh, implementation: str
 ) -> tuple[Cache, Deal]:
     """Encodes one context per row, of any lengths; the number of rows fits the mesh's `data`."""
     devices = mesh.shape[CONTEXT]
@@ -91,7 +90,7 @@ def encode(
 
 @functools.cache
 def programs(
-    config: LlamaConfig, mesh: Mesh, anchor: int, implementation: str
+    config: DecoderConfig, mesh: Mesh, anchor: int, implementation: str
 ) -> tuple[Wrapped, Wrapped]:
     """The two programs of phase 1, compiled per block size: the first wave and a later one.
 
@@ -102,11 +101,11 @@ def programs(
     shard = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
     options = mesh_lib.compiler_options(mesh)
 
-    def first_wave(model: Llama, tokens: Tokens, starts: Int[Array, "B 1"]) -> tuple[KV, KV]:
+    def first_wave(model: Decoder, tokens: Tokens, starts: Int[Array, "B 1"]) -> tuple[KV, KV]:
         attend = FirstWave(starts, anchor, implementation, gpu=mesh_lib.is_gpu(mesh))
         return _run(model, tokens, starts, attend)
 
-    def later_wave(model: Llama, tokens: Tokens, starts: Int[Array, "B 1"], anchors: KV) -> KV:
+    def later_wave(model: Decoder, tokens: Tokens, starts: Int[Array, "B 1"], anchors: KV) -> KV:
         return _run(model, tokens, starts, LaterWave(anchors, implementation))[0]
 
     blocks, cache, tail = mesh_lib.BLOCKS, mesh_lib.CACHE, mesh_lib.TAIL
@@ -117,7 +116,7 @@ def programs(
 
 
 def _run(
-    model: Llama, tokens: Tokens, starts: Int[Array, "B 1"], attend: Attend[State]
+    model: Decoder, tokens: Tokens, starts: Int[Array, "B 1"], attend: Attend[State]
 ) -> tuple[KV, KV]:
     # The hidden state is dropped: of the last layer only K and V are computed.
     positions = starts + jnp.arange(tokens.shape[1])

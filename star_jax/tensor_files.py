@@ -42,6 +42,25 @@ class Tensor:
     dtype: str
     shape: tuple[int, ...]
 
+    @property
+    def parts(self) -> tuple[tuple["Tensor", int, int], ...]:
+        return ((self, 0, self.shape[0]),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Rows of tensors on disk, one after another: of each part those from a first to an end."""
+
+    parts: tuple[tuple[Tensor, int, int], ...]
+
+    @property
+    def dtype(self) -> str:
+        return self.parts[0][0].dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (sum(end - first for _, first, end in self.parts), *self.parts[0][0].shape[1:])
+
 
 class Scan(NamedTuple):
     """What the files of a checkpoint hold, and everything that is wrong with them."""
@@ -52,7 +71,7 @@ class Scan(NamedTuple):
 
 
 def read(
-    tensor: Tensor,
+    tensor: Tensor | Rows,
     index: tuple[slice, ...],
     dtype: np.dtype,
     *,
@@ -74,15 +93,25 @@ def read(
     if not found.size:
         return found.reshape(sizes)
     (first, end), others = bounds[0], tuple(slice(*bound) for bound in bounds[1:])
-    row = math.prod(found.shape[1:]) * DTYPES[tensor.dtype].itemsize
+    at = 0  # the row at which a part begins
+    for part, begin, stop in tensor.parts:
+        low, high = max(first, at), min(end, at + stop - begin)
+        if low < high:
+            _read_rows(part, low - at + begin, others, found[low - first : high - first])
+        at += stop - begin
+    return found.reshape(sizes)
+
+
+def _read_rows(tensor: Tensor, first: int, others: tuple[slice, ...], into: np.ndarray) -> None:
+    """Fills an array with rows from the first on, of which `others` say what is taken."""
+    row = math.prod(into.shape[1:]) * DTYPES[tensor.dtype].itemsize
     try:
         with safetensors.safe_open(tensor.path, "np") as file:
             source = file.get_slice(tensor.name)
-            for begin, stop in pieces(first, end, max(1, _PIECE // row)):
-                found[begin - first : stop - first] = source[(slice(begin, stop), *others)]
+            for begin, stop in pieces(first, first + len(into), max(1, _PIECE // row)):
+                into[begin - first : stop - first] = source[(slice(begin, stop), *others)]
     except safetensors.SafetensorError as e:
         raise ValueError(f"{tensor.name}: {_reason(e)}") from e
-    return found.reshape(sizes)
 
 
 def _joined(

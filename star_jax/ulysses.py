@@ -14,14 +14,14 @@ from jax.sharding import Mesh
 from star_jax.array_typing import Array, Keys, Positions, Queries, Values
 from star_jax.attention import partial_attention
 from star_jax.mesh import CONTEXT, TENSOR
-from star_jax.models.config import LlamaConfig
+from star_jax.models import DecoderConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class Ulysses:
     """Exact causal attention, heads exchanged for tokens."""
 
-    def check(self, config: LlamaConfig, mesh: Mesh) -> None:
+    def check(self, config: DecoderConfig, mesh: Mesh) -> None:
         """Raises ValueError if heads cannot be divided over the devices of `context`."""
         context, tensor = mesh.shape[CONTEXT], mesh.shape[TENSOR]
         local = {

@@ -16,7 +16,7 @@ import transformers
 
 from star_jax.array_typing import Keys, Queries, Values
 from star_jax.attention import reference
-from star_jax.models.llama import Llama
+from star_jax.models import Decoder
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -131,12 +131,12 @@ class _Causal:
 
 
 @jax.jit
-def _forward(model: Llama, tokens: jax.Array) -> jax.Array:
+def _forward(model: Decoder, tokens: jax.Array) -> jax.Array:
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     hidden, _ = model.run(tokens, positions, _Causal(), None)
     return model.logits(hidden)
 
 
-def our_logits(model: Llama, tokens: np.ndarray) -> np.ndarray:
+def our_logits(model: Decoder, tokens: np.ndarray) -> np.ndarray:
     """The same of our model, with plain causal attention."""
     return np.asarray(_forward(model, jnp.asarray(tokens)))

@@ -7,11 +7,10 @@ import published
 from jax.sharding import Mesh, PartitionSpec
 
 import star_jax
-from star_jax import exact, generate, query, sampling, star
+from star_jax import exact, generate, models, query, sampling, star
 from star_jax import mesh as mesh_lib
 from star_jax.cache import KV, Cache
-from star_jax.models import config as model_config
-from star_jax.models.llama import Llama
+from star_jax.models import DecoderConfig
 from star_jax.placement import placement_of
 
 DEVICES = 8
@@ -40,8 +39,8 @@ class Shapes:
     samples: int = 1
 
     @property
-    def config(self) -> model_config.LlamaConfig:
-        whole = model_config.from_dict(published.CONFIGS["Llama-3.1-8B"])
+    def config(self) -> DecoderConfig:
+        whole = models.from_dict(published.CONFIGS["Llama-3.1-8B"])
         return dataclasses.replace(whole, num_layers=self.layers)
 
 
@@ -58,7 +57,7 @@ class Programs:
         self.shapes, self.config = shapes, shapes.config
         self.context = DEVICES // shapes.tensor
         self.mesh: Mesh = aot.gpu_mesh(kind, context=self.context, tensor=shapes.tensor)
-        self.model = Llama(self.config, self._weight)
+        self.model = models.build(self.config, self._weight)
         self._star = star.programs(self.config, self.mesh, shapes.block, implementation)
         self._sampling, self._implementation = sampling, implementation
         self._query = query.programs(

@@ -14,13 +14,12 @@ from absl.testing import flagsaver
 import star_jax
 from benchmarks import llama_shapes, prefill, prefill_gpu, prefill_table
 from benchmarks.prefill_gpu import Row
-from star_jax import star
+from star_jax import models, star
 from star_jax.attention import partial_attention
-from star_jax.models import config as model_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 TOY = llama_shapes.GPU["gpu_toy"]
-CONFIG = model_config.from_dict(TOY)
+CONFIG = models.from_dict(TOY)
 
 
 def test_the_command_times_each_row_in_a_process_of_its_own(tmp_path):

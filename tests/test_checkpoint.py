@@ -17,12 +17,11 @@ from huggingface_hub.utils._paths import filter_repo_objects
 from safetensors.numpy import load_file, save_file
 
 import star_jax
-from star_jax import checkpoint, tensor_files
-from star_jax.models import config as model_config
-from star_jax.models.llama import Llama
+from star_jax import checkpoint, models, tensor_files
+from star_jax.models import Decoder
 
 FIELDS = {**llamas.VARIANTS["llama-3"], "num_attention_heads": 8, "num_key_value_heads": 8}
-CONFIG = model_config.from_dict(FIELDS)
+CONFIG = models.from_dict(FIELDS)
 SINGLE, INDEX = tensor_files.SINGLE, tensor_files.INDEX
 
 
@@ -38,7 +37,7 @@ def arrays(dtype: type = np.float32, **fields: object) -> dict[str, np.ndarray]:
         found[name] = x.astype(dtype)
         return jax.ShapeDtypeStruct(shape, dtype)
 
-    Llama(model_config.from_dict({**FIELDS, **fields}), make)
+    models.build(models.from_dict({**FIELDS, **fields}), make)
     return found
 
 
@@ -58,18 +57,18 @@ def save_sharded(directory: pathlib.Path, tensors: dict[str, np.ndarray]) -> pat
 
 def load(
     directory: pathlib.Path, *, dtype: str = "float32", context: int = 1, tensor: int = 1
-) -> Llama:
+) -> Decoder:
     mesh = star_jax.make_mesh(context=context, tensor=tensor)
     return checkpoint.load(directory, CONFIG, mesh=mesh, dtype=dtype)
 
 
-def named(model: Llama) -> dict[str, np.ndarray]:
+def named(model: Decoder) -> dict[str, np.ndarray]:
     """The weights by their names in the file."""
-    names = jax.tree.leaves(Llama(model.config, lambda name, shape, axes: name))
+    names = jax.tree.leaves(models.build(model.config, lambda name, shape, axes: name))
     return {name: np.asarray(x) for name, x in zip(names, weights(model), strict=True)}
 
 
-def weights(model: Llama) -> list[jax.Array]:
+def weights(model: Decoder) -> list[jax.Array]:
     return jax.tree.leaves(model)
 
 
@@ -291,7 +290,7 @@ def test_buffers_of_old_files_are_ignored(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_tied_head_may_be_stored_but_not_differ(tmp_path: pathlib.Path) -> None:
-    config = model_config.from_dict({**FIELDS, "tie_word_embeddings": True})
+    config = models.from_dict({**FIELDS, "tie_word_embeddings": True})
     mesh = star_jax.make_mesh()
     tensors = arrays(tie_word_embeddings=True)
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()

@@ -15,11 +15,11 @@ import torch
 import transformers
 from odd_files import ODD
 
-from star_jax.models import config as model_config
-from star_jax.models import rope
-from star_jax.models.llama import Llama
+from star_jax import models
+from star_jax.models import DecoderConfig, rope
 
 FIELDS = llamas.VARIANTS["llama-3"]
+LLAMA = models.families()["llama"]
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -43,7 +43,7 @@ def shapes(fields: dict[str, Any]) -> Shapes:
         found[name] = tuple(sizes)
         return jax.ShapeDtypeStruct(shape, jnp.bfloat16)
 
-    model = Llama(model_config.from_dict(fields), make)
+    model = models.build(models.from_dict(fields), make)
     held = sum(math.prod(x.shape) for x in jax.tree.leaves(model))
     assert held == sum(math.prod(shape) for shape in found.values())
     return found
@@ -69,7 +69,7 @@ def test_the_tensors_of_llama_31_8b_by_name() -> None:
 @pytest.mark.parametrize("name", published.CONFIGS)
 def test_published_configs_give_the_frequencies_of_transformers(name: str) -> None:
     """At the real sizes: both ends of the scaled range and what lies between."""
-    config = model_config.from_dict(published.CONFIGS[name])
+    config = models.from_dict(published.CONFIGS[name])
     hf = transformers.LlamaConfig.from_dict(dict(published.CONFIGS[name]))
     module = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(hf)
     expected = module.inv_freq.numpy()
@@ -80,7 +80,8 @@ def test_published_configs_give_the_frequencies_of_transformers(name: str) -> No
 
 def test_values_of_llama_31_8b() -> None:
     fields = published.CONFIGS["Llama-3.1-8B"] | {"eos_token_id": [128001, 128008, 128009]}
-    assert model_config.from_dict(fields) == model_config.LlamaConfig(
+    assert models.from_dict(fields) == DecoderConfig(
+        family="llama",
         vocab_size=128256,
         hidden_size=4096,
         intermediate_size=14336,
@@ -89,7 +90,7 @@ def test_values_of_llama_31_8b() -> None:
         num_kv_heads=8,
         head_dim=128,
         rms_norm_eps=1e-5,
-        rope=model_config.Rope(
+        rope=rope.Rope(
             rope_type="llama3",
             theta=500000.0,
             factor=8.0,
@@ -113,7 +114,7 @@ def outputs(fields: dict[str, Any]) -> np.ndarray:
         x = np.random.default_rng(list(name.encode())).normal(size=shape)
         return jnp.asarray(1 + 0.2 * x if "norm" in name else x / np.sqrt(shape[-1]), jnp.float32)
 
-    model = Llama(model_config.from_dict(fields), make)
+    model = models.build(models.from_dict(fields), make)
     return llamas.our_logits(model, np.arange(60)[None])
 
 
@@ -128,7 +129,7 @@ READ: dict[str, tuple[Any, str]] = {
     "intermediate_size": (64, "tensors"),
     "max_position_embeddings": (512, "max_position_embeddings"),
     "mlp_bias": (True, "tensors"),
-    "model_type": ("mistral", "refused"),
+    "model_type": ("gpt2", "refused"),
     "num_attention_heads": (8, "tensors"),
     "num_hidden_layers": (3, "tensors"),
     "num_key_value_heads": (4, "tensors"),
@@ -141,7 +142,7 @@ READ: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(model_config.READ))
+@pytest.mark.parametrize("name", sorted(LLAMA.read))
 def test_changing_a_field_that_is_read_shows(name: str) -> None:
     value, shown_by = READ[name]
     fields = dict(FIELDS)
@@ -149,16 +150,16 @@ def test_changing_a_field_that_is_read_shows(name: str) -> None:
         del fields["rope_theta"], fields["rope_scaling"]
     base, changed = dict(fields), fields | {name: value}
     if shown_by == "refused":
-        model_config.from_dict(base)
+        models.from_dict(base)
         with pytest.raises(NotImplementedError, match=f"{name}={value!r}"):
-            model_config.from_dict(changed)
+            models.from_dict(changed)
     elif shown_by == "tensors":
         assert shapes(changed) != shapes(base)
         assert shapes(changed) == hugging_face_shapes(changed)
     elif shown_by == "outputs":
         assert np.abs(outputs(changed) - outputs(base)).max() > 1e-2
     else:
-        seen, was = model_config.from_dict(changed), model_config.from_dict(base)
+        seen, was = models.from_dict(changed), models.from_dict(base)
         assert getattr(seen, shown_by) != getattr(was, shown_by)
 
 
@@ -189,18 +190,18 @@ CARRIED = """
 
 
 @pytest.mark.filterwarnings("ignore:star_jax. config.json. bos_token_id=")
-@pytest.mark.parametrize("name", sorted(model_config.HARMLESS))
+@pytest.mark.parametrize("name", sorted(LLAMA.harmless))
 def test_a_harmless_field_changes_nothing_whatever_its_value(name: str) -> None:
-    expected = model_config.from_dict(FIELDS)
+    expected = models.from_dict(FIELDS)
     for value in ANYTHING:
         # The configuration is all that the model and the engine see of the file.
-        assert model_config.from_dict(FIELDS | {name: value}) == expected
+        assert models.from_dict(FIELDS | {name: value}) == expected
 
 
 def test_a_field_is_on_one_list() -> None:
-    assert set(READ) == model_config.READ
-    assert set(CARRIED) <= model_config.HARMLESS
-    lists = (model_config.READ, model_config.HARMLESS, frozenset(model_config.ONLY))
+    assert set(READ) == LLAMA.read
+    assert set(CARRIED) <= LLAMA.harmless
+    lists = (LLAMA.read, LLAMA.harmless, frozenset(LLAMA.only))
     assert sum(map(len, lists)) == len(frozenset.union(*lists))
 
 
@@ -213,61 +214,61 @@ def test_only_fields_that_are_read_reach_transformers(monkeypatch: pytest.Monkey
         return parse(fields)
 
     monkeypatch.setattr(transformers.LlamaConfig, "from_dict", spy)
-    known = {name: values[0] for name, values in model_config.ONLY.items()}
-    model_config.from_dict(FIELDS | dict.fromkeys(model_config.HARMLESS, "x") | known)
+    known = {name: values[0] for name, values in LLAMA.only.items()}
+    models.from_dict(FIELDS | dict.fromkeys(LLAMA.harmless, "x") | known)
     assert seen
-    assert set(seen) <= model_config.READ
+    assert set(seen) <= LLAMA.read
 
 
-@pytest.mark.parametrize("name", sorted(model_config.ONLY))
+@pytest.mark.parametrize("name", sorted(LLAMA.only))
 def test_a_field_with_one_harmless_value_is_refused_at_others(name: str) -> None:
-    for value in model_config.ONLY[name]:
-        assert model_config.from_dict(FIELDS | {name: value}) == model_config.from_dict(FIELDS)
+    for value in LLAMA.only[name]:
+        assert models.from_dict(FIELDS | {name: value}) == models.from_dict(FIELDS)
     other = {"quantization_config": {"bits": 4}, "is_decoder": "maybe"}.get(name, 0.25)
     for value in (other, [[]], "None", math.nan):
         with pytest.raises(NotImplementedError, match=f"{name}="):
-            model_config.from_dict(FIELDS | {name: value})
+            models.from_dict(FIELDS | {name: value})
 
 
 def test_true_is_not_1_nor_false_0() -> None:
     for name, value in (("partial_rotary_factor", True), ("use_sliding_window", 0)):
         with pytest.raises(NotImplementedError, match=f"{name}={value!r}"):
-            model_config.from_dict(FIELDS | {name: value})
+            models.from_dict(FIELDS | {name: value})
 
 
 @pytest.mark.parametrize("name", ["attention_bias", "mlp_bias", "tie_word_embeddings"])
 def test_null_is_false(name: str) -> None:
-    assert model_config.from_dict(FIELDS | {name: None}) == model_config.from_dict(FIELDS)
+    assert models.from_dict(FIELDS | {name: None}) == models.from_dict(FIELDS)
 
 
 @pytest.mark.parametrize("name", ["head_dim", "num_key_value_heads", "rope_scaling"])
 def test_null_is_absent(name: str) -> None:
     without = {key: value for key, value in FIELDS.items() if key != name}
-    assert model_config.from_dict(FIELDS | {name: None}) == model_config.from_dict(without)
+    assert models.from_dict(FIELDS | {name: None}) == models.from_dict(without)
 
 
 def test_what_is_harmless_in_a_section_of_rope() -> None:
     for extra in ({"finetuned": True}, {"partial_rotary_factor": 1.0}):
         section = {"rope_scaling": llamas.YARN_ROPE | extra}
         plain = {"rope_scaling": llamas.YARN_ROPE}
-        assert model_config.from_dict(FIELDS | section) == model_config.from_dict(FIELDS | plain)
+        assert models.from_dict(FIELDS | section) == models.from_dict(FIELDS | plain)
 
 
 def test_reading_leaves_the_fields_alone() -> None:
     fields = FIELDS | {"rope_scaling": dict(llamas.LLAMA3_ROPE)}
     before = json.dumps(fields)
-    model_config.from_dict(fields)
+    models.from_dict(fields)
     assert json.dumps(fields) == before
 
 
 def test_eos_comes_from_the_generation_config_first(tmp_path: pathlib.Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(FIELDS))
-    assert model_config.read(tmp_path).eos_token_ids == (2,)
+    assert models.read(tmp_path).eos_token_ids == (2,)
     generation = tmp_path / "generation_config.json"
     generation.write_text('{"eos_token_id": [128001, 128009]}')
-    assert model_config.read(tmp_path).eos_token_ids == (128001, 128009)
+    assert models.read(tmp_path).eos_token_ids == (128001, 128009)
     generation.write_text('{"temperature": 0.6}')
-    assert model_config.read(tmp_path).eos_token_ids == (2,)
+    assert models.read(tmp_path).eos_token_ids == (2,)
 
 
 @pytest.mark.parametrize("odd", ODD)
@@ -275,7 +276,7 @@ def test_a_generation_config_that_is_no_file_is_refused(tmp_path: pathlib.Path, 
     (tmp_path / "config.json").write_text(json.dumps(FIELDS))
     ODD[odd](tmp_path / "generation_config.json")
     with pytest.raises(ValueError, match=r"generation_config\.json: not a regular file"):
-        model_config.read(tmp_path)
+        models.read(tmp_path)
 
 
 LLAMA31 = llamas.VARIANTS["llama-3.1"]
@@ -301,13 +302,13 @@ LLAMA31 = llamas.VARIANTS["llama-3.1"]
 def test_null_is_absent_and_what_a_type_has_no_use_for_is_not_used(
     fields: dict[str, Any], as_if: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert model_config.from_dict(fields) == model_config.from_dict(as_if)
+    assert models.from_dict(fields) == models.from_dict(as_if)
     assert not caplog.records
 
 
 def test_a_factor_below_one_is_one_warning_and_ours(capfd: pytest.CaptureFixture[str]) -> None:
     section = {"rope_type": "yarn", "factor": 0.5, "original_max_position_embeddings": 1024}
     with pytest.warns(UserWarning, match=r"factor=0\.5 in rope_scaling is below 1") as said:
-        model_config.from_dict(FIELDS | {"rope_scaling": section})
+        models.from_dict(FIELDS | {"rope_scaling": section})
     assert len(said) == 1
     assert "transformers" not in capfd.readouterr().err

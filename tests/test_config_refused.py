@@ -8,7 +8,8 @@ from typing import Any
 import llamas
 import pytest
 
-from star_jax.models import config as model_config
+from star_jax import models
+from star_jax.models import config_reader
 
 FIELDS = llamas.VARIANTS["llama-3"]
 
@@ -97,19 +98,19 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 def test_what_is_not_supported_is_refused_in_one_line(case: str) -> None:
     change, kind, said = REFUSED[case]
     with pytest.raises(kind, match=said) as error:
-        model_config.from_dict(FIELDS | change)
+        models.from_dict(FIELDS | change)
     assert "\n" not in str(error.value)
 
 
 def test_files_that_are_no_config_are_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no config\.json"):
-        model_config.read(tmp_path)
+        models.read(tmp_path)
     deep = "[" * 100_000 + "]" * 100_000
     wrong = ["", "{", "[]", '"a"', '{"a": 1, "a": 1}', '{"a": \xff}', '{"a": ' + "9" * 5000 + "}"]
     for text in (*wrong, deep, f'{{"a": {deep}}}', '{"a":' * 100_000 + "1" + "}" * 100_000):
         (tmp_path / "config.json").write_text(text, encoding="latin-1")
         with pytest.raises(ValueError, match=r"config\.json: not") as error:
-            model_config.read(tmp_path)
+            models.read(tmp_path)
         assert "\n" not in str(error.value)
         assert len(str(error.value)) < 1000
 
@@ -188,7 +189,7 @@ def test_impossible_values_are_refused(change: dict[str, Any], message: str) -> 
     if "rope_scaling" in change:
         del fields["rope_theta"]
     with pytest.raises(ValueError, match=message) as error:
-        model_config.from_dict(fields)
+        models.from_dict(fields)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 1000
 
@@ -202,20 +203,20 @@ def test_ids_beyond_the_vocabulary_are_named_with_their_file(
     for eos in (-1, [2, 10**11]):
         (tmp_path / where).write_text(json.dumps(kept | {"eos_token_id": eos}))
         with pytest.raises(ValueError, match=f"^{where}: eos_token_id=.* is no token id"):
-            model_config.read(tmp_path)
+            models.read(tmp_path)
     (tmp_path / where).write_text(json.dumps(kept | {"eos_token_id": [2, 160]}))
     with pytest.warns(UserWarning, match=f"star_jax: {where}: eos_token_id=.* 160 is outside"):
-        assert model_config.read(tmp_path).eos_token_ids == (2, 160)
+        assert models.read(tmp_path).eos_token_ids == (2, 160)
     for bos in (-1, 160, 10**11):
         (tmp_path / where).write_text(json.dumps(kept | {"bos_token_id": bos}))
         with pytest.warns(UserWarning, match=f"star_jax: {where}: bos_token_id={bos} is outside"):
-            model_config.read(tmp_path)
+            models.read(tmp_path)
 
 
 def test_an_eos_that_is_not_used_is_not_checked(tmp_path: pathlib.Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(FIELDS | {"eos_token_id": -1}))
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": 7}')
-    assert model_config.read(tmp_path).eos_token_ids == (7,)
+    assert models.read(tmp_path).eos_token_ids == (7,)
 
 
 def test_nothing_of_a_file_steers_the_terminal(tmp_path: pathlib.Path) -> None:
@@ -230,17 +231,17 @@ def test_nothing_of_a_file_steers_the_terminal(tmp_path: pathlib.Path) -> None:
         {"eos_token_id": evil},
     ):
         with pytest.raises((ValueError, NotImplementedError)) as error:
-            model_config.from_dict(FIELDS | fields)
+            models.from_dict(FIELDS | fields)
         assert str(error.value).isprintable()
     (tmp_path / "config.json").write_text(json.dumps({evil: 1})[:-1] + f", {json.dumps(evil)}: 2}}")
     with pytest.raises(ValueError, match="duplicate") as error:
-        model_config.read(tmp_path)
+        models.read(tmp_path)
     assert str(error.value).isprintable()
 
 
 def test_code_of_its_own_is_refused() -> None:
     with pytest.raises(NotImplementedError, match="auto_map"):
-        model_config.from_dict({**FIELDS, "auto_map": {"AutoModel": "x.Y"}})
+        models.from_dict({**FIELDS, "auto_map": {"AutoModel": "x.Y"}})
 
 
 @pytest.mark.parametrize(
@@ -250,6 +251,6 @@ def test_code_of_its_own_is_refused() -> None:
 def test_an_order_is_checked_before_transformers_logs_it(
     section: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_config, "_filled_in", None)
+    monkeypatch.setattr(config_reader, "_filled_in", None)
     with pytest.raises(ValueError, match=r"must (not )?be below"):
-        model_config.from_dict({**FIELDS, "rope_scaling": section})
+        models.from_dict({**FIELDS, "rope_scaling": section})

@@ -18,10 +18,9 @@ from test_checkpoint import save as save_safetensors
 from test_tokenizer import save as save_tokenizer
 
 import star_jax
-from star_jax import checkpoint, convert, orbax_files
+from star_jax import checkpoint, convert, models, orbax_files
 from star_jax.eval import fingerprint
-from star_jax.models import config as model_config
-from star_jax.models.llama import Llama
+from star_jax.models import Decoder
 
 # Fewer key/value heads than there may be devices, and a vocabulary that they do not divide.
 FIELDS = {
@@ -56,8 +55,8 @@ def _pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return str(direct), str(converted)
 
 
-def load(directory: str | pathlib.Path, *, dtype: str = "float32", **axes: Any) -> Llama:
-    config = model_config.read(directory)
+def load(directory: str | pathlib.Path, *, dtype: str = "float32", **axes: Any) -> Decoder:
+    config = models.read(directory)
     return checkpoint.load(directory, config, mesh=star_jax.make_mesh(**axes), dtype=dtype)
 
 
@@ -141,7 +140,7 @@ def save_orbax(
     fields = WRONG_FIELDS | fields
     (directory / "config.json").write_text(json.dumps(fields))
     shapes: dict[str, tuple[int, ...]] = {}
-    Llama(model_config.from_dict(fields), lambda name, shape, axes: shapes.update({name: shape}))
+    models.build(models.from_dict(fields), lambda name, shape, axes: shapes.update({name: shape}))
     tree = {
         name: x.reshape(shapes[name]) if x.size == np.prod(shapes.get(name, ())) else x
         for name, x in tensors.items()

@@ -12,8 +12,8 @@ import pytest
 import tiny
 
 import star_jax
-from star_jax import Engine, Star, fingerprint
-from star_jax.models.llama import Llama
+from star_jax import Engine, Star, fingerprint, models
+from star_jax.models import Decoder
 from star_jax.placement import place
 
 QUERY = tiny.ids(5, seed=1)
@@ -27,9 +27,9 @@ MESHES: list[dict[str, Any]] = [
 ]
 
 
-def changed(model: Llama, name: str, change) -> Llama:
+def changed(model: Decoder, name: str, change) -> Decoder:
     """The model with one of its weights changed; names are those of checkpoints."""
-    names = Llama(model.config, lambda this, *_: this)
+    names = models.build(model.config, lambda this, *_: this)
 
     def maybe(array, this):
         return jnp.asarray(change(np.array(array)), array.dtype) if this == name else array
@@ -37,7 +37,7 @@ def changed(model: Llama, name: str, change) -> Llama:
     return jax.tree.map(maybe, model, names)
 
 
-def digest(model: Llama, **axes: Any) -> str:
+def digest(model: Decoder, **axes: Any) -> str:
     mesh = star_jax.make_mesh(**axes)
     return fingerprint.Weights().digest(place(model, mesh), mesh)
 
@@ -66,7 +66,7 @@ K = "model.layers.1.self_attn.k_proj.weight"
 def test_every_bit_of_every_weight_counts():
     model = tiny.model()
     names = []
-    Llama(model.config, lambda name, *_: names.append(name))
+    models.build(model.config, lambda name, *_: names.append(name))
     digests = {digest(model)}
     for name in names:
         digests.add(digest(changed(model, name, flip_last_bit)))

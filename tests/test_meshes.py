@@ -10,9 +10,8 @@ import pytest
 import tiny
 
 import star_jax
-from star_jax import Dense, Engine, Ring, Star, Ulysses, checkpoint
+from star_jax import Dense, Engine, Ring, Star, Ulysses, checkpoint, models
 from star_jax import mesh as mesh_lib
-from star_jax.models import config as model_config
 
 MESHES = {"1x8x1": (1, 8, 1), "1x4x2": (1, 4, 2), "1x2x4": (1, 2, 4), "2x2x2": (2, 2, 2)}
 MESHES["1x1x8"] = (1, 1, 8)
@@ -63,7 +62,7 @@ def engine(directory, shape, kind):
 def whole(directory):
     """The model on one device."""
     mesh = star_jax.make_mesh()
-    return checkpoint.load(directory, model_config.read(directory), mesh=mesh, dtype="float32")
+    return checkpoint.load(directory, models.read(directory), mesh=mesh, dtype="float32")
 
 
 @functools.cache

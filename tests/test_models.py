@@ -10,10 +10,9 @@ import torch
 import transformers
 
 import star_jax
-from star_jax import checkpoint
+from star_jax import checkpoint, models
 from star_jax.engine import Attention
-from star_jax.models import config as model_config
-from star_jax.models.llama import Llama
+from star_jax.models import Decoder
 
 TOLERANCE = 1e-4
 CLOSE = 1e-5  # of float32 logits; 3e-6 was measured
@@ -26,8 +25,8 @@ def tokens() -> np.ndarray:
     return np.random.default_rng(1).integers(0, 160, (2, LENGTH))
 
 
-def load(directory: pathlib.Path) -> Llama:
-    config = model_config.read(directory)
+def load(directory: pathlib.Path) -> Decoder:
+    config = models.read(directory)
     return checkpoint.load(directory, config, mesh=star_jax.make_mesh(), dtype="float32")
 
 

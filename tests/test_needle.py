@@ -12,10 +12,9 @@ import torch
 import transformers
 
 import star_jax
-from star_jax import checkpoint
+from star_jax import checkpoint, models
 from star_jax.eval import metrics, ruler
 from star_jax.eval.sample import Sample
-from star_jax.models import config as model_config
 from star_jax.tokenizer import Tokenizer
 
 CHECKPOINT = pathlib.Path(__file__).parents[1] / "checkpoints" / "needle"
@@ -50,7 +49,7 @@ def sample(tokenizer: Any, task: str, index: int, length: int = 512) -> Sample:
 
 def test_port_and_transformers_give_equal_logits(oracle: Any, tokenizer: Any) -> None:
     mesh = star_jax.make_mesh()
-    model = checkpoint.load(CHECKPOINT, model_config.read(CHECKPOINT), mesh=mesh, dtype="float32")
+    model = checkpoint.load(CHECKPOINT, models.read(CHECKPOINT), mesh=mesh, dtype="float32")
     text = sample(tokenizer, "niah_multikey_2", 0)
     ids = tokenizer(text.context + text.query)["input_ids"]
     ours, _, _ = tiny.forward(model, ids, np.arange(len(ids)))
@@ -103,4 +102,4 @@ def test_special_tokens_are_the_configs(tokenizer: Any) -> None:
     fields = json.loads((CHECKPOINT / "config.json").read_text())
     for name in ("bos", "eos", "pad"):
         assert fields[f"{name}_token_id"] == getattr(tokenizer, f"{name}_token_id")
-    assert model_config.read(CHECKPOINT).eos_token_ids == (tokenizer.eos_token_id,)
+    assert models.read(CHECKPOINT).eos_token_ids == (tokenizer.eos_token_id,)

@@ -9,8 +9,9 @@ import pytest
 import transformers
 from test_config import FIELDS, outputs
 
-from star_jax.models import config as model_config
+from star_jax import models
 from star_jax.models import rope
+from star_jax.models.config_rope import ROPE_TYPES
 
 ROPES: dict[str, dict[str, Any]] = {
     "default": {"rope_type": "default"},
@@ -39,9 +40,9 @@ def with_rope(section: dict[str, Any], **others: Any) -> dict[str, Any]:
     return {**fields, "rope_scaling": {"rope_theta": 10000.0, **section}, **others}
 
 
-def check_rotation(fields: dict[str, Any]) -> model_config.Rope:
+def check_rotation(fields: dict[str, Any]) -> rope.Rope:
     """Frequencies and scale, against those of transformers for the same file."""
-    config = model_config.from_dict(fields)
+    config = models.from_dict(fields)
     hf = transformers.LlamaConfig.from_dict(json.loads(json.dumps(fields)))
     module = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(hf)
     actual = rope.frequencies(config.rope, config.head_dim)
@@ -53,13 +54,13 @@ def check_rotation(fields: dict[str, Any]) -> model_config.Rope:
 def rope_fields() -> list[tuple[str, str]]:
     return [
         (kind, name)
-        for kind, (needed, optional) in model_config.ROPE_TYPES.items()
+        for kind, (needed, optional) in ROPE_TYPES.items()
         for name in ("rope_theta", *needed, *optional)
     ]
 
 
 def test_every_field_of_a_rope_section_is_listed() -> None:
-    assert set(ROPES) == set(model_config.ROPE_TYPES)
+    assert set(ROPES) == set(ROPE_TYPES)
     assert set(ROPE_FIELDS) == {name for _, name in rope_fields()}
 
 

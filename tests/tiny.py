@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from star_jax import models
 from star_jax.attention import reference
-from star_jax.models import config as model_config
-from star_jax.models.llama import Llama
+from star_jax.models import Decoder, DecoderConfig
 
 FIELDS = {
     "model_type": "llama",
@@ -27,11 +27,11 @@ FIELDS = {
 }
 
 
-def config(**fields) -> model_config.LlamaConfig:
-    return model_config.from_dict({**FIELDS, **fields})
+def config(**fields) -> DecoderConfig:
+    return models.from_dict({**FIELDS, **fields})
 
 
-def model(seed: int = 0, dtype: str = "float32", **fields) -> Llama:
+def model(seed: int = 0, dtype: str = "float32", **fields) -> Decoder:
     rng = np.random.default_rng(seed)
 
     def make(name, shape, axes):
@@ -39,7 +39,7 @@ def model(seed: int = 0, dtype: str = "float32", **fields) -> Llama:
             return jnp.asarray(1 + 0.1 * rng.normal(size=shape), dtype)
         return jnp.asarray(rng.normal(size=shape) / np.sqrt(shape[-1]) * 1.5, dtype)
 
-    return Llama(config(**fields), make)
+    return models.build(config(**fields), make)
 
 
 def ids(length: int, seed: int = 0, vocab: int = 128) -> list[int]:
@@ -69,7 +69,7 @@ class Literal:
         return part.out.astype(q.dtype), state
 
 
-def forward(model: Llama, tokens, positions, before=((), ())):
+def forward(model: Decoder, tokens, positions, before=((), ())):
     """One unsharded forward: (logits [T, V], K per layer, V per layer)."""
     return _forward(model, np.asarray(tokens)[None], np.asarray(positions)[None], before)
 
@@ -80,7 +80,7 @@ def _forward(model, tokens, positions, before):
     return model.logits(hidden)[0], tuple(k for k, _ in state), tuple(v for _, v in state)
 
 
-def literal_star(model: Llama, context: list[int], block: int, anchor: int):
+def literal_star(model: Decoder, context: list[int], block: int, anchor: int):
     """Phase 1 as published: a forward of [anchor ; block] per block, keeping the block's K/V."""
     kept_k, kept_v = [], []
     for start in range(0, len(context), block):
@@ -97,7 +97,7 @@ def literal_star(model: Llama, context: list[int], block: int, anchor: int):
     return join(kept_k), join(kept_v)
 
 
-def literal_score(model: Llama, context: list[int], query: list[int], block: int, anchor: int):
+def literal_score(model: Decoder, context: list[int], query: list[int], block: int, anchor: int):
     """Phase 2 as it should be: the query sees every kept key. Returns (logits [Lq, V], K, V)."""
     k, v = literal_star(model, context, block, anchor)
     positions = range(len(context), len(context) + len(query))

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from star_jax import models
 from star_jax.array_typing import Array, Keys, Logits, Queries, Values
-from star_jax.models import config as model_config
-from star_jax.models.llama import Llama
+from star_jax.models import DecoderConfig
 from tools import needle_text
 from tools.needle_text import token_id
 
@@ -262,12 +262,12 @@ class Ask:
 
 def logits(
     params: Params,
-    config: model_config.LlamaConfig,
+    config: DecoderConfig,
     batch: needle_text.Batch,
     context_mask: Array | None = None,
 ) -> Logits:
     """Next-token logits [B, Q, T, V] of the questions; dense causal without `context_mask`."""
-    model = Llama(config, lambda name, shape, axes: params[name].reshape(shape))
+    model = models.build(config, lambda name, shape, axes: params[name].reshape(shape))
     (B, S), (_, Q, T) = batch.context.shape, batch.question.shape
     if context_mask is None:
         context_mask = jnp.tril(jnp.ones((1, S, S), bool))

@@ -21,8 +21,9 @@ from absl import app, flags, logging
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
+from star_jax import models
 from star_jax.array_typing import Array
-from star_jax.models import config as model_config
+from star_jax.models import DecoderConfig
 from tools import needle_model, needle_text
 
 _OUTPUT = flags.DEFINE_string("output", None, "Where the checkpoint is written.", required=True)
@@ -56,7 +57,7 @@ def loss_and_accuracy(
     params: needle_model.Params,
     batch: needle_text.Batch,
     *,
-    config: model_config.LlamaConfig,
+    config: DecoderConfig,
     query_length: int,
 ) -> tuple[Array, Array]:
     """The weighted loss, and the accuracy of [colon, value's tokens, full stop, EOS]."""
@@ -69,7 +70,7 @@ def loss_and_accuracy(
 
 def train(
     params: needle_model.Params,
-    config: model_config.LlamaConfig,
+    config: DecoderConfig,
     writers: Sequence[needle_text.Writer],
     rng: np.random.Generator,
 ) -> needle_model.Params:
@@ -151,7 +152,7 @@ def main(argv: list[str]) -> None:
     fields = needle_model.config_fields(tokenizer)
     params = needle_model.start(tokenizer, rng)
     writers = [needle_text.Writer(tokenizer, kind) for kind in needle_text.KINDS]
-    params = train(params, model_config.from_dict(fields), writers, rng)
+    params = train(params, models.from_dict(fields), writers, rng)
     save(_OUTPUT.value, params, fields, tokenizer)
 
 

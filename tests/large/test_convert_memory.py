@@ -66,8 +66,7 @@ SLACK = 256 * 2**20
 
 def write(directory: pathlib.Path, fields: dict[str, Any], *, files: int) -> None:
     """Random weights in bfloat16, in several files, a slice at a time."""
-    from star_jax.models import config as model_config
-    from star_jax.models.llama import Llama
+    from star_jax import models
 
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -77,7 +76,7 @@ def write(directory: pathlib.Path, fields: dict[str, Any], *, files: int) -> Non
             shape = (*shape[: at - 1], shape[at - 1] * shape[at], *shape[at + 1 :])
         shapes[name] = shape
 
-    Llama(model_config.from_dict(fields), make)
+    models.build(models.from_dict(fields), make)
     directory.mkdir()
     (directory / "config.json").write_text(json.dumps(fields))
     weight_map = {n: f"part-{i * files // len(shapes)}.safetensors" for i, n in enumerate(shapes)}

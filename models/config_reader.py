@@ -1,0 +1,183 @@
+"""The configuration of a decoder, read from a Hugging Face `config.json`.
+
+Parsing goes through the family's configuration in transformers, which fills in absent fields;
+nothing here has a default. Every field of the file is on one of the family's three lists: read,
+harmless, or refused. Only fields that are read are looked at, and reach transformers.
+"""
+
+import dataclasses
+import os
+import warnings
+from typing import Any
+
+from star_jax import json_files, quiet
+from star_jax.json_files import shown
+from star_jax.models.config import DecoderConfig
+from star_jax.models.config_fields import check_number, is_one_of
+from star_jax.models.config_rope import rope_from, rope_section
+from star_jax.models.family import Family
+from star_jax.models.registry import family_of
+from star_jax.text.printable import printable
+
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+)
+_MAY_BE_NULL = ("num_key_value_heads", "head_dim")  # as if they were not there
+_LARGEST = 2**31 - 1  # positions and ids are int32
+_MOST_LAYERS = 1000  # each is made by itself; published models have some hundred at most
+_FLAGS = ("attention_bias", "mlp_bias", "tie_word_embeddings")
+_ACTIVATIONS = ("silu", "swish")
+
+
+def read(directory: str | os.PathLike[str]) -> DecoderConfig:
+    """Reads `config.json` and, for EOS, `generation_config.json`, of a checkpoint.
+
+    Raises:
+      FileNotFoundError: there is no `config.json`.
+      ValueError: it is not JSON, or a field is unknown or impossible.
+      NotImplementedError: a field asks for a model that is not supported.
+    """
+    path = os.path.join(directory, "config.json")
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"no config.json in {os.fspath(directory)}: not a checkpoint")
+    fields = json_files.read(path)
+    generation = os.path.join(directory, "generation_config.json")
+    eos = None
+    if json_files.is_there(generation):
+        defaults = json_files.read(generation)
+        eos = defaults.get("eos_token_id")
+        _warn_of_bos("generation_config.json", defaults, fields.get("vocab_size"))
+    if eos in (None, []):
+        return from_dict(fields)
+    config = from_dict({**fields, "eos_token_id": None})  # what is not used is not checked
+    ids = _as_ids("generation_config.json", eos, config.vocab_size)
+    return dataclasses.replace(config, eos_token_ids=ids)
+
+
+def from_dict(fields: dict[str, Any]) -> DecoderConfig:
+    """The configuration that the fields of a `config.json` describe; see `read`."""
+    family = family_of(fields.get("model_type"))
+    unknown = sorted(set(fields) - family.read - family.harmless - set(family.only))
+    if unknown:
+        raise ValueError(
+            f"config.json: unknown fields {shown(unknown)}: they may change the model, so it is "
+            "not run. If they do not, take them out of the file."
+        )
+    for name, allowed in family.only.items():
+        if name in fields and not is_one_of(fields[name], allowed):
+            raise NotImplementedError(
+                f"config.json: {name}={shown(fields[name])} is not supported, only "
+                f"{' or '.join(map(repr, allowed))}"
+            )
+    hf = _filled_in(family, _checked({f: fields[f] for f in family.read if f in fields}))
+    if hf.num_attention_heads % hf.num_key_value_heads:
+        raise ValueError(
+            f"config.json: num_attention_heads={hf.num_attention_heads} is not a multiple of "
+            f"num_key_value_heads={hf.num_key_value_heads}"
+        )
+    if hf.head_dim < 1 or hf.head_dim % 2:
+        raise ValueError(f"config.json: head_dim={hf.head_dim} must be even and above 0, for RoPE")
+    _warn_of_bos("config.json", fields, hf.vocab_size)
+    return DecoderConfig(
+        family=family.name,
+        vocab_size=hf.vocab_size,
+        hidden_size=hf.hidden_size,
+        intermediate_size=hf.intermediate_size,
+        num_layers=hf.num_hidden_layers,
+        num_heads=hf.num_attention_heads,
+        num_kv_heads=hf.num_key_value_heads,
+        head_dim=hf.head_dim,
+        rms_norm_eps=hf.rms_norm_eps,
+        rope=rope_from(fields, dict(hf.rope_parameters), hf.max_position_embeddings),
+        max_position_embeddings=hf.max_position_embeddings,
+        tie_word_embeddings=hf.tie_word_embeddings,
+        eos_token_ids=_as_ids(
+            "config.json", fields.get("eos_token_id", hf.eos_token_id), hf.vocab_size
+        ),
+        **family.values(hf),
+    )
+
+
+def _checked(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields that are read, as transformers takes them; that they are possible is checked."""
+    for name in _SIZES:
+        value = fields.get(name)
+        if name not in fields or (value is None and name in _MAY_BE_NULL):
+            continue
+        largest = _MOST_LAYERS if name == "num_hidden_layers" else _LARGEST
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError(f"config.json: {name}={shown(value)} must be an integer")
+        if not 0 < value <= largest:
+            raise ValueError(
+                f"config.json: {name}={shown(value)} must be above 0, and at most {largest}"
+            )
+    for name in _FLAGS:
+        if fields.get(name, False) is None:
+            del fields[name]  # null is false, as it is where it is absent
+        elif not isinstance(fields.get(name, False), bool):
+            raise ValueError(f"config.json: {name}={shown(fields[name])} must be true or false")
+    if "rms_norm_eps" in fields:
+        check_number("rms_norm_eps", fields["rms_norm_eps"])
+        fields["rms_norm_eps"] = float(fields["rms_norm_eps"])
+    if (act := fields.get("hidden_act", "silu")) not in _ACTIVATIONS:
+        raise NotImplementedError(
+            f"config.json: hidden_act={shown(act)} is not supported, only {_ACTIVATIONS}"
+        )
+    if fields.get("rope_theta") is None:
+        fields.pop("rope_theta", None)  # null is as if it were not there
+    else:
+        check_number("rope_theta", fields["rope_theta"])
+    for name in ("rope_parameters", "rope_scaling"):
+        if fields.get(name) is not None:
+            fields[name] = rope_section(name, fields[name])
+    fields.pop("eos_token_id", None)  # of use to nothing that transformers does here
+    return fields
+
+
+def _filled_in(family: Family, fields: dict[str, Any]) -> Any:
+    """transformers' configuration: its annotations say None where it has filled in a value."""
+    import transformers  # slow to import
+
+    try:
+        with quiet.transformers():
+            return getattr(transformers, family.hf_config).from_dict(fields)
+    except Exception as e:  # transformers raises its own strict-dataclass errors
+        reason = printable(" ".join(str(e).split()))
+        raise ValueError(f"config.json: {reason}") from e
+
+
+def _as_ids(where: str, eos: Any, vocab_size: int) -> tuple[int, ...]:
+    ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    if any(isinstance(i, bool) or not isinstance(i, int) for i in ids):
+        raise ValueError(f"{where}: eos_token_id={shown(eos)} must be an id or a list of ids")
+    if impossible := [i for i in ids if not 0 <= i <= _LARGEST]:
+        raise ValueError(
+            f"{where}: eos_token_id={shown(eos)}: {shown(impossible[0])} is no token id; "
+            "correct the file"
+        )
+    if outside := [i for i in ids if i >= vocab_size]:
+        warnings.warn(
+            f"star_jax: {where}: eos_token_id={shown(eos)}: {outside[0]} is outside the vocabulary "
+            f"of {vocab_size} tokens, so no answer ends with it",
+            stacklevel=2,
+        )
+    return tuple(ids)
+
+
+def _warn_of_bos(where: str, fields: dict[str, Any], vocab_size: Any) -> None:
+    """BOS is the tokenizer's, and this one is not used: but somebody may rely on it."""
+    bos: Any = fields.get("bos_token_id")
+    is_id = isinstance(bos, int) and not isinstance(bos, bool) and isinstance(vocab_size, int)
+    if is_id and not 0 <= bos < vocab_size:
+        warnings.warn(
+            f"star_jax: {where}: bos_token_id={shown(bos)} is outside the vocabulary of "
+            f"{shown(vocab_size)} tokens; it is not used, as the tokenizer says which BOS it adds",
+            stacklevel=2,
+        )

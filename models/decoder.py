@@ -1,0 +1,215 @@
+"""The decoder that families share: weights, and a forward that is handed attention.
+
+Weights keep Hugging Face's layout [out, in], with heads split out by a reshape, so that
+a checkpoint's bytes go to the devices as they are. Letters: see `star_jax.array_typing`.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from star_jax.array_typing import Array, Hidden, Keys, Logits, Positions, Queries, Tokens, Values
+from star_jax.models import rope
+from star_jax.models.config import DecoderConfig
+
+State = TypeVar("State")
+
+
+@runtime_checkable
+class WeightMaker(Protocol):
+    """Makes one weight, from its name, its shape, and the logical name of each axis.
+
+    A loader reads it from a file, a test draws it at random, an abstract one returns a
+    `ShapeDtypeStruct`, and `star_jax.placement` returns its `PartitionSpec`.
+    """
+
+    def __call__(self, name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> Any: ...
+
+
+@runtime_checkable
+class Attend(Protocol[State]):
+    """How attention is done. `state` (cache, anchor, tail) is threaded, never hidden.
+
+    `start` receives a layer's keys and values before its queries are projected, so that
+    sending them somewhere has something to hide behind. Keys and queries come after RoPE.
+    """
+
+    def start(self, layer: int, k: Keys, v: Values, state: State) -> State: ...
+
+    def __call__(
+        self, layer: int, q: Queries, k: Keys, v: Values, state: State
+    ) -> tuple[Queries, State]: ...
+
+
+class Attention(nnx.Module):
+    def __init__(self, config: DecoderConfig, prefix: str, make: WeightMaker):
+        D, N, K, H = config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim
+        self.q_weight = nnx.Param(
+            make(f"{prefix}.q_proj.weight", (N, H, D), ("heads", "head", "embed"))
+        )
+        self.k_weight = nnx.Param(
+            make(f"{prefix}.k_proj.weight", (K, H, D), ("kv_heads", "head", "embed"))
+        )
+        self.v_weight = nnx.Param(
+            make(f"{prefix}.v_proj.weight", (K, H, D), ("kv_heads", "head", "embed"))
+        )
+        self.o_weight = nnx.Param(
+            make(f"{prefix}.o_proj.weight", (D, N, H), ("embed", "heads", "head"))
+        )
+        bias = _bias_if(config.attention_bias, make)
+        self.q_bias = bias(f"{prefix}.q_proj.bias", (N, H), ("heads", "head"))
+        self.k_bias = bias(f"{prefix}.k_proj.bias", (K, H), ("kv_heads", "head"))
+        self.v_bias = bias(f"{prefix}.v_proj.bias", (K, H), ("kv_heads", "head"))
+        self.o_bias = bias(f"{prefix}.o_proj.bias", (D,), ("embed",))
+
+    def project_q(self, x: Hidden) -> Queries:
+        return _linear("btd,nhd->btnh", x, self.q_weight, self.q_bias)
+
+    def project_kv(self, x: Hidden) -> tuple[Keys, Values]:
+        k = _linear("btd,khd->btkh", x, self.k_weight, self.k_bias)
+        v = _linear("btd,khd->btkh", x, self.v_weight, self.v_bias)
+        return k, v
+
+    def project_out(self, out: Queries, axis: str | None) -> Hidden:
+        return _linear("btnh,dnh->btd", out, self.o_weight, self.o_bias, sum_over=axis)
+
+
+class MLP(nnx.Module):
+    def __init__(self, config: DecoderConfig, prefix: str, make: WeightMaker):
+        D, F = config.hidden_size, config.intermediate_size
+        self.gate_weight = nnx.Param(make(f"{prefix}.gate_proj.weight", (F, D), ("mlp", "embed")))
+        self.up_weight = nnx.Param(make(f"{prefix}.up_proj.weight", (F, D), ("mlp", "embed")))
+        self.down_weight = nnx.Param(make(f"{prefix}.down_proj.weight", (D, F), ("embed", "mlp")))
+        bias = _bias_if(config.mlp_bias, make)
+        self.gate_bias = bias(f"{prefix}.gate_proj.bias", (F,), ("mlp",))
+        self.up_bias = bias(f"{prefix}.up_proj.bias", (F,), ("mlp",))
+        self.down_bias = bias(f"{prefix}.down_proj.bias", (D,), ("embed",))
+
+    def __call__(self, x: Hidden, axis: str | None) -> Hidden:
+        gate = _linear("btd,fd->btf", x, self.gate_weight, self.gate_bias)
+        up = _linear("btd,fd->btf", x, self.up_weight, self.up_bias)
+        y = jax.nn.silu(gate) * up
+        return _linear("btf,df->btd", y, self.down_weight, self.down_bias, sum_over=axis)
+
+
+class Layer(nnx.Module):
+    def __init__(self, config: DecoderConfig, index: int, make: WeightMaker):
+        D, prefix = config.hidden_size, f"model.layers.{index}"
+        self.eps = config.rms_norm_eps
+        self.attention_norm = nnx.Param(make(f"{prefix}.input_layernorm.weight", (D,), ("embed",)))
+        self.attention = Attention(config, f"{prefix}.self_attn", make)
+        self.mlp_norm = nnx.Param(
+            make(f"{prefix}.post_attention_layernorm.weight", (D,), ("embed",))
+        )
+        self.mlp = MLP(config, f"{prefix}.mlp", make)
+
+
+class Decoder(nnx.Module):
+    """A decoder. The instance is a pytree of its weights: pass it through `jax.jit`.
+
+    Inside `shard_map`, `axis` names the mesh axis over which heads, feed-forward units and (if
+    it divides) the vocabulary are sharded. Two sums over it per layer, one for the embedding.
+    """
+
+    def __init__(self, config: DecoderConfig, make: WeightMaker):
+        D, V = config.hidden_size, config.vocab_size
+        self.config = config
+        self.embedding = nnx.Param(make("model.embed_tokens.weight", (V, D), ("vocab", "embed")))
+        self.layers = nnx.List([Layer(config, i, make) for i in range(config.num_layers)])
+        self.norm = nnx.Param(make("model.norm.weight", (D,), ("embed",)))
+        tied = config.tie_word_embeddings
+        self.head = None if tied else nnx.Param(make("lm_head.weight", (V, D), ("vocab", "embed")))
+
+    def run(
+        self,
+        tokens: Tokens,
+        positions: Positions,
+        attend: Attend[State],
+        state: State,
+        *,
+        axis: str | None = None,
+    ) -> tuple[Hidden, State]:
+        """Runs all layers; returns what the LM head reads, and the state that `attend` threaded."""
+        rotation = rope.rotation(positions, self.config.rope, self.config.head_dim)
+        x = self._embed(tokens, axis)
+        for i, layer in enumerate(self.layers):
+            x, state = _layer(layer, i, x, rotation, attend, state, axis)
+        return rms_norm(x, self.norm[...], eps=self.config.rms_norm_eps), state
+
+    def logits(self, hidden: Hidden, *, axis: str | None = None) -> Logits:
+        """Next-token logits in float32, of the whole vocabulary on every device."""
+        weight = (self.embedding if self.head is None else self.head)[...]
+        logits = jnp.einsum(
+            "btd,vd->btv",
+            hidden,
+            weight,
+            precision=precision(hidden.dtype),
+            preferred_element_type=jnp.float32,
+        )
+        if axis is None or weight.shape[0] == self.config.vocab_size:
+            return logits
+        # [B, T, V / ranks] -> [B, T, V]
+        return jax.lax.all_gather(logits, axis, axis=2, tiled=True)
+
+    def _embed(self, tokens: Tokens, axis: str | None) -> Hidden:
+        weight = self.embedding[...]
+        if axis is None or weight.shape[0] == self.config.vocab_size:
+            return weight[tokens]
+        local = tokens - jax.lax.axis_index(axis) * weight.shape[0]
+        here = (local >= 0) & (local < weight.shape[0])
+        x = jnp.where(here[..., None], weight[jnp.where(here, local, 0)], 0)
+        return jax.lax.psum(x, axis)  # [B, T, D]; exact: all but one add zeros
+
+
+def _layer(
+    layer: Layer,
+    index: int,
+    x: Hidden,
+    rotation: rope.Rotation,
+    attend: Attend[State],
+    state: State,
+    axis: str | None,
+) -> tuple[Hidden, State]:
+    with jax.named_scope(f"layer_{index}"):
+        y = rms_norm(x, layer.attention_norm[...], eps=layer.eps)
+        k, v = layer.attention.project_kv(y)
+        k = rope.apply(k, rotation)
+        state = attend.start(index, k, v, state)  # before the queries: see Attend
+        q = rope.apply(layer.attention.project_q(y), rotation)
+        out, state = attend(index, q, k, v, state)
+        x = x + layer.attention.project_out(out.astype(x.dtype), axis)
+        x = x + layer.mlp(rms_norm(x, layer.mlp_norm[...], eps=layer.eps), axis)
+    return x, state
+
+
+def rms_norm(x: Hidden, weight: Array, *, eps: float) -> Hidden:
+    """Root-mean-square normalisation in float32, scaled in x's dtype as transformers does."""
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
+    return weight * y.astype(x.dtype)
+
+
+def precision(dtype: Any) -> jax.lax.Precision:
+    """Full precision for float32 (GPUs would use TF32), the hardware's own for the rest."""
+    return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else jax.lax.Precision.DEFAULT
+
+
+def _bias_if(present: bool, make: WeightMaker) -> Callable[..., nnx.Param | None]:
+    return lambda *args: nnx.Param(make(*args)) if present else None
+
+
+def _linear(
+    spec: str,
+    x: Array,
+    weight: nnx.Param,
+    bias: nnx.Param | None,
+    *,
+    sum_over: str | None = None,
+) -> Array:
+    y = jnp.einsum(spec, x, weight[...], precision=precision(x.dtype))
+    if sum_over is not None and jax.lax.axis_size(sum_over) > 1:
+        y = jax.lax.psum(y, sum_over)  # [B, T, D]; each device had its heads or units
+    return y if bias is None else y + bias[...]

@@ -1,0 +1,51 @@
+"""A family of checkpoints as a record: what its `config.json` says, and what its tensors are."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from star_jax.models.config import DecoderConfig
+from star_jax.models.decoder import Decoder
+
+
+class Part(NamedTuple):
+    """Rows `start` to `stop` of a stored tensor that has `rows` of them.
+
+    Where a weight has heads, they share one axis with the head dimension in the file.
+    """
+
+    tensor: str
+    start: int
+    stop: int
+    rows: int
+
+
+def as_it_is(config: DecoderConfig, name: str, rows: int) -> tuple[Part, ...]:
+    """A weight is a tensor of its own, and has the tensor's name."""
+    del config
+    return (Part(name, 0, rows, rows),)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Family:
+    """What is a family's own.
+
+    name: its `model_type`.
+    hf_config: the class of transformers that fills in absent fields, by name (slow to import).
+    read, harmless, only: the fields of `config.json`, each on one of the lists; see
+      `config_fields`.
+    values: the fields of a `DecoderConfig` that not all families have, from transformers'
+      configuration. It raises NotImplementedError for what is not supported.
+    parts: which stored tensors a weight of this name, with so many rows, is made from: one after
+      another along the first axis. Several weights may be parts of one tensor.
+    decoder: computes it.
+    """
+
+    name: str
+    hf_config: str
+    read: frozenset[str]
+    harmless: frozenset[str]
+    only: Mapping[str, tuple[Any, ...]]
+    values: Callable[[Any], dict[str, Any]]
+    parts: Callable[[DecoderConfig, str, int], tuple[Part, ...]] = as_it_is
+    decoder: type[Decoder] = Decoder

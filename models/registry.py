@@ -1,0 +1,33 @@
+"""Which families there are."""
+
+from star_jax.json_files import shown
+from star_jax.models.config import DecoderConfig
+from star_jax.models.decoder import Decoder, WeightMaker
+from star_jax.models.family import Family
+from star_jax.models.llama import LLAMA
+
+_FAMILIES = {family.name: family for family in (LLAMA,)}
+
+
+def families() -> dict[str, Family]:
+    """All families that are supported, by their `model_type`."""
+    return _FAMILIES
+
+
+def family_of(model_type: object) -> Family:
+    """The family with this `model_type`.
+
+    Raises:
+      NotImplementedError: it is not supported.
+    """
+    if not isinstance(model_type, str) or model_type not in families():
+        raise NotImplementedError(
+            f"config.json: model_type={shown(model_type)} is not supported, only "
+            f"{' or '.join(map(repr, families()))}"
+        )
+    return families()[model_type]
+
+
+def build(config: DecoderConfig, make: WeightMaker) -> Decoder:
+    """A decoder of the configuration's family; its weights are what `make` makes."""
+    return family_of(config.family).decoder(config, make)
