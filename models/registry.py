@@ -5,8 +5,9 @@ from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import Decoder, WeightMaker
 from star_jax.models.family import Family
 from star_jax.models.llama import LLAMA
+from star_jax.models.mistral import MISTRAL
 
-_FAMILIES = {family.name: family for family in (LLAMA,)}
+_FAMILIES = {family.name: family for family in (LLAMA, MISTRAL)}
 
 
 def families() -> dict[str, Family]:

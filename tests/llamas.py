@@ -1,7 +1,7 @@
-"""Llama checkpoints with random weights, written by `transformers`, which is the oracle for them.
+"""Checkpoints with random weights, written by `transformers`, which is the oracle for them.
 
-`VARIANTS` gives, for each kind of Llama in the wild, a small `config.json` with the fields that
-the published file has; what it leaves out is left out here.
+`VARIANTS` gives, for each kind of Llama and of Mistral in the wild, a small `config.json` with the
+fields that the published file has; what it leaves out is left out here.
 """
 
 import json
@@ -54,6 +54,16 @@ _SMALL = {
 }
 _LLAMA3 = {**_SMALL, "num_key_value_heads": 2, "rope_theta": 500000.0, "rope_scaling": None}
 _LLAMA31 = {**_LLAMA3, "rope_scaling": LLAMA3_ROPE}
+_MISTRAL = {
+    **_SMALL,
+    "architectures": ["MistralForCausalLM"],
+    "model_type": "mistral",
+    "attention_dropout": 0.0,
+    "num_key_value_heads": 2,
+    "rope_theta": 1000000.0,
+    "sliding_window": None,
+}
+_FILLED_IN = ("num_key_value_heads", "rope_theta", "rms_norm_eps", "tie_word_embeddings")
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "llama-2": {**_SMALL, "rope_scaling": None, "torch_dtype": "float16"},
@@ -69,16 +79,29 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "head-dim": {**_LLAMA3, "head_dim": 24, "rms_norm_eps": 0.05},
     "attention-bias": {**_LLAMA3, "attention_bias": True},
     "mlp-bias": {**_LLAMA31, "mlp_bias": True},
+    "mistral-v0.3": _MISTRAL,
+    "mistral-nemo": {**_MISTRAL, "hidden_size": 96, "head_dim": 16},
+    # Eight heads are filled in for keys and values, which a Llama has not.
+    "mistral-short": {
+        **{name: value for name, value in _MISTRAL.items() if name not in _FILLED_IN},
+        "num_attention_heads": 8,
+    },
 }
 
 SPELLINGS = ("saved", "published", "older")
 
 
-def build(fields: dict[str, Any], *, seed: int = 0) -> transformers.LlamaForCausalLM:
+def hf_config(fields: dict[str, Any]) -> transformers.PreTrainedConfig:
+    """The configuration as transformers reads it."""
+    family = transformers.CONFIG_MAPPING[fields["model_type"]]
+    return family.from_dict(json.loads(json.dumps(fields)))
+
+
+def build(fields: dict[str, Any], *, seed: int = 0) -> transformers.PreTrainedModel:
     """A random model in float32, in which every weight matters, norms and biases too."""
-    config = transformers.LlamaConfig.from_dict(json.loads(json.dumps(fields)))
+    config = hf_config(fields)
     config._attn_implementation = "eager"
-    model = transformers.LlamaForCausalLM(config).float().eval()
+    model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
     rng = np.random.default_rng(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -93,7 +116,7 @@ def build(fields: dict[str, Any], *, seed: int = 0) -> transformers.LlamaForCaus
 
 def write(
     directory: pathlib.Path,
-    model: transformers.LlamaForCausalLM,
+    model: transformers.PreTrainedModel,
     fields: dict[str, Any],
     *,
     spelling: str = "published",
@@ -104,14 +127,14 @@ def write(
     (directory / "generation_config.json").unlink(missing_ok=True)
     if spelling != "saved":
         fields = dict(fields)
-        if spelling == "older" and fields["rope_scaling"]:
+        if spelling == "older" and fields.get("rope_scaling"):
             scaling = dict(fields["rope_scaling"])
             fields["rope_scaling"] = {"type": scaling.pop("rope_type"), **scaling}
         (directory / "config.json").write_text(json.dumps(fields, indent=2))
     return directory
 
 
-def their_logits(model: transformers.LlamaForCausalLM, tokens: np.ndarray) -> np.ndarray:
+def their_logits(model: transformers.PreTrainedModel, tokens: np.ndarray) -> np.ndarray:
     """Float32 logits [B, T, V] for tokens [B, T]."""
     with torch.no_grad():
         return model(torch.from_numpy(tokens)).logits.numpy()

@@ -91,12 +91,57 @@ _LLAMA_32_1B = {
     "transformers_version": "4.45.0.dev0",
 }
 
+_MISTRAL_7B_V03 = {
+    "architectures": ["MistralForCausalLM"],
+    "attention_dropout": 0.0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "initializer_range": 0.02,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 32768,
+    "model_type": "mistral",
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 1000000.0,
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.42.0.dev0",
+    "use_cache": True,
+    "vocab_size": 32768,
+}
+
+_MISTRAL_NEMO = {
+    **_MISTRAL_7B_V03,
+    "head_dim": 128,
+    "hidden_size": 5120,
+    "max_position_embeddings": 128000,
+    "num_hidden_layers": 40,
+    "transformers_version": "4.43.0.dev0",
+    "vocab_size": 131072,
+}
+
+# Its layers see a window, so it is refused.
+MISTRAL_7B_V01 = {
+    **_MISTRAL_7B_V03,
+    "rope_theta": 10000.0,
+    "sliding_window": 4096,
+    "transformers_version": "4.34.0.dev0",
+    "vocab_size": 32000,
+}
+
 CONFIGS: dict[str, dict[str, Any]] = {
     "Llama-2-7b-hf": _LLAMA_2_7B,
     "Meta-Llama-3-8B": _LLAMA_3_8B,
     "Llama-3.1-8B": _LLAMA_31_8B,
     "Llama-3.1-70B": _LLAMA_31_70B,
     "Llama-3.2-1B": _LLAMA_32_1B,
+    "Mistral-7B-v0.3": _MISTRAL_7B_V03,
+    "Mistral-Nemo-Base-2407": _MISTRAL_NEMO,
 }
 
 # Parameters, and tensors in the files.
@@ -106,6 +151,8 @@ COUNTS: dict[str, tuple[int, int]] = {
     "Llama-3.1-8B": (8_030_261_248, 291),
     "Llama-3.1-70B": (70_553_706_496, 723),
     "Llama-3.2-1B": (1_235_814_400, 146),
+    "Mistral-7B-v0.3": (7_248_023_552, 291),
+    "Mistral-Nemo-Base-2407": (12_247_782_400, 363),
 }
 
 # One layer of Llama-3.1-8B, and what lies around the layers, as its index names them.

@@ -19,14 +19,14 @@ from star_jax import models
 from star_jax.models import DecoderConfig, rope
 
 FIELDS = llamas.VARIANTS["llama-3"]
-LLAMA = models.families()["llama"]
+FIELDS_OF = {"llama": FIELDS, "mistral": llamas.VARIANTS["mistral-v0.3"]}
 Shapes = dict[str, tuple[int, ...]]
 
 
 def hugging_face_shapes(fields: dict[str, Any]) -> Shapes:
     """Names and shapes of the tensors that transformers has for this config, none allocated."""
     with torch.device("meta"):
-        model = transformers.LlamaForCausalLM(transformers.LlamaConfig.from_dict(dict(fields)))
+        model = transformers.AutoModelForCausalLM.from_config(llamas.hf_config(fields))
     tensors = dict(model.named_parameters())  # a tied head once, as the embedding
     return {name: tuple(x.shape) for name, x in tensors.items()}
 
@@ -70,8 +70,8 @@ def test_the_tensors_of_llama_31_8b_by_name() -> None:
 def test_published_configs_give_the_frequencies_of_transformers(name: str) -> None:
     """At the real sizes: both ends of the scaled range and what lies between."""
     config = models.from_dict(published.CONFIGS[name])
-    hf = transformers.LlamaConfig.from_dict(dict(published.CONFIGS[name]))
-    module = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(hf)
+    hf: Any = llamas.hf_config(published.CONFIGS[name])
+    module = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(hf)  # all have the same
     expected = module.inv_freq.numpy()
     actual = rope.frequencies(config.rope, config.head_dim)
     assert actual.shape == (config.head_dim // 2,)
@@ -137,17 +137,25 @@ READ: dict[str, tuple[Any, str]] = {
     "rope_parameters": ({"rope_type": "default", "rope_theta": 100.0}, "outputs"),
     "rope_scaling": (llamas.LLAMA3_ROPE, "outputs"),
     "rope_theta": (100.0, "outputs"),
+    "sliding_window": (4096, "refused"),
     "tie_word_embeddings": (True, "tensors"),
     "vocab_size": (161, "tensors"),
 }
 
 
-@pytest.mark.parametrize("name", sorted(LLAMA.read))
-def test_changing_a_field_that_is_read_shows(name: str) -> None:
+def on_list(which: str) -> list[tuple[str, str]]:
+    """Each field on a list of a family."""
+    return [
+        (f.name, field) for f in models.families().values() for field in sorted(getattr(f, which))
+    ]
+
+
+@pytest.mark.parametrize(("family", "name"), on_list("read"))
+def test_changing_a_field_that_is_read_shows(family: str, name: str) -> None:
     value, shown_by = READ[name]
-    fields = dict(FIELDS)
+    fields = dict(FIELDS_OF[family])
     if name == "rope_parameters":  # the other spelling of these two
-        del fields["rope_theta"], fields["rope_scaling"]
+        fields = {f: x for f, x in fields.items() if f not in ("rope_theta", "rope_scaling")}
     base, changed = dict(fields), fields | {name: value}
     if shown_by == "refused":
         models.from_dict(base)
@@ -190,44 +198,69 @@ CARRIED = """
 
 
 @pytest.mark.filterwarnings("ignore:star_jax. config.json. bos_token_id=")
-@pytest.mark.parametrize("name", sorted(LLAMA.harmless))
-def test_a_harmless_field_changes_nothing_whatever_its_value(name: str) -> None:
-    expected = models.from_dict(FIELDS)
+@pytest.mark.parametrize(("family", "name"), on_list("harmless"))
+def test_a_harmless_field_changes_nothing_whatever_its_value(family: str, name: str) -> None:
+    fields = FIELDS_OF[family]
+    expected = models.from_dict(fields)
     for value in ANYTHING:
         # The configuration is all that the model and the engine see of the file.
-        assert models.from_dict(FIELDS | {name: value}) == expected
+        assert models.from_dict(fields | {name: value}) == expected
 
 
 def test_a_field_is_on_one_list() -> None:
-    assert set(READ) == LLAMA.read
-    assert set(CARRIED) <= LLAMA.harmless
-    lists = (LLAMA.read, LLAMA.harmless, frozenset(LLAMA.only))
-    assert sum(map(len, lists)) == len(frozenset.union(*lists))
+    assert set(FIELDS_OF) == set(models.families())
+    assert set(READ) == {name for _, name in on_list("read")}
+    for family in models.families().values():
+        assert set(CARRIED) <= family.harmless
+        lists = (family.read, family.harmless, frozenset(family.only))
+        assert sum(map(len, lists)) == len(frozenset.union(*lists))
+    # What one family reads and another does not is known to that one.
+    known = [f.read | f.harmless | frozenset(f.only) for f in models.families().values()]
+    assert all(fields == known[0] for fields in known)
 
 
-def test_only_fields_that_are_read_reach_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("family", models.families())
+def test_only_fields_that_are_read_reach_transformers(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[str] = []
-    parse = transformers.LlamaConfig.from_dict
+    lists = models.families()[family]
+    hugging_face = getattr(transformers, lists.hf_config)
+    parse = hugging_face.from_dict
 
-    def spy(fields: dict[str, Any]) -> transformers.LlamaConfig:
+    def spy(fields: dict[str, Any]) -> transformers.PreTrainedConfig:
         seen.extend(fields)
         return parse(fields)
 
-    monkeypatch.setattr(transformers.LlamaConfig, "from_dict", spy)
-    known = {name: values[0] for name, values in LLAMA.only.items()}
-    models.from_dict(FIELDS | dict.fromkeys(LLAMA.harmless, "x") | known)
+    monkeypatch.setattr(hugging_face, "from_dict", spy)
+    known = {name: values[0] for name, values in lists.only.items()}
+    models.from_dict(FIELDS_OF[family] | dict.fromkeys(lists.harmless, "x") | known)
     assert seen
-    assert set(seen) <= LLAMA.read
+    assert set(seen) <= lists.read
 
 
-@pytest.mark.parametrize("name", sorted(LLAMA.only))
-def test_a_field_with_one_harmless_value_is_refused_at_others(name: str) -> None:
-    for value in LLAMA.only[name]:
-        assert models.from_dict(FIELDS | {name: value}) == models.from_dict(FIELDS)
+@pytest.mark.parametrize(("family", "name"), on_list("only"))
+def test_a_field_with_one_harmless_value_is_refused_at_others(family: str, name: str) -> None:
+    fields = FIELDS_OF[family]
+    for value in models.families()[family].only[name]:
+        assert models.from_dict(fields | {name: value}) == models.from_dict(fields)
     other = {"quantization_config": {"bits": 4}, "is_decoder": "maybe"}.get(name, 0.25)
     for value in (other, [[]], "None", math.nan):
         with pytest.raises(NotImplementedError, match=f"{name}="):
-            models.from_dict(FIELDS | {name: value})
+            models.from_dict(fields | {name: value})
+
+
+def test_a_window_is_refused_and_so_is_one_that_is_not_said() -> None:
+    with pytest.raises(NotImplementedError, match=r"sliding_window=4096 is not supported"):
+        models.from_dict(published.MISTRAL_7B_V01)
+    fields = dict(FIELDS_OF["mistral"])
+    del fields["sliding_window"]
+    assert llamas.hf_config(fields).sliding_window == 4096
+    with pytest.raises(NotImplementedError, match=r"sliding_window=4096 .* where it is absent"):
+        models.from_dict(fields)
+    for odd in (0, -1, True, "4096", [4096], 1.5):
+        with pytest.raises((NotImplementedError, ValueError), match="sliding_window"):
+            models.from_dict(fields | {"sliding_window": odd})
 
 
 def test_true_is_not_1_nor_false_0() -> None:

@@ -1,4 +1,4 @@
-"""The Llama port equals `transformers`, for every variant, in every spelling of its config."""
+"""The decoder equals `transformers`, for every variant, in every spelling of its config."""
 
 import pathlib
 from typing import Any
@@ -82,9 +82,7 @@ def test_the_oracle_would_notice_a_wrong_frequency() -> None:
         assert difference(other[:, first], base[:, first]) > 100 * TOLERANCE, change
 
 
-def greedy(
-    oracle: transformers.LlamaForCausalLM, tokens: list[int]
-) -> tuple[list[int], list[bool]]:
+def greedy(oracle: transformers.PreTrainedModel, tokens: list[int]) -> tuple[list[int], list[bool]]:
     """What transformers answers, and which choices are so clear that rounding decides none."""
     tokens, clear = list(tokens), []
     for _ in range(NEW):
@@ -96,25 +94,30 @@ def greedy(
 
 
 DENSE, RING, ULYSSES = star_jax.Dense(), star_jax.Ring(), star_jax.Ulysses()
+ONE_BLOCK = star_jax.Star(block_size=LENGTH)
 ENGINES = [
-    *((variant, DENSE, 8) for variant in llamas.VARIANTS),
-    ("llama-3.1", DENSE, 1),
-    ("yarn", RING, 8),
-    *((variant, RING, 8) for variant in ("llama-2", "llama-3.1", "head-dim", "attention-bias")),
-    ("llama-2", ULYSSES, 4),
-    ("llama-3.1", ULYSSES, 2),
+    *((variant, DENSE, 8, 1) for variant in llamas.VARIANTS),
+    ("llama-3.1", DENSE, 1, 1),
+    ("yarn", RING, 8, 1),
+    *((variant, RING, 8, 1) for variant in ("llama-2", "llama-3.1", "head-dim", "attention-bias")),
+    ("llama-2", ULYSSES, 4, 1),
+    ("llama-3.1", ULYSSES, 2, 1),
+    *((variant, DENSE, 4, 2) for variant in llamas.VARIANTS if variant.startswith("mistral")),
+    ("mistral-nemo", ONE_BLOCK, 8, 1),
+    ("mistral-nemo", ONE_BLOCK, 4, 2),
+    ("mistral-nemo", RING, 4, 2),
 ]
 
 
-@pytest.mark.parametrize(("variant", "attention", "context"), ENGINES)
+@pytest.mark.parametrize(("variant", "attention", "context", "tensor"), ENGINES)
 def test_the_engine_answers_as_transformers_does(
-    variant: str, attention: Attention, context: int, tmp_path: pathlib.Path
+    variant: str, attention: Attention, context: int, tensor: int, tmp_path: pathlib.Path
 ) -> None:
     fields = llamas.VARIANTS[variant]
     oracle = llamas.build(fields, seed=SEED)
     engine = star_jax.Engine.from_pretrained(
         str(llamas.write(tmp_path, oracle, fields)),
-        mesh=star_jax.make_mesh(context=context),
+        mesh=star_jax.make_mesh(context=context, tensor=tensor),
         dtype="float32",
         attention=attention,
     )
