@@ -2,7 +2,7 @@
 
 from star_jax.models.config import DecoderConfig
 from star_jax.models.config_reader import from_dict, read
-from star_jax.models.decoder import Attend, Decoder, WeightMaker
+from star_jax.models.decoder import Attend, Decoder, Layer, WeightMaker
 from star_jax.models.family import Family, Part
 from star_jax.models.registry import build, families, family_of
 
@@ -11,6 +11,7 @@ __all__ = [
     "Decoder",
     "DecoderConfig",
     "Family",
+    "Layer",
     "Part",
     "WeightMaker",
     "build",

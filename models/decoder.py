@@ -131,11 +131,18 @@ class Decoder(nnx.Module):
         state: State,
         *,
         axis: str | None = None,
+        gather: Callable[[Layer], Layer] | None = None,
     ) -> tuple[Hidden, State]:
-        """Runs all layers; returns what the LM head reads, and the state that `attend` threaded."""
+        """Runs all layers; returns what the LM head reads, and the state that `attend` threaded.
+
+        `gather` makes a layer's weights whole just before they are used, if at rest they are not.
+        """
         rotation = rope.rotation(positions, self.config.rope, self.config.head_dim)
         x = self._embed(tokens, axis)
         for i, layer in enumerate(self.layers):
+            if gather is not None:
+                with jax.named_scope(f"layer_{i}"):
+                    layer = gather(layer)
             x, state = _layer(layer, i, x, rotation, attend, state, axis)
         return rms_norm(x, self.norm[...], eps=self.config.rms_norm_eps), state
 
