@@ -1,7 +1,5 @@
 """The float32 reference, on some queries and all of their keys; and who disagrees with it."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,15 +44,14 @@ def _rows(problem: Problem, arrays: Arrays, starts: Array) -> Partial:
 
     def one(at: Array) -> Partial:
         start, head = at[0], at[1]
-        mine: dict[str, Any] = {
+        mine = {
             name: jax.lax.dynamic_slice_in_dim(x, head, 1, axis=2) if x.ndim == 4 else x
             for name, x in arrays.items()
             if name != "q"
         }
-        if problem.causal:
-            mine["q_offset"] = start[None]
         q = jax.lax.dynamic_slice(arrays["q"], (0, start, head * size[2], 0), size)
-        return reference.partial_attention(q, **mine, **problem.options())
+        segments = problem.segments(mine, offset=start[None])
+        return reference.attend(q, segments, scale=problem.scale, soft_cap=None)
 
     at = jnp.stack(jnp.meshgrid(starts, jnp.arange(heads), indexing="ij"), axis=-1)
     out, lse = jax.lax.map(one, at.reshape(-1, 2))  # [R * K, 1, T, G, H], [R * K, 1, T, G]

@@ -46,11 +46,15 @@ def _calls(sets: list[Arrays], problem: Problem, implementation: str) -> list[Pa
     So none can be elided, or merged with another. The barrier also keeps XLA from fusing parts
     of one call with parts of the next, or from preparing the keys of all of them first.
     """
-    options = {**problem.options(), "implementation": implementation}
 
     @jax.jit  # traced and lowered once for all sets
     def attend(arrays: Arrays) -> Partial:
-        return partial_attention(**arrays, **options)
+        return partial_attention(
+            arrays["q"],
+            problem.segments(arrays),
+            scale=problem.scale,
+            implementation=implementation,
+        )
 
     parts: list[Partial] = []
     for arrays in sets:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from star_jax.array_typing import Array
+from star_jax.attention import Segment
 
 Kind = Literal["causal", "full", "anchor+local", "decode"]
 PREFILL: tuple[Kind, ...] = ("causal", "full", "anchor+local")
@@ -20,7 +21,7 @@ DTYPE = "bfloat16"
 ROTATED_BYTES = 256 * 2**20
 MOST_SETS = 8
 
-Arrays = dict[str, Any]  # arguments of `partial_attention`
+Arrays = dict[str, Any]  # what segments are made of, and q: see `Problem.segments`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Problem:
 
     causal: every query sees the keys up to its own. full: all keys. anchor+local: all of an
     anchor of as many keys as there are local ones, and those causally, as in phase 1 of Star
-    Attention. decode: one query, whose keys are counted by `kv_length`, as in phase 2.
+    Attention. decode: one query, whose keys are counted by a length, as in phase 2.
     """
 
     kind: Kind
@@ -86,12 +87,20 @@ class Problem:
         shapes: dict[str, tuple[int, ...]] = {"q": queries, "k": keys, "v": keys}
         if self.anchor:
             anchor = (1, self.anchor, self.kv_heads, self.head_dim)
-            shapes |= {"prefix_k": anchor, "prefix_v": anchor}
+            shapes |= {"anchor_k": anchor, "anchor_v": anchor}
         return shapes
 
-    def options(self) -> dict[str, Any]:
-        """Of `partial_attention`, apart from arrays."""
-        return {"causal": self.causal, "scale": self.head_dim**-0.5}
+    @property
+    def scale(self) -> float:
+        """Of scores."""
+        return self.head_dim**-0.5
+
+    def segments(self, arrays: Arrays, *, offset: Array | None = None) -> list[Segment]:
+        """The keys of all arrays; `offset` is of the queries, where they are not all of them."""
+        own = Segment(arrays["k"], arrays["v"], arrays.get("length"), self.causal, offset)
+        if not self.anchor:
+            return [own]
+        return [Segment(arrays["anchor_k"], arrays["anchor_v"]), own]
 
     def __str__(self) -> str:
         return f"{self.kind} {self.model} d={self.head_dim} {self.keys}"
@@ -127,7 +136,7 @@ def abstract(problem: Problem, sharding: Any = None) -> list[dict[str, jax.Shape
         for name, shape in problem.shapes().items()
     }
     if problem.kind == "decode":
-        one["kv_length"] = jax.ShapeDtypeStruct((1,), "int32", sharding=sharding)
+        one["length"] = jax.ShapeDtypeStruct((1,), "int32", sharding=sharding)
     return [one] * problem.sets
 
 
@@ -141,7 +150,7 @@ def draw(problem: Problem, seed: int) -> list[Arrays]:
             key, mine = jax.random.split(key)
             arrays[name] = _normal(mine, shape)
         if problem.kind == "decode":
-            arrays["kv_length"] = jnp.full(1, problem.keys, jnp.int32)
+            arrays["length"] = jnp.full(1, problem.keys, jnp.int32)
         sets.append(arrays)
     return jax.block_until_ready(sets)
 

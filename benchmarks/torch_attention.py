@@ -68,11 +68,11 @@ def release() -> None:
 
 
 def _attend(segment: Segment, x: dict[str, torch.Tensor], problem: Problem) -> Result:
-    options = problem.options()
-    local = segment(x["q"], x["k"], x["v"], **options)
-    if "prefix_k" not in x:
+    scale = problem.scale
+    local = segment(x["q"], x["k"], x["v"], causal=problem.causal, scale=scale)
+    if "anchor_k" not in x:
         return local
-    anchor = segment(x["q"], x["prefix_k"], x["prefix_v"], **options | {"causal": False})
+    anchor = segment(x["q"], x["anchor_k"], x["anchor_v"], causal=False, scale=scale)
     return _merge(anchor, local)
 
 
@@ -110,7 +110,7 @@ def _join(x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The anchor's keys in front of the local ones, in memory as they were."""
 
     def both(name: str) -> torch.Tensor:
-        segments = (x[f"prefix_{name}"], x[name])
+        segments = (x[f"anchor_{name}"], x[name])
         return torch.cat([s.transpose(1, 2) for s in segments], dim=1).transpose(1, 2)
 
     return {"q": x["q"], "k": both("k"), "v": both("v")}

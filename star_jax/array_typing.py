@@ -4,8 +4,7 @@
     T  query length               F  feed-forward width
     S  key length                 V  vocabulary
     N  query heads                H  head dimension
-    K  key/value heads            P  prefix length (a second segment of keys)
-    C  devices on the mesh axis `context`
+    K  key/value heads            C  devices on the mesh axis `context`
     R  rows that are generated: one or more samples for each of the batch
 
 `G = N / K` query heads share one key/value head. Inside `shard_map` the letters mean
@@ -21,8 +20,6 @@ Hidden = Float[Array, "B T D"]
 Queries = Float[Array, "B T N H"]
 Keys = Float[Array, "B S K H"]
 Values = Float[Array, "B S K H"]
-PrefixKeys = Float[Array, "B P K H"]
-PrefixValues = Float[Array, "B P K H"]
 Out = Float[Array, "B T N H"]
 LogSumExp = Float[Array, "B T N"]
 Logits = Float[Array, "B T V"]
@@ -42,8 +39,6 @@ __all__ = [
     "PerRow",
     "PerSample",
     "Positions",
-    "PrefixKeys",
-    "PrefixValues",
     "Queries",
     "Tokens",
     "UInt32",

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from star_jax.array_typing import Array, Keys, PerRow, Positions, Queries, Values
-from star_jax.attention import partial_attention
+from star_jax.attention import Segment, partial_attention
 from star_jax.mesh import CONTEXT
 
 
@@ -44,17 +44,11 @@ class Gathered:
     def __call__(
         self, layer: int, q: Queries, k: Keys, v: Values, state: Array
     ) -> tuple[Queries, None]:
-        alone = jax.lax.axis_size(CONTEXT) == 1
-        part = partial_attention(
-            q,
-            k,
-            v,
-            causal=True,
+        segments = [Segment(k, v, causal=True)]
+        if jax.lax.axis_size(CONTEXT) > 1:
             # All keys before this device's first: a prefix, as the anchor is for Star Attention.
-            prefix_k=None if alone else state[0],
-            prefix_v=None if alone else state[1],
-            prefix_length=None if alone else self.offset,
-            scale=q.shape[-1] ** -0.5,
-            implementation=self.implementation,
+            segments.insert(0, Segment(state[0], state[1], length=self.offset))
+        part = partial_attention(
+            q, segments, scale=q.shape[-1] ** -0.5, implementation=self.implementation
         )
         return part.out, None

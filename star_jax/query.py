@@ -32,7 +32,7 @@ from star_jax.array_typing import (
     Tokens,
     Values,
 )
-from star_jax.attention import Partial, merge, merge_over_axis, partial_attention
+from star_jax.attention import Partial, Segment, merge, merge_over_axis, partial_attention
 from star_jax.attention.partial import Method
 from star_jax.cache import KV, Cache
 from star_jax.mesh import CONTEXT, DATA, TENSOR
@@ -105,10 +105,7 @@ def attend_context(
     """All queries over all valid keys of all shards. `valid` counts this device's."""
     part = partial_attention(
         q,
-        k,
-        v,
-        causal=False,
-        kv_length=valid,
+        [Segment(k, v, length=valid)],
         scale=q.shape[-1] ** -0.5,
         implementation=implementation,
     )
@@ -133,7 +130,10 @@ class Asking:
         )
         # Padding of a short query comes after it: the causal mask hides it.
         tail = partial_attention(
-            q, k, v, causal=True, scale=q.shape[-1] ** -0.5, implementation=self.implementation
+            q,
+            [Segment(k, v, causal=True)],
+            scale=q.shape[-1] ** -0.5,
+            implementation=self.implementation,
         )
         return merge(context, tail).out, state
 
@@ -166,23 +166,15 @@ class Step:
         )
         attend = functools.partial(
             partial_attention,
-            causal=False,
             scale=q.shape[-1] ** -0.5,
             implementation=self.implementation,
         )
+        asked, made = self.tail.query, jnp.broadcast_to(self.step + 1, q.shape[:1])
         query = attend(
-            q.reshape(samples),
-            self.tail.query.k[layer],
-            self.tail.query.v[layer],
-            kv_length=self.tail.query_length,
+            q.reshape(samples), [Segment(asked.k[layer], asked.v[layer], self.tail.query_length)]
         )
         before = merge(context, query)
-        own = attend(
-            q,
-            state.k[layer],
-            state.v[layer],
-            kv_length=jnp.broadcast_to(self.step + 1, q.shape[:1]),
-        )
+        own = attend(q, [Segment(state.k[layer], state.v[layer], made)])
         before = Partial(before.out.reshape(own.out.shape), before.lse.reshape(own.lse.shape))
         return merge(before, own).out, state
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from star_jax.array_typing import Array, Bool, Keys, Positions, Queries, Values
-from star_jax.attention import Partial, merge, partial_attention
+from star_jax.attention import Partial, Segment, merge, partial_attention
 from star_jax.mesh import CONTEXT
 
 
@@ -47,9 +47,8 @@ class Passing:
         devices = jax.lax.axis_size(CONTEXT)
         scale = q.shape[-1] ** -0.5
         # A device's own chunks are in the order of the context, if not next to each other.
-        part = partial_attention(
-            q, k, v, causal=True, scale=scale, implementation=self.implementation
-        )
+        own = Segment(k, v, causal=True)
+        part = partial_attention(q, [own], scale=scale, implementation=self.implementation)
         if state is None:
             return part.out, None
 
@@ -88,7 +87,7 @@ def _attend_to(
     queries = jnp.concatenate([late, jnp.where(from_before, early, late)])  # [2B, T/2, N, H]
     keys, values = jnp.concatenate([first, jnp.where(from_before, first, second)], axis=1)
     part = partial_attention(
-        queries, keys, values, causal=False, scale=scale, implementation=implementation
+        queries, [Segment(keys, values)], scale=scale, implementation=implementation
     )
     always, other = (Partial(*x) for x in zip(*(jnp.split(x, 2) for x in part), strict=True))
     of_early = _only_if(from_before, other)

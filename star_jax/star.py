@@ -22,7 +22,7 @@ from jax.stages import Wrapped
 
 from star_jax import mesh as mesh_lib
 from star_jax.array_typing import Array, Int, Keys, Queries, Tokens, Values
-from star_jax.attention import partial_attention
+from star_jax.attention import Segment, partial_attention
 from star_jax.cache import KV, ROUND, Cache, Deal, allocate, bucket, eighths, pad, write
 from star_jax.mesh import CONTEXT, TENSOR
 from star_jax.models import Attend, Decoder, DecoderConfig
@@ -147,22 +147,14 @@ class FirstWave:
     def __call__(
         self, layer: int, q: Queries, k: Keys, v: Values, state: State
     ) -> tuple[Queries, State]:
+        segments = [Segment(k, v, causal=True)]
         alone = jax.lax.axis_size(CONTEXT) == 1  # then this is block 0
-        if alone or not self.anchor:
-            prefix_k = prefix_v = length = None
-        else:
-            prefix_k, prefix_v = state[1].k[layer], state[1].v[layer]
+        if not alone and self.anchor:
             length = jnp.where(self.starts[:, 0] == 0, 0, self.anchor)  # block 0 holds it itself
+            anchor = Segment(state[1].k[layer], state[1].v[layer], length)
+            segments.insert(0, anchor)
         part = partial_attention(
-            q,
-            k,
-            v,
-            causal=True,
-            prefix_k=prefix_k,
-            prefix_v=prefix_v,
-            prefix_length=length,
-            scale=q.shape[-1] ** -0.5,
-            implementation=self.implementation,
+            q, segments, scale=q.shape[-1] ** -0.5, implementation=self.implementation
         )
         return part.out, state
 
@@ -180,13 +172,10 @@ class LaterWave:
     def __call__(
         self, layer: int, q: Queries, k: Keys, v: Values, state: State
     ) -> tuple[Queries, State]:
+        anchor = Segment(self.anchors.k[layer], self.anchors.v[layer])
         part = partial_attention(
             q,
-            k,
-            v,
-            causal=True,
-            prefix_k=self.anchors.k[layer],
-            prefix_v=self.anchors.v[layer],
+            [anchor, Segment(k, v, causal=True)],
             scale=q.shape[-1] ** -0.5,
             implementation=self.implementation,
         )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from star_jax.array_typing import Array, Keys, Positions, Queries, Values
-from star_jax.attention import partial_attention
+from star_jax.attention import Segment, partial_attention
 from star_jax.mesh import CONTEXT, TENSOR
 from star_jax.models import DecoderConfig
 
@@ -59,9 +59,7 @@ class Exchanged:
     ) -> tuple[Queries, None]:
         part = partial_attention(
             _exchange(q, heads_to_tokens=True),  # [B, T, N, H] -> [B, C*T, N/C, H]
-            state[0],
-            state[1],
-            causal=True,
+            [Segment(state[0], state[1], causal=True)],
             scale=q.shape[-1] ** -0.5,
             implementation=self.implementation,
         )

@@ -7,11 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from star_jax.attention import reference
+from star_jax.attention import Partial, Segment, reference
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
+    """Up to three segments: a prefix, a halo that ends where the queries begin, their own keys.
+
+    prefix, halo: how many keys. offset, window and causal are of the queries' own keys, and
+    halo_window is of the halo.
+    """
+
     name: str
     T: int
     S: int
@@ -21,8 +27,13 @@ class Case:
     causal: bool = True
     offset: tuple[int, int] | None = None
     length: tuple[int, int] | None = None
+    window: int | None = None
     prefix: int | None = None
     prefix_length: tuple[int, int] | None = None
+    halo: int | None = None
+    halo_offset: tuple[int, int] | None = None
+    halo_window: int | None = None
+    soft_cap: float | None = None
 
 
 CASES = [
@@ -47,45 +58,109 @@ CASES = [
     Case("negative offset", 130, 130, offset=(-64, -200)),
     Case("decode with tail", 1, 90, causal=False, length=(3, 90), prefix=50, prefix_length=(50, 0)),
 ]
+# What only the reference and XLA serve.
+WIDER = [
+    Case("window", 300, 300, window=70),
+    Case("window of a tile", 256, 256, window=64),
+    Case("window of one", 200, 200, window=1),
+    Case("window that hides nothing", 150, 150, window=150),
+    Case("window and offset", 128, 512, offset=(256, 384), window=100),
+    Case("window and lengths", 200, 700, offset=(450, 20), length=(600, 40), window=90),
+    Case("window and negative offset", 130, 130, offset=(-64, -200), window=30),
+    Case("window that is not causal", 300, 300, causal=False, window=40),
+    Case("window behind the keys", 150, 100, causal=False, offset=(60, 300), window=80),
+    Case("last keys of many", 3, 1700, offset=(1500, 1100), length=(1503, 1000), window=300),
+    Case("last keys, not causal", 1, 1700, causal=False, offset=(1650, 600), window=100),
+    Case("soft cap", 200, 200, soft_cap=0.7),
+    Case("soft cap and lengths", 130, 300, causal=False, length=(0, 299), soft_cap=30.0),
+    Case("soft cap and window", 200, 200, prefix=90, window=50, soft_cap=2.0),
+    Case("halo", 200, 200, halo=64),
+    Case("three segments", 200, 200, prefix=70, prefix_length=(0, 70), halo=48),
+    Case("three with windows", 180, 180, window=100, prefix=33, halo=100, halo_window=100),
+    Case("halo further off", 150, 150, prefix=9, halo=80, halo_offset=(80, 130), halo_window=90),
+    Case("three for one query", 1, 900, causal=False, length=(800, 0), prefix=20, halo=30),
+]
 TOLERANCE = {"float32": 2e-6, "bfloat16": 1e-2, "float16": 2e-3}
 
 
 def make(case: Case, dtype: str, seed: int = 0, spread: float = 1.0):
+    """(arrays, options): q and segments; what else attention is called with."""
     rng = np.random.default_rng(seed)
 
     def draw(*shape):
         return jnp.asarray(rng.normal(size=shape) * spread, dtype)
 
+    def keys(count):
+        return draw(B, count, case.K, case.H), draw(B, count, case.K, case.H)
+
+    def ints(values):
+        return None if values is None else jnp.asarray(values)
+
     B = 2
-    arrays = {
-        "q": draw(B, case.T, case.N, case.H),
-        "k": draw(B, case.S, case.K, case.H),
-        "v": draw(B, case.S, case.K, case.H),
-    }
-    options = {"causal": case.causal, "scale": case.H**-0.5}
-    if case.offset is not None:
-        arrays["q_offset"] = jnp.asarray(case.offset)
-    if case.length is not None:
-        arrays["kv_length"] = jnp.asarray(case.length)
+    q = draw(B, case.T, case.N, case.H)
+    own = Segment(
+        *keys(case.S), ints(case.length), case.causal, ints(case.offset), window=case.window
+    )
+    segments = [own]
+    if case.halo is not None:
+        offset = ints(case.halo_offset or (case.halo, case.halo))
+        segments.insert(0, Segment(*keys(case.halo), offset=offset, window=case.halo_window))
     if case.prefix is not None:
-        arrays["prefix_k"] = draw(B, case.prefix, case.K, case.H)
-        arrays["prefix_v"] = draw(B, case.prefix, case.K, case.H)
-    if case.prefix_length is not None:
-        arrays["prefix_length"] = jnp.asarray(case.prefix_length)
-    return arrays, options
+        segments.insert(0, Segment(*keys(case.prefix), ints(case.prefix_length)))
+    arrays = {"q": q, "segments": segments}
+    return arrays, {"scale": case.H**-0.5, "soft_cap": case.soft_cap}
 
 
 def make_gap(dtype: str, **shape):
     """Scores of the prefix some 200 above those of the other keys."""
     arrays, options = make(Case("", 130, 130, prefix=130, **shape), dtype)
-    peak = jnp.sign(arrays["q"][:, :1, : arrays["k"].shape[2]]) * 60
-    arrays["prefix_k"] = jnp.broadcast_to(peak, arrays["prefix_k"].shape).astype(dtype)
-    return arrays, options
+    prefix, own = arrays["segments"]
+    peak = jnp.sign(arrays["q"][:, :1, : own.k.shape[2]]) * 60
+    peak = jnp.broadcast_to(peak, prefix.k.shape).astype(dtype)
+    return arrays | {"segments": [dataclasses.replace(prefix, k=peak), own]}, options
 
 
 def reference_of(arrays, options):
     """One program for each case: as many as it has operations would take longer to compile."""
-    return jax.jit(functools.partial(reference.partial_attention, **options))(**arrays)
+    return jax.jit(functools.partial(reference.attend, **options))(**arrays)
+
+
+def literal(arrays, options):
+    """Attention as it is defined, in float64 and one query of one head after another."""
+    q = np.asarray(arrays["q"], np.float64)
+    out, lse = np.zeros(q.shape), np.full(q.shape[:3], -np.inf)
+    seen = [[_seen(s, b, q.shape[1]) for b in range(len(q))] for s in arrays["segments"]]
+    kv = [np.asarray([s.k, s.v], np.float64) for s in arrays["segments"]]
+    for b, t, n in np.ndindex(q.shape[:3]):
+        scores, values = [], []
+        for (k, v), mask in zip(kv, seen, strict=True):
+            head = n // (q.shape[2] // k.shape[2])
+            visible = mask[b][t]
+            scores.append(options["scale"] * k[b, visible, head] @ q[b, t, n])
+            values.append(v[b, visible, head])
+        joined = np.concatenate(scores)
+        if cap := options["soft_cap"]:
+            joined = cap * np.tanh(joined / cap)
+        if joined.size:
+            weights = np.exp(joined - joined.max())
+            lse[b, t, n] = joined.max() + np.log(weights.sum())
+            out[b, t, n] = weights @ np.concatenate(values) / weights.sum()
+    return Partial(jnp.asarray(out, "float32"), jnp.asarray(lse, "float32"))
+
+
+def _seen(s, row, queries):
+    """For each query the keys of a segment that it sees."""
+    keys = s.k.shape[1]
+    length = keys if s.length is None else int(s.length[row])
+    offset = 0 if s.offset is None else int(s.offset[row])
+    return [
+        [
+            j
+            for j in range(keys)
+            if j < length and (not s.causal or j <= at) and (s.window is None or at - j < s.window)
+        ]
+        for at in range(offset, offset + queries)
+    ]
 
 
 def check(actual, expected, tolerance):

@@ -15,7 +15,7 @@ import torch
 import transformers
 
 from star_jax.array_typing import Keys, Queries, Values
-from star_jax.attention import reference
+from star_jax.attention import Segment, reference
 from star_jax.models import Decoder
 
 LLAMA3_ROPE = {
@@ -150,7 +150,8 @@ class _Causal:
         self, layer: int, q: Queries, k: Keys, v: Values, state: None
     ) -> tuple[Queries, None]:
         scale = q.shape[-1] ** -0.5
-        return reference.partial_attention(q, k, v, causal=True, scale=scale).out, state
+        own = Segment(k, v, causal=True)
+        return reference.attend(q, [own], scale=scale, soft_cap=None).out, state
 
 
 @jax.jit

@@ -4,7 +4,6 @@ Each default configuration, at the sizes of real models, for each architecture t
 are for: Ampere, Ada, consumer Blackwell, Hopper.
 """
 
-import functools
 import pathlib
 import re
 
@@ -14,11 +13,11 @@ import ptx
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from star_jax.attention import kernels, triton
+from star_jax.attention import Segment, kernels, triton
 from star_jax.attention.triton import decode, prefill
 
 KINDS = ("a100", "l40s", "rtxpro6000", "h200")
-HEAD_DIMS = tuple(prefill.CONFIGS)
+HEAD_DIMS = tuple(prefill.DEFAULTS)
 HEADS, KV_HEADS, BLOCK, SHARD = 32, 8, 4096, 65536
 
 RUNS = [(k, h, d) for k in KINDS for h in HEAD_DIMS for d in kernels.DTYPES]
@@ -29,8 +28,8 @@ def compile_prefill(kind, head_dim, dtype="bfloat16", **options):
     mesh = aot.gpu_mesh(kind, context=1)
 
     def f(q, k, v, prefix_k, prefix_v, length):
-        prefix = {"prefix_k": prefix_k, "prefix_v": prefix_v, "prefix_length": length}
-        return triton.partial_attention(q, k, v, causal=True, scale=0.1, **prefix)
+        prefix = Segment(prefix_k, prefix_v, length)
+        return attend(q, prefix, Segment(k, v, causal=True))
 
     q, k, length = shapes(mesh, BLOCK, BLOCK, head_dim, dtype)
     return aot.compile(on(mesh, f), q, k, k, k, k, length, **options)
@@ -41,10 +40,18 @@ def compile_decode(kind, head_dim, dtype="bfloat16", *, queries, **options):
     mesh = aot.gpu_mesh(kind, context=1)
 
     def f(q, k, v, length):
-        return triton.partial_attention(q, k, v, causal=False, kv_length=length, scale=0.1)
+        return attend(q, Segment(k, v, length))
 
     q, k, length = shapes(mesh, queries, SHARD, head_dim, dtype)
     return aot.compile(on(mesh, f), q, k, k, length, **options)
+
+
+def causal(q, k, v):
+    return attend(q, Segment(k, v, causal=True))
+
+
+def attend(q, *segments):
+    return triton.attend(q, segments, scale=0.1, soft_cap=None)
 
 
 def on(mesh, f):
@@ -92,8 +99,7 @@ def test_odd_sizes_without_a_prefix_compile_without_spills(kind, tmp_path, capsy
     """Seven heads to a group, rows of a batch, a length that no tile divides."""
     mesh = aot.gpu_mesh(kind, context=1)
     q, k = (aot.abstract((2, 5000, heads, 128), "bfloat16", mesh) for heads in (28, 4))
-    f = functools.partial(triton.partial_attention, causal=True, scale=0.1)
-    aot.compile(on(mesh, f), q, k, k, **ptx.dump_to(tmp_path))
+    aot.compile(on(mesh, causal), q, k, k, **ptx.dump_to(tmp_path))
     check(tmp_path, "star_prefill", kind, "prefill 128, odd sizes", capsys)
 
 
@@ -139,8 +145,8 @@ ptxas info    : Used 255 registers, used 1 barriers, 432 bytes cmem[0]
 
 
 def test_a_tile_too_large_spills(tmp_path, monkeypatch):
-    large = prefill.Config(queries=128, keys=64, num_warps=4, num_stages=2)
-    monkeypatch.setitem(prefill.CONFIGS, 128, large)
+    large = prefill.Tuning(queries=128, keys=64, num_warps=4, num_stages=2)
+    monkeypatch.setitem(prefill.DEFAULTS, 128, large)
     compile_prefill("h200", 128, **ptx.dump_to(tmp_path))
     assert ptx.spills(ptx.kernels(tmp_path)["star_prefill"].report()) > 0
 
@@ -149,6 +155,5 @@ def test_lengths_are_constants_where_there_are_none():
     """Nothing runs but the kernel."""
     mesh = aot.gpu_mesh("a100", context=1)
     q, k, _ = shapes(mesh, 256, 256, 64, "bfloat16")
-    f = functools.partial(triton.partial_attention, causal=True, scale=0.1)
-    program = aot.Program(aot.compile(on(mesh, f), q, k, k))
+    program = aot.Program(aot.compile(on(mesh, causal), q, k, k))
     assert [i.opcode for i in program.writes(0)] == ["custom-call"]

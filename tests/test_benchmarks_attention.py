@@ -77,7 +77,7 @@ def test_the_command_checks_times_and_writes(tmp_path):
 
 def wrong(scale_out, add_lse):
     def attention(*args, implementation, **options):
-        out, lse = reference.partial_attention(*args, **options)
+        out, lse = reference.attend(*args, **options, soft_cap=None)
         return Partial(out * scale_out, lse + add_lse)
 
     return attention
@@ -97,7 +97,7 @@ def test_one_wrong_query_among_few_is_found(monkeypatch, tiny):
     """Of as many queries as are compared, all are."""
 
     def attention(*args, implementation, **options):
-        out, lse = reference.partial_attention(*args, **options)
+        out, lse = reference.attend(*args, **options, soft_cap=None)
         return Partial(out.at[:, -1].mul(2), lse)
 
     monkeypatch.setattr(ours, "partial_attention", attention)
@@ -112,8 +112,10 @@ def test_a_wrong_tile_of_values_that_late_queries_see_is_found(tiny, monkeypatch
     starts = np.array([0, 300, 600, 900, 1200, 1500, 1800, 2040], np.int32)
     expected = oracle.compiled(problem, mesh)(arrays, starts)
     v = arrays["v"].at[:, 1920:2048].mul(0.5)
-    options = problem.options() | {"implementation": "xla"}
-    found = star_jax.attention.partial_attention(arrays["q"], arrays["k"], v, **options)
+    segments = problem.segments(arrays | {"v": v})
+    found = star_jax.attention.partial_attention(
+        arrays["q"], segments, scale=problem.scale, implementation="xla"
+    )
     with pytest.raises(oracle.Wrong, match="row differs from the float32 reference by"):
         oracle.check(found, expected, starts, who="xla", problem=problem)
     monkeypatch.setattr(oracle, "ROW_TOLERANCE", np.inf)
@@ -132,10 +134,10 @@ def test_rows_of_zeros_are_matched_exactly():
 def test_what_fails_is_written_down_and_the_rest_goes_on(monkeypatch, tiny):
     real = ours.partial_attention
 
-    def attention(*args, causal, **options):
-        if not causal:
+    def attention(q, segments, **options):
+        if not all(s.causal for s in segments):
             raise NotImplementedError("only causal")
-        return real(*args, causal=causal, **options)
+        return real(q, segments, **options)
 
     def torch_attention_fails(name, problem, sets):
         raise RuntimeError("CUDA out of memory. Tried\nwith details")
@@ -269,10 +271,8 @@ def test_plain_xla_takes_less_than_a_minute():
 def test_pairs_are_those_that_the_mask_leaves(kind, tiny):
     problem = Problem(kind, "8B", 16, 33)
     arrays = problems_lib.draw(problem, 0)[0]
-    q, k = arrays["q"], arrays["k"]
-    length = arrays.get("kv_length")
-    seen = reference.visible(q, k, causal=problem.causal, q_offset=None, kv_length=length)
-    pairs = int(seen.sum()) + q.shape[1] * problem.anchor
+    segments = problem.segments(arrays)
+    pairs = sum(int(s.visible(problem.queries).sum()) for s in segments)
     assert problem.pairs == pairs
     assert problem.flops == 4 * 16 * 4 * pairs
     kv = [x for name, x in arrays.items() if name[-1] in "kv"]
@@ -296,7 +296,8 @@ def test_the_oracle_is_the_reference_on_whole_arrays(tiny):
         arrays = problems_lib.draw(problem, 1)[0]
         starts = oracle.starts(problem, np.random.default_rng(0))
         expected = oracle.compiled(problem, mesh)(arrays, starts)
-        whole = reference.partial_attention(**arrays, **problem.options())
+        segments = problem.segments(arrays)
+        whole = reference.attend(arrays["q"], segments, scale=problem.scale, soft_cap=None)
         found = oracle.check(whole, expected, starts, who="reference", problem=problem)
         assert found["out"] < 1e-5 and found["lse"] < 1e-5
 

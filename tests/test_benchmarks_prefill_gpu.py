@@ -58,10 +58,10 @@ def test_what_is_wrong_leaves_nothing_behind(monkeypatch, tmp_path):
     assert not out.exists()
 
 
-def without_the_anchor(*args, prefix_k, prefix_v, prefix_length=None, implementation, **options):
-    if implementation == "reference":
-        options |= {"prefix_k": prefix_k, "prefix_v": prefix_v, "prefix_length": prefix_length}
-    return partial_attention(*args, implementation=implementation, **options)
+def without_the_anchor(q, segments, *, implementation, **options):
+    if implementation != "reference":
+        segments = segments[-1:]
+    return partial_attention(q, segments, implementation=implementation, **options)
 
 
 def test_what_is_wrong_is_not_timed(monkeypatch, tmp_path):

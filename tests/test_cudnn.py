@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 from attention_cases import CASES, TOLERANCE, Case, check, make, make_gap, reference_of
 
-from star_jax.attention import cudnn, device
+from star_jax.attention import Segment, cudnn, device
 
 MASKS = cudnn.fused.MaskType
 
@@ -25,8 +25,8 @@ def stand_in(q, k, v, *, q_seqlen, kv_seqlen, scale, mask_type, return_residual)
         assert q_seqlen.tolist() == [q.shape[1]] * q.shape[0]
         assert kv_seqlen.min() >= 0 and kv_seqlen.max() <= k.shape[1]
     causal = mask_type in (MASKS.CAUSAL, MASKS.PADDING_CAUSAL)
-    options = {"causal": causal, "scale": scale}
-    part = reference_of({"q": q, "k": k, "v": v, "kv_length": kv_seqlen}, options)
+    options = {"scale": scale, "soft_cap": None}
+    part = reference_of({"q": q, "segments": [Segment(k, v, kv_seqlen, causal)]}, options)
     none = jnp.isneginf(part.lse)
     out = jnp.where(none[..., None], jnp.nan, part.out).astype(q.dtype)
     return out, jnp.where(none, jnp.nan, part.lse).transpose(0, 2, 1)
@@ -47,17 +47,18 @@ RUNS = [c for c in CASES if c.offset is None and c.prefix != 0]
 @pytest.mark.parametrize("case", RUNS, ids=[c.name.replace(" ", "-") for c in RUNS])
 def test_segments_lengths_and_masks(case):
     arrays, options = make(dataclasses.replace(case, H=64), "bfloat16")
-    actual = cudnn.partial_attention(**arrays, **options)
+    actual = cudnn.attend(**arrays, **options)
     check(actual, reference_of(arrays, options), TOLERANCE["bfloat16"])
 
 
 def test_an_lse_gap_of_200_between_segments():
     arrays, options = make_gap("bfloat16", H=64)
-    check(cudnn.partial_attention(**arrays, **options), reference_of(arrays, options), 1e-2)
+    check(cudnn.attend(**arrays, **options), reference_of(arrays, options), 1e-2)
 
 
 def test_lengths_beyond_the_keys_are_not_passed_on():
     arrays, options = make(Case("", 5, 8, H=64, causal=False, length=(9, -1)), "bfloat16")
-    actual = cudnn.partial_attention(**arrays, **options)
-    arrays["kv_length"] = jnp.array([8, 0])
+    actual = cudnn.attend(**arrays, **options)
+    (own,) = arrays["segments"]
+    arrays["segments"] = [dataclasses.replace(own, length=jnp.array([8, 0]))]
     check(actual, reference_of(arrays, options), 1e-2)

@@ -11,7 +11,7 @@ from attention_cases import Case, check, make, reference_of
 
 import star_jax
 from star_jax import attention
-from star_jax.attention import mosaic
+from star_jax.attention import Segment, mosaic
 
 NEW = jax.version.__version_info__[:2] >= mosaic.JAX
 HOPPER = "mosaic" if NEW else "triton"
@@ -90,13 +90,18 @@ def test_implementations_of_another_device():
     assert "sm_80" in found["mosaic"]
 
 
+def causal(q, implementation):
+    own = Segment(q, q, causal=True)
+    return attention.partial_attention(q, [own], scale=1.0, implementation=implementation)
+
+
 @pytest.mark.parametrize("name", ["cudnn", "mosaic", "triton"])
 @pytest.mark.parametrize("jitted", [True, False])
 def test_a_kernel_called_on_a_cpu_says_so(name, jitted):
     q = jnp.ones((1, 8, 2, 64), jnp.bfloat16)
 
     def run(q):
-        return attention.partial_attention(q, q, q, causal=True, scale=1.0, implementation=name)
+        return causal(q, name)
 
     message = rf"{name}.*(NVIDIA GPUs.*cpu|JAX 0\.11.*cpu)"
     with pytest.raises(NotImplementedError, match=message):
@@ -110,13 +115,40 @@ def test_a_kernel_called_on_a_cpu_says_so(name, jitted):
 def test_a_kernel_names_what_it_does_not_serve(name, dtype, head_dim, message):
     q = jnp.ones((1, 8, 2, head_dim), dtype)
     with pytest.raises(NotImplementedError, match=message):
-        attention.partial_attention(q, q, q, causal=True, scale=1.0, implementation=name)
+        causal(q, name)
 
 
 def test_cudnn_has_no_offset():
     arrays, options = make(Case("", 8, 8, H=64, offset=(1, 2)), "bfloat16")
-    with pytest.raises(NotImplementedError, match="q_offset"):
+    with pytest.raises(NotImplementedError, match="offset"):
         attention.partial_attention(**arrays, **options, implementation="cudnn")
+
+
+@pytest.mark.parametrize("name", ["cudnn", "mosaic", "triton"])
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        (Case("", 8, 8, H=64, window=3), r"window=3.*xla"),
+        (Case("", 8, 8, H=64, prefix=8, halo=4, halo_window=4), r"window=4.*xla"),
+        (Case("", 8, 8, H=64, soft_cap=30.0), r"soft_cap=30\.0.*xla"),
+    ],
+)
+def test_only_xla_has_windows_and_soft_caps(name, case, message):
+    arrays, options = make(case, "bfloat16")
+    with pytest.raises(NotImplementedError, match=f"{name}.*{message}"):
+        attention.partial_attention(**arrays, **options, implementation=name)
+
+
+@pytest.mark.parametrize("name", ["mosaic", "triton"])
+def test_a_kernel_serves_a_prefix_and_one_segment_more(name):
+    k = jnp.ones((1, 8, 2, 64), jnp.bfloat16)
+    full, own = Segment(k, k), Segment(k, k, causal=True)
+    for segments, kinds in [
+        ([full, full, own], "not causal, not causal, causal"),
+        ([own, full], "causal, not causal"),
+    ]:
+        with pytest.raises(NotImplementedError, match=f"{name} .*not {kinds}, as xla does"):
+            attention.partial_attention(k, segments, scale=1.0, implementation=name)
 
 
 @pytest.mark.parametrize("name", ["reference", "xla"])

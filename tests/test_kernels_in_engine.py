@@ -15,8 +15,8 @@ LENGTH, QUERY = 150, 5
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    run = functools.partial(triton.partial_attention, interpret=True)
-    monkeypatch.setattr(triton, "partial_attention", run)
+    run = functools.partial(triton.attend, interpret=True)
+    monkeypatch.setattr(triton, "attend", run)
     monkeypatch.setattr(triton, "refuses_device", lambda device: "")
 
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from attention_cases import CASES, TOLERANCE, Case, check, make, reference_of
 
-from star_jax.attention import Partial, kernels, triton
+from star_jax.attention import Partial, Segment, kernels, triton
 from star_jax.attention.triton import decode, prefill
 
 # Tiles so small that many are visited, whole ones and masked ones.
-PREFILL = prefill.Config(queries=32, keys=64, num_warps=4, num_stages=2)
-FEW = decode.Config(rows=32, keys=16, num_warps=4, num_stages=2, keys_per_split=64)
+PREFILL = prefill.Tuning(queries=32, keys=64, num_warps=4, num_stages=2)
+FEW = decode.Tuning(rows=32, keys=16, num_warps=4, num_stages=2, keys_per_split=64)
 MANY = dataclasses.replace(FEW, rows=64, keys=32)
 
 KERNEL_CASES = [
@@ -34,6 +34,7 @@ KERNEL_CASES += [
     Case("some of a tile see none", 70, 130, H=64, offset=(-45, -10)),
     Case("longer than the keys", 40, 100, H=64, length=(1000, 64), offset=(90, 200)),
 ]
+HALF = jnp.zeros((2, 3, 2, 64), jnp.float16)
 FP16 = ("prefix", "one query", "padded head")
 
 
@@ -43,8 +44,8 @@ def splits(case: Case) -> bool:
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
-    for head_dim in prefill.CONFIGS:
-        monkeypatch.setitem(prefill.CONFIGS, head_dim, PREFILL)
+    for head_dim in prefill.DEFAULTS:
+        monkeypatch.setitem(prefill.DEFAULTS, head_dim, PREFILL)
         monkeypatch.setitem(decode.FEW, head_dim, FEW)
         monkeypatch.setitem(decode.MANY, head_dim, MANY)
 
@@ -55,7 +56,7 @@ def only_prefill(monkeypatch):
 
 
 def run(arrays, options):
-    function = functools.partial(triton.partial_attention, interpret=True, **options)
+    function = functools.partial(triton.attend, interpret=True, **options)
     quickly = {"xla_backend_optimization_level": 0}  # compiling takes longer than running
     return jax.jit(function, compiler_options=quickly)(**arrays)
 
@@ -113,9 +114,10 @@ def test_keys_beyond_the_length_do_not_matter(kernel, monkeypatch):
     arrays, options = make(Case("", 8, 100, H=64, causal=False, length=(70, 33)), "bfloat16")
     expected = reference_of(arrays, options)
     garbage = jnp.asarray([3e38, jnp.inf, jnp.nan, -3e38])[jnp.arange(100) % 4][:, None, None]
-    hidden = (jnp.arange(100) >= arrays["kv_length"][:, None])[..., None, None]
-    for name in ("k", "v"):
-        arrays[name] = jnp.where(hidden, garbage, arrays[name]).astype("bfloat16")
+    (own,) = arrays["segments"]
+    hidden = (jnp.arange(100) >= own.length[:, None])[..., None, None]
+    k, v = (jnp.where(hidden, garbage, x).astype("bfloat16") for x in (own.k, own.v))
+    arrays["segments"] = [Segment(k, v, own.length)]
     check(run(arrays, options), expected, TOLERANCE["bfloat16"])
 
 
@@ -136,11 +138,11 @@ def test_decode_takes_few_queries_that_see_all_keys(monkeypatch):
     taken = []
 
     def take(module):
-        def partial_attention(q, *arrays, **options):
+        def attend(q, *segments, **options):
             taken.append(module)
             return Partial(q, q[..., 0])
 
-        monkeypatch.setattr(module, "partial_attention", partial_attention)
+        monkeypatch.setattr(module, "attend", attend)
 
     take(decode)
     take(prefill)
@@ -152,7 +154,7 @@ def test_decode_takes_few_queries_that_see_all_keys(monkeypatch):
     ):
         case = dataclasses.replace(case, H=64)
         arrays, options = make(case, "bfloat16")
-        triton.partial_attention(**arrays, **options, interpret=True)
+        triton.attend(**arrays, **options, interpret=True)
     assert taken == [decode, prefill, prefill, prefill]
 
 
@@ -162,13 +164,13 @@ def test_decode_takes_few_queries_that_see_all_keys(monkeypatch):
         ("float32", 64, {}, "float32, only for"),
         ("bfloat16", 80, {}, "head_dim=80, only for"),
         ("bfloat16", 64, {"scale": -1.0}, r"scale=-1\.0"),
-        ("bfloat16", 64, {"k": jnp.zeros((2, 3, 2, 64), jnp.float16)}, "one dtype"),
+        ("bfloat16", 64, {"segments": [Segment(HALF, HALF)]}, "k of float16, .*: one dtype"),
     ],
 )
 def test_what_the_kernels_do_not_serve_is_named(dtype, head_dim, change, message):
     arrays, options = make(Case("", 3, 3, H=head_dim), dtype)
     with pytest.raises(NotImplementedError, match=message):
-        triton.partial_attention(**{**arrays, **options, **change})
+        triton.attend(**{**arrays, **options, **change})
 
 
 def test_refusals_are_known_before():

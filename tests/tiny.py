@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from star_jax import models
-from star_jax.attention import reference
+from star_jax.attention import Segment, reference
 from star_jax.models import Decoder, DecoderConfig
 
 FIELDS = {
@@ -57,15 +57,10 @@ class Literal:
         return (*state, (k, v))
 
     def __call__(self, layer, q, k, v, state):
-        part = reference.partial_attention(
-            q,
-            k,
-            v,
-            causal=True,
-            prefix_k=self.before_k[layer] if self.before_k else None,
-            prefix_v=self.before_v[layer] if self.before_v else None,
-            scale=q.shape[-1] ** -0.5,
-        )
+        segments = [Segment(k, v, causal=True)]
+        if self.before_k:
+            segments.insert(0, Segment(self.before_k[layer], self.before_v[layer]))
+        part = reference.attend(q, segments, scale=q.shape[-1] ** -0.5, soft_cap=None)
         return part.out.astype(q.dtype), state
 
 

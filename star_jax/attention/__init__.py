@@ -7,10 +7,12 @@ from star_jax.attention.dispatch import (
     resolve,
 )
 from star_jax.attention.partial import Partial, merge, merge_over_axis
+from star_jax.attention.segment import Segment
 
 __all__ = [
     "IMPLEMENTATIONS",
     "Partial",
+    "Segment",
     "implementations",
     "merge",
     "merge_over_axis",

@@ -1,20 +1,22 @@
 """Attention by cuDNN, on NVIDIA GPUs: a peer to measure by, taken by name.
 
-cuDNN knows one segment of keys and aligns its causal mask at the top left, so that a prefix is
-a second call and a merge, and offsets are refused. JAX's public function rounds the LSE to the
+cuDNN knows one segment of keys and aligns its causal mask at the top left, so that each segment
+is a call, several are merged, and offsets are refused. JAX's public function rounds the LSE to the
 inputs' dtype, which no merge survives; the one behind it, called here, gives it in float32.
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax._src.cudnn import fused_attention_stablehlo as fused
 
-from star_jax.array_typing import Keys, PerRow, PrefixKeys, PrefixValues, Queries, Values
+from star_jax.array_typing import Queries
 from star_jax.attention import device as device_lib
 from star_jax.attention import kernels
 from star_jax.attention.partial import Partial, merge
+from star_jax.attention.segment import Segment
 
 
 def refuses_device(device: jax.Device) -> str:
@@ -33,50 +35,36 @@ def refuses(dtype: str, head_dim: int, device: jax.Device | None = None) -> str:
     return ""
 
 
-def partial_attention(
-    q: Queries,
-    k: Keys,
-    v: Values,
-    *,
-    causal: bool,
-    q_offset: PerRow | None = None,
-    kv_length: PerRow | None = None,
-    prefix_k: PrefixKeys | None = None,
-    prefix_v: PrefixValues | None = None,
-    prefix_length: PerRow | None = None,
-    scale: float,
+def attend(
+    q: Queries, segments: Sequence[Segment], *, scale: float, soft_cap: float | None
 ) -> Partial:
     """See `dispatch.partial_attention`. The output is rounded to the dtype of q on its way."""
     if reason := refuses(str(q.dtype), q.shape[-1]):
         raise NotImplementedError(reason)
-    if q_offset is not None:
-        raise NotImplementedError("q_offset with cudnn, whose causal mask begins at the first key")
+    kernels.check_plain(segments, soft_cap=soft_cap, name="cudnn")
+    if any(s.causal and s.offset is not None for s in segments):
+        raise NotImplementedError("offset with cudnn, whose causal mask begins at the first key")
     q = device_lib.only_on_cuda(q, implementation="cudnn")
-    part = _one_segment(q, k, v, causal=causal, length=kv_length, scale=scale)
-    if prefix_k is None or prefix_v is None:
-        return part
-    prefix = _one_segment(q, prefix_k, prefix_v, causal=False, length=prefix_length, scale=scale)
-    return merge(prefix, part)
+    parts = [_one_segment(q, s, scale=scale) for s in segments]
+    return parts[0] if len(parts) == 1 else merge(*parts)
 
 
-def _one_segment(
-    q: Queries, k: Keys, v: Values, *, causal: bool, length: PerRow | None, scale: float
-) -> Partial:
+def _one_segment(q: Queries, s: Segment, *, scale: float) -> Partial:
     try:
         fused.check_cudnn_version()
     except RuntimeError as e:  # while tracing, before it is known for which devices
         here = f"the default device here is a {jax.default_backend()}"
         raise NotImplementedError(f"cudnn runs on NVIDIA GPUs, with cuDNN; {here}: {e}") from e
     masks = fused.MaskType
-    queries = None
-    if length is None:
-        mask = masks.CAUSAL if causal else masks.NO_MASK
+    queries = length = None
+    if s.length is None:
+        mask = masks.CAUSAL if s.causal else masks.NO_MASK
     else:
-        mask = masks.PADDING_CAUSAL if causal else masks.PADDING
-        length = jnp.clip(length, 0, k.shape[1]).astype(jnp.int32)
+        mask = masks.PADDING_CAUSAL if s.causal else masks.PADDING
+        length = jnp.clip(s.length, 0, s.keys).astype(jnp.int32)
         queries = jnp.full_like(length, q.shape[1])
     call = functools.partial(fused.dot_product_attention, scale=scale, mask_type=mask)
-    out, lse = call(q, k, v, q_seqlen=queries, kv_seqlen=length, return_residual=True)
+    out, lse = call(q, s.k, s.v, q_seqlen=queries, kv_seqlen=length, return_residual=True)
     out, lse = out.astype(jnp.float32), lse.transpose(0, 2, 1)  # lse: [B, N, T] -> [B, T, N]
     if length is None:
         return Partial(out, lse)

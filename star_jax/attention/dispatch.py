@@ -1,19 +1,24 @@
 """One attention function, and the table of its implementations."""
 
+import dataclasses
 import importlib
+from collections.abc import Sequence
 from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from star_jax.array_typing import Keys, PerRow, PrefixKeys, PrefixValues, Queries, Values
+from star_jax.array_typing import Queries
 from star_jax.attention import device as device_lib
 from star_jax.attention.partial import Partial
+from star_jax.attention.segment import Segment
 
 # Modules of this package, imported when used: each backend needs a part of JAX that may be
 # missing or may warn where another one is used. Each has
-#   partial_attention(...)           as below
+#   attend(q, segments, *, scale, soft_cap) -> Partial
+#                                    as `partial_attention`, of which it gets what was checked:
+#                                    at least one query and one segment, and a key in each segment
 #   refuses_device(device) -> str            why it cannot run there; empty if it can
 #   refuses(dtype, head_dim, device) -> str  why it cannot serve such arrays; empty if it can
 IMPLEMENTATIONS = ("cudnn", "mosaic", "reference", "triton", "xla")
@@ -53,29 +58,20 @@ def implementations(device: jax.Device | None = None) -> dict[str, str]:
 
 def partial_attention(
     q: Queries,
-    k: Keys,
-    v: Values,
+    segments: Sequence[Segment],
     *,
-    causal: bool,
-    q_offset: PerRow | None = None,
-    kv_length: PerRow | None = None,
-    prefix_k: PrefixKeys | None = None,
-    prefix_v: PrefixValues | None = None,
-    prefix_length: PerRow | None = None,
     scale: float,
+    soft_cap: float | None = None,
     implementation: str,
 ) -> Partial:
-    """Attention of q over the keys [prefix | k], as a partial.
+    """Attention of q over the keys of all segments, as one partial.
 
     Args:
       q: [B, T, N, H]; N is a multiple of the number K of key/value heads.
-      k, v: [B, S, K, H].
-      causal: query i sees key j of `k` only if j <= i + q_offset. The prefix is not causal.
-      q_offset: [B], in keys; 0 if None.
-      kv_length: [B], how many keys of `k` are valid; all if None. The others are finite.
-      prefix_k, prefix_v: [B, S', K, H], a second segment, read where it lies; or None.
-      prefix_length: [B], how many keys of the prefix are valid; all if None.
+      segments: disjoint keys, [B, S, K, H] each, read where they lie. See `Segment` for who sees
+        which of them.
       scale: what scores are multiplied with.
+      soft_cap: if there is one, scores become cap * tanh(score / cap) before keys are hidden.
       implementation: a name from `IMPLEMENTATIONS`; see `resolve`.
 
     Returns:
@@ -86,32 +82,17 @@ def partial_attention(
       NotImplementedError: the implementation does not serve them; it says why.
     """
     _check_name(implementation)
-    if q.shape[2] % k.shape[2]:
-        raise ValueError(f"{q.shape[2]} query heads are not a multiple of {k.shape[2]} key heads")
-    if (prefix_k is None) != (prefix_v is None):
-        raise ValueError("prefix_k and prefix_v come together or not at all")
-    if prefix_k is None and prefix_length is not None:
-        raise ValueError("prefix_length without a prefix")
-    # No implementation sees an empty segment.
-    if prefix_k is not None and not prefix_k.shape[1]:
-        prefix_k = prefix_v = prefix_length = None
-    elif prefix_k is not None and prefix_v is not None and not k.shape[1]:
-        k, v, kv_length, causal = prefix_k, prefix_v, prefix_length, False
-        prefix_k = prefix_v = prefix_length = None
-    if not k.shape[1] or not q.shape[1]:
+    if soft_cap is not None and not soft_cap > 0:
+        raise ValueError(f"{soft_cap=} must be above 0")
+    for segment in segments:
+        segment.check(q)
+    if len(heads := {s.k.shape[2] for s in segments}) > 1:
+        raise ValueError(f"segments of {sorted(heads)} key heads: they must have the same number")
+    # No implementation sees an empty segment, or an offset that says nothing.
+    some = [s if s.is_ordered else dataclasses.replace(s, offset=None) for s in segments if s.keys]
+    if not some or not q.shape[1]:
         return Partial(jnp.zeros(q.shape, jnp.float32), jnp.full(q.shape[:3], -jnp.inf))
-    return _module(implementation).partial_attention(
-        q,
-        k,
-        v,
-        causal=causal,
-        q_offset=q_offset if causal else None,
-        kv_length=kv_length,
-        prefix_k=prefix_k,
-        prefix_v=prefix_v,
-        prefix_length=prefix_length,
-        scale=scale,
-    )
+    return _module(implementation).attend(q, some, scale=scale, soft_cap=soft_cap)
 
 
 def _best_first(device: jax.Device) -> tuple[str, ...]:

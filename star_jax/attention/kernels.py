@@ -1,11 +1,15 @@
 """What the GPU kernels of both backends, and what is asked of cuDNN, have in common."""
 
 import math
+from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from star_jax.array_typing import Keys, Queries, Values
+from star_jax.array_typing import PerRow, Queries
 from star_jax.attention import device as device_lib
+from star_jax.attention.segment import Segment
 
 DTYPES = ("bfloat16", "float16")
 
@@ -28,9 +32,58 @@ def too_old(device: jax.Device, *, name: str) -> str:
     return ""
 
 
-def check(q: Queries, k: Keys, v: Values, *, scale: float, name: str) -> None:
-    """Raises NotImplementedError for arrays of several dtypes, and a scale that is not positive."""
-    if not q.dtype == k.dtype == v.dtype:
-        raise NotImplementedError(f"{name} with {q.dtype=}, {k.dtype=}, {v.dtype=}: one dtype")
+def check_plain(segments: Sequence[Segment], *, soft_cap: float | None, name: str) -> None:
+    """Raises NotImplementedError for what only XLA's attention and the reference serve."""
+    if soft_cap is not None:
+        raise NotImplementedError(f"{name} has no soft cap ({soft_cap=}); xla has")
+    for s in segments:
+        if s.window is not None:
+            raise NotImplementedError(f"{name} has no windows (window={s.window}); xla has")
+
+
+def prefix_and_own(
+    q: Queries,
+    segments: Sequence[Segment],
+    *,
+    scale: float,
+    soft_cap: float | None,
+    name: str,
+) -> tuple[Segment | None, Segment]:
+    """The segments that our kernels serve: maybe one that is not causal, and the last one.
+
+    Raises:
+      NotImplementedError: there are others, or several dtypes, or a scale that is not positive.
+    """
+    check_plain(segments, soft_cap=soft_cap, name=name)
+    *before, own = segments
+    if len(before) > 1 or any(s.causal for s in before):
+        kinds = ", ".join("causal" if s.causal else "not causal" for s in segments)
+        raise NotImplementedError(
+            f"{name} serves one segment, or one that is not causal before it; not {kinds}, as xla "
+            "does"
+        )
+    for s in segments:
+        if not q.dtype == s.k.dtype == s.v.dtype:
+            raise NotImplementedError(
+                f"{name} with q of {q.dtype}, k of {s.k.dtype}, v of {s.v.dtype}: one dtype"
+            )
     if scale <= 0:  # scores are compared before they are scaled
         raise NotImplementedError(f"{scale=} must be positive")
+    return (before[0] if before else None), own
+
+
+def rows(q: Queries, own: Segment) -> int:
+    """How many rows read the same keys: queries times the heads of a group."""
+    return q.shape[1] * (q.shape[2] // own.k.shape[2])
+
+
+def is_few(q: Queries, prefix: Segment | None, own: Segment) -> bool:
+    """Whether keys are to be split over the GPU, which takes queries that all see all of them."""
+    return prefix is None and not own.causal and rows(q, own) <= DECODE_ROWS
+
+
+def per_row(values: PerRow | None, default: int, batch: int) -> PerRow:
+    """int32 [B]; the default as a constant of the program, so that nothing runs to make it."""
+    if values is None:
+        return jnp.asarray(np.full(batch, default, np.int32))
+    return values.astype(jnp.int32)

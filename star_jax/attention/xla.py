@@ -1,29 +1,23 @@
 """Attention in plain XLA operations, for any device: online softmax over a static list of tiles.
 
 Memory is O(T * tile). Keys and values are read where they lie: never repeated per query
-head, never concatenated, never transposed as a whole. Tiles that a causal mask hides
-altogether are not in the list; tiles that it hides for these particular offsets and
+head, never concatenated, never transposed as a whole. Tiles that a causal mask or a window
+hides altogether are not in the list; tiles that they hide for these particular offsets and
 lengths are skipped when they come up.
 """
 
 import functools
+import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from star_jax.array_typing import (
-    Array,
-    Bool,
-    Keys,
-    PerRow,
-    PrefixKeys,
-    PrefixValues,
-    Queries,
-    Values,
-)
+from star_jax.array_typing import Array, Bool, Queries
 from star_jax.attention.partial import Partial, merge
+from star_jax.attention.segment import Segment
 
 # Up to this many queries (a decode step) or bytes of scores, one tile holds everything:
 # a loop would only add a copy of each tile of keys.
@@ -38,22 +32,34 @@ Kind = Literal["whole", "diagonal", "masked"]
 KINDS: tuple[Kind, ...] = ("whole", "diagonal", "masked")
 
 
-class Segment(NamedTuple):
-    """Some of the keys, and who sees them."""
+class Score(NamedTuple):
+    """What a score is made of a product of query and key.
 
-    k: Array  # [B, S, K, H]
-    v: Array  # [B, S, K, H]
-    causal: bool
-    offset: Array | None  # [B], see dispatch.partial_attention's q_offset
-    length: Array | None  # [B]
+    With a soft cap it is computed at once. Otherwise products are compared before they are
+    scaled: that would be one more pass over them.
+    """
+
+    scale: float
+    soft_cap: float | None
+
+    @property
+    def factor(self) -> float:
+        """What is still to be multiplied with."""
+        return self.scale if self.soft_cap is None else 1.0
+
+    def of(self, product: Array) -> Array:
+        """The score, apart from `factor`."""
+        if self.soft_cap is None:
+            return product
+        return self.soft_cap * jnp.tanh(product * (self.scale / self.soft_cap))
 
 
 class Softmax(NamedTuple):
     """Online softmax under way. A query that has seen no key has top = -inf, total = 0."""
 
-    acc: Array  # [..., T, H], sum of exp(scale * (score - top)) * v
-    top: Array  # [..., T], highest score, not yet scaled: that would be one more pass over them
-    total: Array  # [..., T], sum of exp(scale * (score - top))
+    acc: Array  # [..., T, H], sum of exp(factor * (score - top)) * v
+    top: Array  # [..., T], highest score, apart from the factor
+    total: Array  # [..., T], sum of exp(factor * (score - top))
 
 
 def refuses_device(device: jax.Device) -> str:
@@ -66,82 +72,69 @@ def refuses(dtype: str, head_dim: int, device: jax.Device) -> str:
     return ""
 
 
-def partial_attention(
-    q: Queries,
-    k: Keys,
-    v: Values,
-    *,
-    causal: bool,
-    q_offset: PerRow | None = None,
-    kv_length: PerRow | None = None,
-    prefix_k: PrefixKeys | None = None,
-    prefix_v: PrefixValues | None = None,
-    prefix_length: PerRow | None = None,
-    scale: float,
+def attend(
+    q: Queries, segments: Sequence[Segment], *, scale: float, soft_cap: float | None
 ) -> Partial:
     """See `dispatch.partial_attention`."""
     if scale <= 0:
         raise NotImplementedError(f"{scale=} must be positive")
-    segments = [Segment(k, v, causal, q_offset, kv_length)]
-    if prefix_k is not None and prefix_v is not None:
-        segments.insert(0, Segment(prefix_k, prefix_v, False, None, prefix_length))
+    score = Score(scale, soft_cap)
     batch, queries, heads, _ = q.shape
-    keys = sum(s.k.shape[1] for s in segments)
+    keys = sum(s.keys for s in segments)
     if queries <= FEW_QUERIES or batch * heads * queries * keys * 4 <= SMALL_SCORES:
-        return merge(*(_few(q, s, scale=scale) for s in segments))
-    return _tiled(q, segments, scale=scale)
+        return merge(*(_few(q, s, score) for s in segments))
+    return _tiled(q, segments, score)
 
 
-def _few(q: Queries, s: Segment, *, scale: float) -> Partial:
+def _few(q: Queries, s: Segment, score: Score) -> Partial:
     """One segment for few queries."""
     batch, queries, heads, width = q.shape
     kv_heads = s.k.shape[2]
     q = q.reshape(batch, queries, kv_heads, heads // kv_heads, width)
     q = q.transpose(0, 2, 3, 1, 4)  # [B, T, K, G, H] -> [B, K, G, T, H]
-    whole = functools.partial(_whole, s=s, scale=scale)
-    if s.length is None or s.causal or s.k.shape[1] <= READ:
+    whole = functools.partial(_whole, s=s, score=score)
+    windowed = s.window is not None and s.offset is not None
+    if s.keys <= READ or not (windowed or (s.length is not None and not s.causal)):
         found = whole(q)
     else:
         # On a GPU the loop would copy every tile, and launch several kernels for it.
-        valid = functools.partial(_valid, s=s, scale=scale)
-        found = jax.lax.platform_dependent(q, cpu=valid, default=whole)
-    out, lse = _finish(found, scale=scale)
+        seen = functools.partial(_seen, s=s, score=score)
+        found = jax.lax.platform_dependent(q, cpu=seen, default=whole)
+    out, lse = _finish(found, score)
     return Partial(
         out.transpose(0, 3, 1, 2, 4).reshape(batch, queries, heads, width),
         lse.transpose(0, 3, 1, 2).reshape(batch, queries, heads),
     )
 
 
-def _whole(q: Array, s: Segment, *, scale: float) -> Softmax:
+def _whole(q: Array, s: Segment, score: Score) -> Softmax:
     """All scores at once. q: [B, K, G, T, H]."""
-    mask = _visible(s, np.arange(q.shape[3]), np.arange(s.k.shape[1]))
-    return _update(None, q, s.k, s.v, mask, scale=scale)
+    mask = _visible(s, np.arange(q.shape[3]), np.arange(s.keys))
+    return _update(None, q, s.k, s.v, mask, score)
 
 
-def _valid(q: Array, s: Segment, *, scale: float) -> Softmax:
-    """As `_whole`, but reads only tiles that hold a valid key of some row. q: [B, K, G, T, H]."""
-    if s.length is None:
-        raise ValueError("a segment without lengths is valid as a whole")
-    keys = s.k.shape[1]
+def _seen(q: Array, s: Segment, score: Score) -> Softmax:
+    """As `_whole`, but reads only tiles with a key that is seen in some row. q: [B, K, G, T, H]."""
 
     def add(j: Array, old: Softmax) -> Softmax:
-        start = jnp.minimum(j * READ, keys - READ)  # the last tile may overlap its neighbour
+        start = jnp.minimum(j * READ, s.keys - READ)  # the last tile may overlap its neighbour
         k = jax.lax.dynamic_slice_in_dim(s.k, start, READ, axis=1)
         v = jax.lax.dynamic_slice_in_dim(s.v, start, READ, axis=1)
         rows, columns = np.arange(q.shape[3]), start + jnp.arange(READ)
         seen = _visible(s, rows, columns, first=j * READ)
-        return _update(old, q, k, v, seen, scale=scale)
+        return _update(old, q, k, v, seen, score)
 
     none = Softmax(jnp.zeros(q.shape), jnp.full(q.shape[:-1], -jnp.inf), jnp.zeros(q.shape[:-1]))
-    tiles = (jnp.max(s.length) + READ - 1) // READ
-    return jax.lax.fori_loop(0, jnp.minimum(tiles, -(-keys // READ)), add, none)
+    first, end = _range_seen(s, 0, q.shape[3] - 1)
+    begin = 0 if s.window is None else jnp.maximum(jnp.min(first), 0) // READ
+    tiles = (jnp.max(end) + READ - 1) // READ
+    return jax.lax.fori_loop(begin, jnp.minimum(tiles, -(-s.keys // READ)), add, none)
 
 
-def _tiled(q: Queries, segments: list[Segment], *, scale: float) -> Partial:
+def _tiled(q: Queries, segments: Sequence[Segment], score: Score) -> Partial:
     batch, queries, heads, width = q.shape
     kv_heads = segments[0].k.shape[2]
-    # Only a causal mask makes small query tiles worth while: they waste less on its diagonal.
-    tile = _tile(queries) if any(s.causal for s in segments) else min(queries, MAX_TILE)
+    tile = min(_tile(queries, s) for s in segments)
     count = -(-queries // tile)
     q = jnp.pad(q, ((0, 0), (0, count * tile - queries), (0, 0), (0, 0)))
     q = q.reshape(batch, count, tile, kv_heads, heads // kv_heads, width)
@@ -155,19 +148,18 @@ def _tiled(q: Queries, segments: list[Segment], *, scale: float) -> Partial:
         total=jnp.zeros(q.shape[:-1]),
     )
     for s in segments:
-        carry = _scan_segment(carry, q, s, scale=scale)
+        carry = _scan_segment(carry, q, s, score)
 
-    out, lse = _finish(carry, scale=scale)  # [tiles, B, K, G, tile, H], [tiles, B, K, G, tile]
+    out, lse = _finish(carry, score)  # [tiles, B, K, G, tile, H], [tiles, B, K, G, tile]
     out = out.transpose(1, 0, 4, 2, 3, 5).reshape(batch, count * tile, heads, width)
     lse = lse.transpose(1, 0, 4, 2, 3).reshape(batch, count * tile, heads)
     return Partial(out[:, :queries], lse[:, :queries])
 
 
-def _scan_segment(carry: Softmax, q: Array, s: Segment, *, scale: float) -> Softmax:
+def _scan_segment(carry: Softmax, q: Array, s: Segment, score: Score) -> Softmax:
     """Adds one segment to the softmax of every query tile."""
     count, q_tile = q.shape[0], q.shape[-2]
-    keys = s.k.shape[1]
-    k_tile = min(_tile(keys) if s.causal else MAX_TILE, keys)
+    keys, k_tile = s.keys, _tile(s.keys, s)
     pairs = _pairs(s, count, q_tile, k_tile)
     depends_on_data = s.length is not None or s.offset is not None
 
@@ -186,12 +178,16 @@ def _scan_segment(carry: Softmax, q: Array, s: Segment, *, scale: float) -> Soft
             k = jax.lax.dynamic_slice_in_dim(s.k, start, k_tile, axis=1)
             v = jax.lax.dynamic_slice_in_dim(s.v, start, k_tile, axis=1)
             if kind == "diagonal":
-                return _diagonal(old, query, k, v, scale=scale)
+                return _diagonal(old, query, k, v, score)
             seen = _visible(s, rows, columns, first=j * k_tile) if kind == "masked" else None
-            return _update(old, query, k, v, seen, scale=scale)
+            return _update(old, query, k, v, seen, score)
 
         if kind == "masked" and depends_on_data:
-            new = jax.lax.cond(_any_visible(s, rows[-1], j * k_tile), update, lambda x: x, old)
+            first, end = _range_seen(s, rows[0], rows[-1])
+            seen = j * k_tile < end
+            if s.window is not None:
+                seen &= (j + 1) * k_tile > first
+            new = jax.lax.cond(jnp.any(seen), update, lambda x: x, old)
         else:
             new = update(old)
         put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=i, axis=0)
@@ -207,16 +203,17 @@ def _scan_segment(carry: Softmax, q: Array, s: Segment, *, scale: float) -> Soft
 def _pairs(s: Segment, count: int, q_tile: int, k_tile: int) -> dict[Kind, list[tuple[int, int]]]:
     """Pairs (query tile, key tile): what needs no mask, squares on the diagonal, all others."""
     pairs: dict[Kind, list[tuple[int, int]]] = {kind: [] for kind in KINDS}
-    keys = s.k.shape[1]
     depends_on_data = s.length is not None or s.offset is not None
+    window = math.inf if s.window is None else s.window
     for i in range(count):
-        for j in range(-(-keys // k_tile)):
+        for j in range(-(-s.keys // k_tile)):
             first_key, last_key = j * k_tile, (j + 1) * k_tile - 1
             first_query, last_query = i * q_tile, (i + 1) * q_tile - 1
             kind: Kind = "masked"
-            if s.causal and s.offset is None and first_key > last_query:
+            hidden = first_query - last_key >= window or (s.causal and first_key > last_query)
+            if hidden and s.offset is None:
                 continue
-            if last_key < keys and not depends_on_data:
+            if last_key < s.keys and not depends_on_data and last_query - first_key < window:
                 if not s.causal or last_key <= first_query:
                     kind = "whole"
                 elif i == j and q_tile == k_tile and q_tile % STRIPS == 0:
@@ -229,31 +226,37 @@ def _visible(
     s: Segment, rows: Array | np.ndarray, columns: Array | np.ndarray, first: Array | None = None
 ) -> Bool[Array, "B 1 1 T S"] | None:
     """Which of the keys `columns`, from `first` on, each of the queries `rows` sees; None: all."""
-    if not s.causal and s.length is None and first is None:
+    if not s.is_ordered and s.length is None and first is None:
         return None
     mask = jnp.full((1, 1, 1, len(rows), len(columns)), True)
     if first is not None:
         mask = mask & (columns >= first)
-    if s.causal:
-        limit = jnp.asarray(rows) if s.offset is None else rows + s.offset[:, None]
-        limit = jnp.reshape(limit, (-1, 1, 1, len(rows), 1))
-        mask = mask & (columns <= limit)
+    if s.is_ordered:
+        at = jnp.asarray(rows) if s.offset is None else rows + s.offset[:, None]
+        at = jnp.reshape(at, (-1, 1, 1, len(rows), 1))
+        if s.causal:
+            mask = mask & (columns <= at)
+        if s.window is not None:
+            mask = mask & (columns > at - s.window)
     if s.length is not None:
         mask = mask & (columns < s.length[:, None, None, None, None])
     return mask
 
 
-def _any_visible(s: Segment, last_row: Array, first_column: Array) -> Array:
-    """Whether any query of a tile sees any of its keys, in any row of the batch."""
-    seen = jnp.full((1,), True)
+def _range_seen(s: Segment, first_row: Array | int, last_row: Array | int) -> tuple[Array, Array]:
+    """Keys [first, end) that these queries see between them, [B] or [1]; first may be negative."""
+    offset = jnp.zeros(1, jnp.int32) if s.offset is None else s.offset
+    first, end = jnp.zeros_like(offset), jnp.full_like(offset, s.keys)
     if s.length is not None:
-        seen = seen & (first_column < s.length)
-    if s.causal and s.offset is not None:
-        seen = seen & (first_column <= last_row + s.offset)
-    return seen.any()
+        end = s.length
+    if s.causal:
+        end = jnp.minimum(end, last_row + offset + 1)
+    if s.window is not None:
+        first = first_row + offset - s.window + 1
+    return first, end
 
 
-def _diagonal(old: Softmax, q: Array, k: Array, v: Array, *, scale: float) -> Softmax:
+def _diagonal(old: Softmax, q: Array, k: Array, v: Array, score: Score) -> Softmax:
     """Adds a tile of as many keys as queries, each of which sees those up to its own."""
     size = q.shape[-2] // STRIPS
     strips = []
@@ -263,28 +266,27 @@ def _diagonal(old: Softmax, q: Array, k: Array, v: Array, *, scale: float) -> So
             old.acc[..., first:end, :], old.top[..., first:end], old.total[..., first:end]
         )
         mask = jnp.arange(end) <= jnp.arange(first, end)[:, None]
-        strips.append(
-            _update(part, q[..., first:end, :], k[:, :end], v[:, :end], mask, scale=scale)
-        )
+        strips.append(_update(part, q[..., first:end, :], k[:, :end], v[:, :end], mask, score))
     acc, top, total = zip(*strips, strict=True)
     return Softmax(*(jnp.concatenate(x, axis=q.ndim - 2) for x in (acc, top, total)))
 
 
 def _update(
-    old: Softmax | None, q: Array, k: Array, v: Array, mask: Array | None, *, scale: float
+    old: Softmax | None, q: Array, k: Array, v: Array, mask: Array | None, score: Score
 ) -> Softmax:
     """Adds one tile. q: [B, K, G, T, H]; k, v: [B, S, K, H]; mask broadcasts to [B, K, G, T, S]."""
     precision = jax.lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
     scores = jnp.einsum(
         "bkgth,bskh->bkgts", q, k, precision=precision, preferred_element_type=jnp.float32
     )
+    scores = score.of(scores)
     if mask is not None:
         scores = jnp.where(mask, scores, -jnp.inf)
     top = scores.max(axis=-1)
     if old is not None:
         top = jnp.maximum(top, old.top)
     finite = jnp.where(top == -jnp.inf, 0.0, top)  # no key yet: exp(-inf - 0) = 0, not NaN
-    weights = jnp.exp(scale * (scores - finite[..., None]))
+    weights = jnp.exp(score.factor * (scores - finite[..., None]))
     total = weights.sum(axis=-1)
     acc = jnp.einsum(
         "bkgts,bskh->bkgth",
@@ -294,19 +296,26 @@ def _update(
         preferred_element_type=jnp.float32,
     )
     if old is not None:
-        decay = jnp.exp(scale * (old.top - finite))
+        decay = jnp.exp(score.factor * (old.top - finite))
         total = total + decay * old.total
         acc = acc + decay[..., None] * old.acc
     return Softmax(acc, top, total)
 
 
-def _finish(s: Softmax, *, scale: float) -> Partial:
+def _finish(s: Softmax, score: Score) -> Partial:
     none = s.total == 0
     total = jnp.where(none, 1.0, s.total)
-    lse = jnp.where(none, -jnp.inf, scale * s.top + jnp.log(total))
+    lse = jnp.where(none, -jnp.inf, score.factor * s.top + jnp.log(total))
     return Partial(s.acc / total[..., None], lse)
 
 
-def _tile(length: int) -> int:
-    """A power of two near length / 4: the strips on the diagonal waste an eighth at most."""
-    return min(max(1 << max(length // 4, 1).bit_length() - 1, MIN_TILE), MAX_TILE, length)
+def _tile(length: int, s: Segment) -> int:
+    """How many of `length` queries, or keys of the segment, make a tile.
+
+    Only masks make small tiles worth while: they waste less at their edges. A power of two near a
+    quarter of what is seen: the strips on the diagonal waste an eighth at most.
+    """
+    if not s.is_ordered:
+        return min(length, MAX_TILE)
+    seen = length if s.window is None else min(length, s.window)
+    return min(max(1 << max(seen // 4, 1).bit_length() - 1, MIN_TILE), MAX_TILE, length)

@@ -3,34 +3,28 @@
 import re
 
 import aot
+import jax
 import jax.numpy as jnp
 import pytest
 
 from star_jax import attention
-from star_jax.attention import kernels, mosaic
+from star_jax.attention import Segment, kernels, mosaic
 from star_jax.attention.mosaic import decode
 
 B, N, K = 1, 32, 8  # Llama-3.1-8B's heads
 
 
-def assemble(dump, monkeypatch, q, k, **options):
+def assemble(dump, monkeypatch, q, segments):
     """Compiles attention; returns its PTX, the assembler's report, and the program."""
     monkeypatch.setenv("MOSAIC_GPU_DUMP_TO", str(dump))
     monkeypatch.setenv("MOSAIC_GPU_DUMP_PTX", "1")
     mesh = aot.gpu_mesh("h200", context=1)
 
-    def array(shape, dtype=q.dtype):
-        return aot.abstract(shape, dtype, mesh)
+    def run(q, segments):
+        return attention.partial_attention(q, segments, scale=0.1, implementation="mosaic")
 
-    names = [name for name in options if hasattr(options[name], "shape")]
-    arrays = [array(options.pop(n).shape, "int32" if "length" in n else q.dtype) for n in names]
-
-    def run(q, k, v, *rest):
-        return attention.partial_attention(
-            q, k, v, **dict(zip(names, rest, strict=True)), **options, implementation="mosaic"
-        )
-
-    compiled = aot.compile(run, array(q.shape), array(k.shape), array(k.shape), *arrays)
+    arguments = jax.tree.map(lambda x: aot.abstract(x.shape, x.dtype, mesh), (q, segments))
+    compiled = aot.compile(run, *arguments)
     (ptx,) = dump.glob("*.ptx")
     (report,) = dump.glob("*.ptxas")
     return ptx.read_text(), report.read_text(errors="replace"), aot.Program(compiled)
@@ -55,10 +49,10 @@ def test_prefill_spills_nothing(head_dim, dtype, causal, tmp_path, monkeypatch):
     T = 4096
     q, k = empty(B, T, N, head_dim, dtype=dtype), empty(B, T, K, head_dim, dtype=dtype)
     row = empty(B, dtype="int32")
-    options = {"prefix_k": k, "prefix_v": k, "prefix_length": row} if causal else {}
-    ptx, report, program = assemble(
-        tmp_path, monkeypatch, q, k, kv_length=row, causal=causal, scale=0.1, **options
-    )
+    segments = [Segment(k, k, row, causal)]
+    if causal:
+        segments.insert(0, Segment(k, k, row))
+    ptx, report, program = assemble(tmp_path, monkeypatch, q, segments)
     check_assembly(ptx, report)
     assert not program.moves(B * T * K * head_dim)  # keys and values are read where they lie
 
@@ -69,9 +63,8 @@ def test_prefill_spills_nothing(head_dim, dtype, causal, tmp_path, monkeypatch):
 def test_decode_spills_nothing(head_dim, dtype, queries, tmp_path, monkeypatch):
     S = 65536
     q, k = empty(B, queries, N, head_dim, dtype=dtype), empty(B, S, K, head_dim, dtype=dtype)
-    ptx, report, program = assemble(
-        tmp_path, monkeypatch, q, k, kv_length=empty(B, dtype="int32"), causal=False, scale=0.1
-    )
+    segments = [Segment(k, k, empty(B, dtype="int32"))]
+    ptx, report, program = assemble(tmp_path, monkeypatch, q, segments)
     check_assembly(ptx, report)
     assert not program.moves(B * S * K * head_dim)
     if queries == 1 and head_dim < 256:
@@ -84,7 +77,6 @@ def test_decode_spills_nothing(head_dim, dtype, queries, tmp_path, monkeypatch):
 def test_lengths_that_divide_nothing_compile(tmp_path, monkeypatch):
     q, k = empty(2, 777, N, 128), empty(2, 1001, K, 128)
     prefix = empty(2, 13, K, 128)
-    ptx, report, _ = assemble(
-        tmp_path, monkeypatch, q, k, causal=True, scale=0.1, prefix_k=prefix, prefix_v=prefix
-    )
+    segments = [Segment(prefix, prefix), Segment(k, k, causal=True)]
+    ptx, report, _ = assemble(tmp_path, monkeypatch, q, segments)
     check_assembly(ptx, report)

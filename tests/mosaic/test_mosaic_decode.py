@@ -8,6 +8,7 @@ import pytest
 from attention_cases import CASES, TOLERANCE, Case, check, make, reference_of
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from star_jax.attention import kernels
 from star_jax.attention.mosaic import decode
 
 SMALL = decode.Tuning(keys=64, stages=2, blocks=12)
@@ -27,12 +28,12 @@ RUNS += [
 
 
 def attend(arrays, options, tuning=None):
-    options = {name: value for name, value in options.items() if name != "causal"}
-    rows = arrays["q"].shape[1] * (arrays["q"].shape[2] // arrays["k"].shape[2])
+    q, (own,) = arrays["q"], arrays["segments"]
     # Queries and output lie over each other, consumer by consumer. The detector takes them as a
     # whole, and the first one's queries and the second one's output for the same bytes.
-    interpret = plgpu.InterpretGPUParams(detect_races=rows <= decode.ROWS)
-    return decode.attend(**arrays, **options, tuning=tuning, interpret=interpret)
+    interpret = plgpu.InterpretGPUParams(detect_races=kernels.rows(q, own) <= decode.ROWS)
+    tuning = tuning or decode.DEFAULTS[q.shape[-1]]
+    return decode.attend(q, own, scale=options["scale"], tuning=tuning, interpret=interpret)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,9 @@ def test_any_number_of_parts_gives_the_same(blocks):
 def test_parts_whose_lse_differ_by_200():
     arrays, options = make(Case("", 1, 600, N=2, K=1, H=64, causal=False), "bfloat16")
     peak = jnp.sign(arrays["q"][:, :, :1]) * 40
-    arrays["k"] = arrays["k"].at[:, :256].set(peak.astype(arrays["k"].dtype))
+    (own,) = arrays["segments"]
+    k = own.k.at[:, :256].set(peak.astype(own.k.dtype))
+    arrays["segments"] = [dataclasses.replace(own, k=k)]
     expected = reference_of(arrays, options)
     assert float(expected.lse.max()) > 200
     check(attend(arrays, options, SMALL), expected, TOLERANCE["bfloat16"])
@@ -65,9 +68,10 @@ def test_keys_beyond_the_length_do_not_matter():
     case = Case("", 2, 200, N=2, K=1, H=64, causal=False, length=(70, 130))
     arrays, options = make(case, "bfloat16")
     expected = attend(arrays, options, SMALL)
-    for name in ("k", "v"):
-        beyond = np.arange(200)[None, :] >= np.asarray(case.length)[:, None]
-        arrays[name] = jnp.where(beyond[..., None, None], 1e4, arrays[name]).astype("bfloat16")
+    (own,) = arrays["segments"]
+    beyond = np.arange(200)[None, :] >= np.asarray(case.length)[:, None]
+    k, v = (jnp.where(beyond[..., None, None], 1e4, x).astype("bfloat16") for x in (own.k, own.v))
+    arrays["segments"] = [dataclasses.replace(own, k=k, v=v)]
     actual = attend(arrays, options, SMALL)
     np.testing.assert_array_equal(actual.out, expected.out)
     np.testing.assert_array_equal(actual.lse, expected.lse)

@@ -36,7 +36,15 @@ RUNS += [
 
 
 def attend(arrays, options, tuning=None):
-    return prefill.attend(**arrays, **options, tuning=tuning, interpret=INTERPRET)
+    *before, own = arrays["segments"]
+    return prefill.attend(
+        arrays["q"],
+        before[0] if before else None,
+        own,
+        scale=options["scale"],
+        tuning=tuning or prefill.DEFAULTS[own.k.shape[-1]],
+        interpret=INTERPRET,
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,7 +68,7 @@ def test_the_kernel_equals_the_reference(case, dtype, tuning):
 )
 def test_the_implementation_hands_on_what_it_gets(case):
     arrays, options = make(case, "bfloat16")
-    actual = mosaic.partial_attention(**arrays, **options, interpret=INTERPRET)
+    actual = mosaic.attend(**arrays, **options, interpret=INTERPRET)
     check(actual, reference_of(arrays, options), TOLERANCE["bfloat16"])
 
 

@@ -1,14 +1,16 @@
 """Our kernels for Hopper, in Pallas Mosaic GPU."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
-from star_jax.array_typing import Keys, PerRow, PrefixKeys, PrefixValues, Queries, Values
+from star_jax.array_typing import Queries
 from star_jax.attention import device as device_lib
 from star_jax.attention import kernels
 from star_jax.attention.mosaic import assembler
 from star_jax.attention.partial import Partial
+from star_jax.attention.segment import Segment
 
 HEAD_DIMS = (64, 96, 128, 256)
 JAX = (0, 11)  # the first version whose Mosaic has what the kernels use
@@ -33,27 +35,22 @@ def refuses(dtype: str, head_dim: int, device: jax.Device | None = None) -> str:
     return ""
 
 
-def partial_attention(
+def attend(
     q: Queries,
-    k: Keys,
-    v: Values,
+    segments: Sequence[Segment],
     *,
-    causal: bool,
-    q_offset: PerRow | None = None,
-    kv_length: PerRow | None = None,
-    prefix_k: PrefixKeys | None = None,
-    prefix_v: PrefixValues | None = None,
-    prefix_length: PerRow | None = None,
     scale: float,
+    soft_cap: float | None,
     interpret: Any = None,
 ) -> Partial:
-    """See `dispatch.partial_attention`; there is at least one query, and a key in each segment.
+    """See `dispatch.partial_attention`.
 
     `interpret`, Pallas's parameters for that, runs the kernels on CPUs, slowly.
     """
-    if reason := refuses(str(q.dtype), q.shape[-1]):
+    head_dim = q.shape[-1]
+    if reason := refuses(str(q.dtype), head_dim):
         raise NotImplementedError(reason)
-    kernels.check(q, k, v, scale=scale, name="mosaic")
+    prefix, own = kernels.prefix_and_own(q, segments, scale=scale, soft_cap=soft_cap, name="mosaic")
     if jax.version.__version_info__[:2] < JAX:
         here = f"JAX {jax.__version__}, on {jax.default_backend()} by default"
         raise NotImplementedError(
@@ -64,19 +61,8 @@ def partial_attention(
 
     if interpret is None:
         q = device_lib.only_on_cuda(q, implementation="mosaic")
-    rows = q.shape[1] * (q.shape[2] // k.shape[2])
-    if not causal and prefix_k is None and rows <= kernels.DECODE_ROWS:
-        return decode.attend(q, k, v, kv_length=kv_length, scale=scale, interpret=interpret)
-    return prefill.attend(
-        q,
-        k,
-        v,
-        causal=causal,
-        q_offset=q_offset,
-        kv_length=kv_length,
-        prefix_k=prefix_k,
-        prefix_v=prefix_v,
-        prefix_length=prefix_length,
-        scale=scale,
-        interpret=interpret,
-    )
+    if kernels.is_few(q, prefix, own):
+        few = decode.DEFAULTS[head_dim]
+        return decode.attend(q, own, scale=scale, tuning=few, interpret=interpret)
+    tuning = prefill.DEFAULTS[head_dim]
+    return prefill.attend(q, prefix, own, scale=scale, tuning=tuning, interpret=interpret)

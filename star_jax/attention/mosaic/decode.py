@@ -19,11 +19,12 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from star_jax.array_typing import Array, Keys, PerRow, Queries, Values
+from star_jax.array_typing import Array, Queries
 from star_jax.attention.kernels import LOG2E
 from star_jax.attention.mosaic import online
 from star_jax.attention.mosaic.online import ROWS, Softmax
 from star_jax.attention.partial import Partial, merge_stacked
+from star_jax.attention.segment import Segment
 from star_jax.attention.tiles import split
 
 LEAST_TILES = 4  # of a part: its start and its merge cost as much as about one
@@ -77,39 +78,28 @@ DEFAULTS = {
 
 # Under a jit of its own the kernel is lowered once, and not anew for every layer of a model.
 @functools.partial(jax.jit, static_argnames=("scale", "tuning", "interpret"))
-def attend(
-    q: Queries,
-    k: Keys,
-    v: Values,
-    *,
-    kv_length: PerRow | None = None,
-    scale: float,
-    tuning: Tuning | None = None,
-    interpret: Any = None,
-) -> Partial:
+def attend(q: Queries, own: Segment, *, scale: float, tuning: Tuning, interpret: Any) -> Partial:
     """Attention of few queries to all valid keys; see `dispatch.partial_attention`.
 
     Where the number of keys is not a multiple of 8, they are copied to pad them.
 
     Args:
-      tuning: tile sizes; None for those of `DEFAULTS`.
-      interpret: Pallas's parameters for running on CPU, in tests.
+      interpret: Pallas's parameters for running on CPU, in tests; or None.
 
     Raises:
       ValueError: the tiles do not fit into shared memory.
     """
     batch, queries, heads, head_dim = q.shape
-    keys, kv_heads = k.shape[1:3]
+    keys, kv_heads = own.k.shape[1:3]
     group = heads // kv_heads
     # [B, T, N, H] -> [B, K, T * N / K, H]: the rows that see the same keys
     rows = q.reshape(batch, queries, kv_heads, group, head_dim).swapaxes(1, 2)
     rows = online.pad_to_8(rows.reshape(batch, kv_heads, queries * group, head_dim), 2)
     # Clipped out here: what the compiler makes of it in the kernel takes more registers than let
     # two blocks share a multiprocessor.
-    length = jnp.full(batch, keys) if kv_length is None else jnp.clip(kv_length, 0, keys)
-    k, v = online.pad_to_8(k, 1), online.pad_to_8(v, 1)
+    length = jnp.full(batch, keys) if own.length is None else jnp.clip(own.length, 0, keys)
+    k, v = online.pad_to_8(own.k, 1), online.pad_to_8(own.v, 1)
     padded = rows.shape[2]
-    tuning = DEFAULTS[head_dim] if tuning is None else tuning
     consumers = min(tuning.consumers, -(-padded // ROWS))
     row_blocks = -(-padded // (consumers * ROWS))
     if (needed := tuning.shared_memory(head_dim, consumers)) > online.SHARED_MEMORY:

@@ -27,11 +27,12 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from star_jax.array_typing import Array, Keys, PerRow, PrefixKeys, PrefixValues, Queries, Values
+from star_jax.array_typing import Array, Queries
 from star_jax.attention.kernels import LOG2E
 from star_jax.attention.mosaic import online
 from star_jax.attention.mosaic.online import ROWS, Softmax
 from star_jax.attention.partial import Partial
+from star_jax.attention.segment import Segment
 from star_jax.attention.tiles import Bounds, Tiles, keys_seen, visited
 
 NO_OFFSET = 2**30  # with it, a causal mask hides nothing
@@ -80,59 +81,51 @@ DEFAULTS = {
 
 
 # Under a jit of its own the kernel is lowered once, and not anew for every layer of a model.
-@functools.partial(jax.jit, static_argnames=("causal", "scale", "tuning", "interpret"))
+@functools.partial(jax.jit, static_argnames=("scale", "tuning", "interpret"))
 def attend(
     q: Queries,
-    k: Keys,
-    v: Values,
+    prefix: Segment | None,
+    own: Segment,
     *,
-    causal: bool,
-    q_offset: PerRow | None = None,
-    kv_length: PerRow | None = None,
-    prefix_k: PrefixKeys | None = None,
-    prefix_v: PrefixValues | None = None,
-    prefix_length: PerRow | None = None,
     scale: float,
-    tuning: Tuning | None = None,
-    interpret: Any = None,
+    tuning: Tuning,
+    interpret: Any,
 ) -> Partial:
     """Attention of many queries; see `dispatch.partial_attention`.
 
     Where the number of queries or of keys is not a multiple of 8, they are copied to pad them.
 
     Args:
-      tuning: tile sizes; None for those of `DEFAULTS`.
-      interpret: Pallas's parameters for running on CPU, in tests.
+      interpret: Pallas's parameters for running on CPU, in tests; or None.
 
     Raises:
       ValueError: the tiles do not fit into shared memory.
     """
     batch, queries, heads, head_dim = q.shape
-    kv_heads = k.shape[2]
-    tuning = DEFAULTS[head_dim] if tuning is None else tuning
+    kv_heads = own.k.shape[2]
     block = tuning.queries
     if tuning.shared_memory(head_dim) > online.SHARED_MEMORY:
         raise ValueError(f"{tuning} needs {tuning.shared_memory(head_dim)} bytes at {head_dim=}")
 
-    if prefix_k is None or prefix_v is None:
-        prefix_k, prefix_v, prefix_length = k, v, jnp.zeros(batch, int)
+    if prefix is None:
+        prefix = Segment(own.k, own.v, length=jnp.zeros(batch, int))
     bounds = Bounds(
-        offset=jnp.zeros(batch, int) if q_offset is None else q_offset,
-        length=jnp.full(batch, k.shape[1]) if kv_length is None else kv_length,
-        prefix=jnp.full(batch, prefix_k.shape[1]) if prefix_length is None else prefix_length,
+        offset=jnp.zeros(batch, int) if own.offset is None else own.offset,
+        length=jnp.full(batch, own.keys) if own.length is None else own.length,
+        prefix=jnp.full(batch, prefix.keys) if prefix.length is None else prefix.length,
     )
-    keys, prefix_keys = k.shape[1], prefix_k.shape[1]
-    q, k, v, prefix_k, prefix_v = (online.pad_to_8(x, 1) for x in (q, k, v, prefix_k, prefix_v))
+    arrays = (q, own.k, own.v, prefix.k, prefix.v)
+    q, k, v, prefix_k, prefix_v = (online.pad_to_8(x, 1) for x in arrays)
     padded = q.shape[1]
     blocks = -(-padded // block)
     kernel = plgpu.kernel(
         functools.partial(
             _kernel,
             tuning=tuning,
-            causal=causal,
+            causal=own.causal,
             queries=queries,
-            keys=keys,
-            prefix_keys=prefix_keys,
+            keys=own.keys,
+            prefix_keys=prefix.keys,
             blocks=blocks,
             group=heads // kv_heads,
             c=scale * LOG2E,

@@ -14,15 +14,16 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from star_jax.array_typing import Keys, PerRow, Queries, Values
-from star_jax.attention.kernels import LOG2E
+from star_jax.array_typing import Queries
+from star_jax.attention.kernels import LOG2E, per_row
 from star_jax.attention.partial import Partial, merge_stacked
+from star_jax.attention.segment import Segment
 from star_jax.attention.tiles import split
 from star_jax.attention.triton import softmax
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Tuning:
     """Sizes of a tile, how it is compiled, and how the keys are split."""
 
     rows: int  # of queries, at most
@@ -43,39 +44,30 @@ class Config:
 # tiles are small and more of them on their way. The latter is like prefill.
 FEW_ROWS = 32
 FEW = {
-    64: Config(rows=FEW_ROWS, keys=64, num_warps=4, num_stages=3),
-    96: Config(rows=FEW_ROWS, keys=64, num_warps=4, num_stages=3),
-    128: Config(rows=FEW_ROWS, keys=64, num_warps=4, num_stages=3),
-    256: Config(rows=FEW_ROWS, keys=32, num_warps=4, num_stages=3),
+    64: Tuning(rows=FEW_ROWS, keys=64, num_warps=4, num_stages=3),
+    96: Tuning(rows=FEW_ROWS, keys=64, num_warps=4, num_stages=3),
+    128: Tuning(rows=FEW_ROWS, keys=64, num_warps=4, num_stages=3),
+    256: Tuning(rows=FEW_ROWS, keys=32, num_warps=4, num_stages=3),
 }
 MANY = {
-    64: Config(rows=128, keys=64, num_warps=4, num_stages=2),
-    96: Config(rows=128, keys=64, num_warps=8, num_stages=2),
-    128: Config(rows=128, keys=64, num_warps=8, num_stages=2),
-    256: Config(rows=64, keys=32, num_warps=8, num_stages=2),
+    64: Tuning(rows=128, keys=64, num_warps=4, num_stages=2),
+    96: Tuning(rows=128, keys=64, num_warps=8, num_stages=2),
+    128: Tuning(rows=128, keys=64, num_warps=8, num_stages=2),
+    256: Tuning(rows=64, keys=32, num_warps=8, num_stages=2),
 }
 
 
 # Under a jit of its own the kernel is lowered once, and not anew for every layer of a model.
-@functools.partial(jax.jit, static_argnames=("scale", "config", "interpret"))
-def partial_attention(
-    q: Queries,
-    k: Keys,
-    v: Values,
-    *,
-    length: PerRow,  # int32
-    scale: float,
-    config: Config,
-    interpret: bool,
-) -> Partial:
-    """All queries over the first `length` keys."""
+@functools.partial(jax.jit, static_argnames=("scale", "tuning", "interpret"))
+def attend(q: Queries, own: Segment, *, scale: float, tuning: Tuning, interpret: bool) -> Partial:
+    """Attention of few queries to all valid keys; see `dispatch.partial_attention`."""
     batch, queries, heads, head_dim = q.shape
-    keys, kv_heads = k.shape[1:3]
+    keys, kv_heads = own.k.shape[1:3]
     rows = queries * (heads // kv_heads)
     width = softmax.padded(head_dim)
-    tile = min(max(pl.next_power_of_2(rows), softmax.MIN_TILE), config.rows)
+    tile = min(max(pl.next_power_of_2(rows), softmax.MIN_TILE), tuning.rows)
     tiles = pl.cdiv(rows, tile)
-    splits = count_splits(batch * kv_heads * tiles, keys, config)
+    splits = count_splits(batch * kv_heads * tiles, keys, tuning)
 
     # The first axis of the grid is the fastest. Tiles of rows that read the same keys run side
     # by side, and so do the heads, whose keys lie side by side.
@@ -88,7 +80,7 @@ def partial_attention(
             scale=scale * LOG2E,
             head_dim=head_dim,
             tile=tile,
-            keys=config.keys,
+            keys=tuning.keys,
             splits=splits,
         ),
         grid=grid,
@@ -107,18 +99,18 @@ def partial_attention(
             jax.ShapeDtypeStruct((splits, *q.shape[:3]), jnp.float32),
         ],
         compiler_params=plgpu.CompilerParams(
-            num_warps=config.num_warps, num_stages=config.num_stages
+            num_warps=tuning.num_warps, num_stages=tuning.num_stages
         ),
         interpret=interpret,
         name="star_decode",
-    )(length, q, k, v)
+    )(per_row(own.length, keys, batch), q, own.k, own.v)
     return merge_stacked(Partial(out, lse))
 
 
-def count_splits(programs: int, keys: int, config: Config) -> int:
+def count_splits(programs: int, keys: int, tuning: Tuning) -> int:
     """How many splits let `programs` of one split each fill a GPU."""
-    wanted = pl.cdiv(config.programs, programs)
-    return max(1, min(wanted, keys // config.keys_per_split, config.splits))
+    wanted = pl.cdiv(tuning.programs, programs)
+    return max(1, min(wanted, keys // tuning.keys_per_split, tuning.splits))
 
 
 def _kernel(

@@ -14,15 +14,16 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from star_jax.array_typing import Array, Keys, PrefixKeys, PrefixValues, Queries, Values
-from star_jax.attention.kernels import LOG2E
+from star_jax.array_typing import Array, Queries
+from star_jax.attention.kernels import LOG2E, per_row
 from star_jax.attention.partial import Partial
+from star_jax.attention.segment import Segment
 from star_jax.attention.tiles import Bounds, keys_seen, visited
 from star_jax.attention.triton import softmax
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Tuning:
     """Sizes of a tile, and how it is compiled."""
 
     queries: int
@@ -36,40 +37,41 @@ class Config:
 
 # By head dim: the largest tiles that compile without a register spilled for every GPU that the
 # kernels are for, in the 99 KB of shared memory that Ada has. tests/test_aot_triton.py checks it.
-CONFIGS = {
-    64: Config(queries=128, keys=64, num_warps=4, num_stages=2),
-    96: Config(queries=128, keys=64, num_warps=8, num_stages=2),
-    128: Config(queries=128, keys=64, num_warps=8, num_stages=2),
-    256: Config(queries=64, keys=32, num_warps=8, num_stages=2),
+DEFAULTS = {
+    64: Tuning(queries=128, keys=64, num_warps=4, num_stages=2),
+    96: Tuning(queries=128, keys=64, num_warps=8, num_stages=2),
+    128: Tuning(queries=128, keys=64, num_warps=8, num_stages=2),
+    256: Tuning(queries=64, keys=32, num_warps=8, num_stages=2),
 }
 
 
 # Under a jit of its own the kernel is lowered once, and not anew for every layer of a model.
-@functools.partial(jax.jit, static_argnames=("causal", "scale", "config", "interpret"))
-def partial_attention(
+@functools.partial(jax.jit, static_argnames=("scale", "tuning", "interpret"))
+def attend(
     q: Queries,
-    k: Keys,
-    v: Values,
-    prefix_k: PrefixKeys | None,
-    prefix_v: PrefixValues | None,
+    prefix: Segment | None,
+    own: Segment,
     *,
-    bounds: Bounds,  # of int32 [B]
-    causal: bool,
     scale: float,
-    config: Config,
+    tuning: Tuning,
     interpret: bool,
 ) -> Partial:
-    """See `dispatch.partial_attention`; keys beyond the bounds are not read."""
+    """Attention of many queries; see `dispatch.partial_attention`."""
     batch, queries, heads, head_dim = q.shape
-    group = heads // k.shape[2]
+    group = heads // own.k.shape[2]
     width = softmax.padded(head_dim)
-    segments = [k, v]
-    if prefix_k is not None and prefix_v is not None:
-        segments += [prefix_k, prefix_v]
+    bounds = Bounds(
+        offset=per_row(own.offset, 0, batch),
+        length=per_row(own.length, own.keys, batch),
+        prefix=per_row(prefix.length, prefix.keys, batch) if prefix else per_row(None, 0, batch),
+    )
+    segments = [own.k, own.v]
+    if prefix is not None:
+        segments += [prefix.k, prefix.v]
 
     # Programs start in the order of the grid, its first axis fastest: the heads of a group run
     # side by side, and find their keys in L2.
-    grid = (heads, batch, pl.cdiv(queries, config.queries))
+    grid = (heads, batch, pl.cdiv(queries, tuning.queries))
     row = pl.BlockSpec((None,), lambda n, b, i: (b,))
     head = pl.BlockSpec((None, queries, None, width), lambda n, b, i: (b, 0, n, 0))
 
@@ -80,10 +82,10 @@ def partial_attention(
     out, lse = pl.pallas_call(
         functools.partial(
             _kernel,
-            causal=causal,
+            causal=own.causal,
             scale=scale * LOG2E,
             head_dim=head_dim,
-            config=config,
+            tuning=tuning,
         ),
         grid=grid,
         in_specs=[row, row, row, head, *map(kv_head, segments)],
@@ -93,7 +95,7 @@ def partial_attention(
             jax.ShapeDtypeStruct(q.shape[:3], jnp.float32),
         ],
         compiler_params=plgpu.CompilerParams(
-            num_warps=config.num_warps, num_stages=config.num_stages
+            num_warps=tuning.num_warps, num_stages=tuning.num_stages
         ),
         interpret=interpret,
         name="star_prefill",
@@ -112,26 +114,26 @@ def _kernel(
     causal: bool,
     scale: float,  # times log2(e)
     head_dim: int,
-    config: Config,
+    tuning: Tuning,
 ) -> None:
     *prefix_refs, out_ref, lse_ref = refs
     count, width = q_ref.shape
     # Under a causal mask the last queries have the most work. They start first.
     tile = pl.num_programs(2) - 1 - pl.program_id(2)
-    first = tile * config.queries
-    query = first + jnp.arange(config.queries)
-    last = jnp.minimum(first + config.queries, count) - 1
+    first = tile * tuning.queries
+    query = first + jnp.arange(tuning.queries)
+    last = jnp.minimum(first + tuning.queries, count) - 1
     prefix = prefix_refs[0].shape[0] if prefix_refs else 0
     bounds = Bounds(
         offset=offset_ref[...],
         length=jnp.clip(length_ref[...], 0, k_ref.shape[0]),
         prefix=jnp.clip(prefix_length_ref[...], 0, prefix),
     )
-    tiles = visited(first, last, bounds, tile=config.keys, causal=causal)
+    tiles = visited(first, last, bounds, tile=tuning.keys, causal=causal)
 
-    q = softmax.load(q_ref, first, config.queries, end=count, head_dim=head_dim)
-    visit = functools.partial(softmax.visit, q=q, tile=config.keys, head_dim=head_dim, scale=scale)
-    s = softmax.start(config.queries, width)
+    q = softmax.load(q_ref, first, tuning.queries, end=count, head_dim=head_dim)
+    visit = functools.partial(softmax.visit, q=q, tile=tuning.keys, head_dim=head_dim, scale=scale)
+    s = softmax.start(tuning.queries, width)
     if prefix_refs:
         segment = functools.partial(
             visit, k_ref=prefix_refs[0], v_ref=prefix_refs[1], length=bounds.prefix
@@ -146,6 +148,6 @@ def _kernel(
     out, lse = softmax.finish(s)
     valid = query < count
     lanes = jnp.arange(width) < head_dim
-    rows = pl.ds(first, config.queries)
+    rows = pl.ds(first, tuning.queries)
     plgpu.store(out_ref.at[rows, :], out, mask=valid[:, None] & lanes[None, :])
     plgpu.store(lse_ref.at[rows], lse, mask=valid)
