@@ -4,6 +4,7 @@ from star_jax.models.config import DecoderConfig
 from star_jax.models.config_reader import from_dict, read
 from star_jax.models.decoder import Attend, Decoder, Layer, WeightMaker
 from star_jax.models.family import Family, Part
+from star_jax.models.layer import LayerSpec
 from star_jax.models.registry import build, families, family_of
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "DecoderConfig",
     "Family",
     "Layer",
+    "LayerSpec",
     "Part",
     "WeightMaker",
     "build",

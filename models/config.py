@@ -1,7 +1,9 @@
 """The configuration of a decoder of any family."""
 
 import dataclasses
+import functools
 
+from star_jax.models.layer import LayerSpec
 from star_jax.models.rope import Rope
 
 
@@ -24,3 +26,11 @@ class DecoderConfig:
     attention_bias: bool
     mlp_bias: bool
     eos_token_ids: tuple[int, ...]
+
+    @functools.cached_property
+    def layers(self) -> tuple[LayerSpec, ...]:
+        """What attention must know of each layer."""
+        scale = self.head_dim**-0.5
+        return tuple(
+            LayerSpec(index=i, scale=scale, rope=self.rope) for i in range(self.num_layers)
+        )

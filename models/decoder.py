@@ -14,6 +14,7 @@ from flax import nnx
 from star_jax.array_typing import Array, Hidden, Keys, Logits, Positions, Queries, Tokens, Values
 from star_jax.models import rope
 from star_jax.models.config import DecoderConfig
+from star_jax.models.layer import LayerSpec
 
 State = TypeVar("State")
 
@@ -37,10 +38,10 @@ class Attend(Protocol[State]):
     sending them somewhere has something to hide behind. Keys and queries come after RoPE.
     """
 
-    def start(self, layer: int, k: Keys, v: Values, state: State) -> State: ...
+    def start(self, spec: LayerSpec, k: Keys, v: Values, state: State) -> State: ...
 
     def __call__(
-        self, layer: int, q: Queries, k: Keys, v: Values, state: State
+        self, spec: LayerSpec, q: Queries, k: Keys, v: Values, state: State
     ) -> tuple[Queries, State]: ...
 
 
@@ -139,11 +140,11 @@ class Decoder(nnx.Module):
         """
         rotation = rope.rotation(positions, self.config.rope, self.config.head_dim)
         x = self._embed(tokens, axis)
-        for i, layer in enumerate(self.layers):
+        for spec, layer in zip(self.config.layers, self.layers, strict=True):
             if gather is not None:
-                with jax.named_scope(f"layer_{i}"):
+                with jax.named_scope(f"layer_{spec.index}"):
                     layer = gather(layer)
-            x, state = _layer(layer, i, x, rotation, attend, state, axis)
+            x, state = _layer(layer, spec, x, rotation, attend, state, axis)
         return rms_norm(x, self.norm[...], eps=self.config.rms_norm_eps), state
 
     def logits(self, hidden: Hidden, *, axis: str | None = None) -> Logits:
@@ -173,20 +174,20 @@ class Decoder(nnx.Module):
 
 def _layer(
     layer: Layer,
-    index: int,
+    spec: LayerSpec,
     x: Hidden,
     rotation: rope.Rotation,
     attend: Attend[State],
     state: State,
     axis: str | None,
 ) -> tuple[Hidden, State]:
-    with jax.named_scope(f"layer_{index}"):
+    with jax.named_scope(f"layer_{spec.index}"):
         y = rms_norm(x, layer.attention_norm[...], eps=layer.eps)
         k, v = layer.attention.project_kv(y)
         k = rope.apply(k, rotation)
-        state = attend.start(index, k, v, state)  # before the queries: see Attend
+        state = attend.start(spec, k, v, state)  # before the queries: see Attend
         q = rope.apply(layer.attention.project_q(y), rotation)
-        out, state = attend(index, q, k, v, state)
+        out, state = attend(spec, q, k, v, state)
         x = x + layer.attention.project_out(out.astype(x.dtype), axis)
         x = x + layer.mlp(rms_norm(x, layer.mlp_norm[...], eps=layer.eps), axis)
     return x, state

@@ -47,12 +47,22 @@ def check(
             f"attention={shown(attention)} must be Star(...), Ring(), Ulysses() or Dense()"
         )
     if config is not None:
+        _check_layers(config)
         # Raises if a weight cannot be divided. One layer stands for all.
         weight_specs(dataclasses.replace(config, num_layers=1), mesh)
         if isinstance(attention, Ulysses):
             attention.check(config, mesh)
     head_dim = None if config is None else config.head_dim
     return resolve(implementation, mesh, dtype=dtype, head_dim=head_dim)
+
+
+def _check_layers(config: DecoderConfig) -> None:
+    for spec in config.layers:
+        if spec.window is not None:
+            raise NotImplementedError(
+                f"layer {spec.index} has window={spec.window}: keys of other blocks and devices "
+                "lie in it, and nothing brings them there yet"
+            )
 
 
 def advise(rows: list[list[int]], config: DecoderConfig, mesh: Mesh, attention: Attention) -> None:

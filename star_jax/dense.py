@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from star_jax.array_typing import Array, Keys, PerRow, Positions, Queries, Values
 from star_jax.attention import Segment, partial_attention
 from star_jax.mesh import CONTEXT
+from star_jax.models import LayerSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Gathered:
     offset: PerRow  # the position of this device's first token
     implementation: str
 
-    def start(self, layer: int, k: Keys, v: Values, state: object) -> Array:
+    def start(self, spec: LayerSpec, k: Keys, v: Values, state: object) -> Array:
         packed = jnp.stack([k, v])
         if jax.lax.axis_size(CONTEXT) == 1:
             return packed
@@ -42,13 +43,17 @@ class Gathered:
         return jax.lax.all_gather(packed, CONTEXT, axis=2, tiled=True)
 
     def __call__(
-        self, layer: int, q: Queries, k: Keys, v: Values, state: Array
+        self, spec: LayerSpec, q: Queries, k: Keys, v: Values, state: Array
     ) -> tuple[Queries, None]:
         segments = [Segment(k, v, causal=True)]
         if jax.lax.axis_size(CONTEXT) > 1:
             # All keys before this device's first: a prefix, as the anchor is for Star Attention.
             segments.insert(0, Segment(state[0], state[1], length=self.offset))
         part = partial_attention(
-            q, segments, scale=q.shape[-1] ** -0.5, implementation=self.implementation
+            q,
+            segments,
+            scale=spec.scale,
+            soft_cap=spec.soft_cap,
+            implementation=self.implementation,
         )
         return part.out, None

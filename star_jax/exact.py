@@ -19,7 +19,7 @@ from star_jax import mesh as mesh_lib
 from star_jax.array_typing import Keys, Positions, Queries, Tokens, Values
 from star_jax.cache import KV, ROUND, Cache, Deal, eighths, pad
 from star_jax.mesh import CONTEXT, TENSOR
-from star_jax.models import Attend, Decoder, DecoderConfig
+from star_jax.models import Attend, Decoder, DecoderConfig, LayerSpec
 from star_jax.placement import weight_specs
 
 
@@ -83,12 +83,12 @@ class Keeping:
 
     attend: Attend
 
-    def start(self, layer: int, k: Keys, v: Values, state: State) -> State:
+    def start(self, spec: LayerSpec, k: Keys, v: Values, state: State) -> State:
         kept = KV((*state[0].k, k), (*state[0].v, v))
-        return kept, self.attend.start(layer, k, v, None)
+        return kept, self.attend.start(spec, k, v, None)
 
     def __call__(
-        self, layer: int, q: Queries, k: Keys, v: Values, state: State
+        self, spec: LayerSpec, q: Queries, k: Keys, v: Values, state: State
     ) -> tuple[Queries, State]:
-        out, _ = self.attend(layer, q, k, v, state[1])
+        out, _ = self.attend(spec, q, k, v, state[1])
         return out, (state[0], None)

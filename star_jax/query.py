@@ -26,7 +26,6 @@ from star_jax.array_typing import (
     Float,
     Hidden,
     Keys,
-    PerRow,
     PerSample,
     Queries,
     Tokens,
@@ -36,7 +35,7 @@ from star_jax.attention import Partial, Segment, merge, merge_over_axis, partial
 from star_jax.attention.partial import Method
 from star_jax.cache import KV, Cache
 from star_jax.mesh import CONTEXT, DATA, TENSOR
-from star_jax.models import Decoder, DecoderConfig
+from star_jax.models import Decoder, DecoderConfig, LayerSpec
 from star_jax.placement import weight_specs
 from star_jax.sampling import Choice, Knobs, Mode, choose, layout
 
@@ -99,18 +98,24 @@ def merge_method(q: Queries, devices: int) -> Method:
     return "gather" if queries == 1 or message <= GATHER_BYTES else "psum"
 
 
-def attend_context(
-    q: Queries, k: Keys, v: Values, valid: PerRow, *, implementation: str
+def _attend_context(
+    q: Queries, cache: Cache, spec: LayerSpec, attend: Callable[..., Partial]
 ) -> Partial:
-    """All queries over all valid keys of all shards. `valid` counts this device's."""
-    part = partial_attention(
-        q,
-        [Segment(k, v, length=valid)],
-        scale=q.shape[-1] ** -0.5,
-        implementation=implementation,
-    )
+    """All queries over all valid keys of all shards."""
+    k, v = cache.kv.k[spec.index], cache.kv.v[spec.index]
+    part = attend(q, [Segment(k, v, length=cache.valid[:, 0])])
     method = merge_method(q, jax.lax.axis_size(CONTEXT))
     return merge_over_axis(part, CONTEXT, method=method)
+
+
+def _attention(spec: LayerSpec, implementation: str) -> Callable[..., Partial]:
+    """`partial_attention` as a layer wants it."""
+    return functools.partial(
+        partial_attention,
+        scale=spec.scale,
+        soft_cap=spec.soft_cap,
+        implementation=implementation,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,21 +125,16 @@ class Asking:
     cache: Cache
     implementation: str
 
-    def start(self, layer: int, k: Keys, v: Values, state: KV) -> KV:
+    def start(self, spec: LayerSpec, k: Keys, v: Values, state: KV) -> KV:
         return KV((*state.k, k), (*state.v, v))
 
-    def __call__(self, layer: int, q: Queries, k: Keys, v: Values, state: KV) -> tuple[Queries, KV]:
-        kv, valid = self.cache.kv, self.cache.valid[:, 0]
-        context = attend_context(
-            q, kv.k[layer], kv.v[layer], valid, implementation=self.implementation
-        )
+    def __call__(
+        self, spec: LayerSpec, q: Queries, k: Keys, v: Values, state: KV
+    ) -> tuple[Queries, KV]:
+        attend = _attention(spec, self.implementation)
+        context = _attend_context(q, self.cache, spec, attend)
         # Padding of a short query comes after it: the causal mask hides it.
-        tail = partial_attention(
-            q,
-            [Segment(k, v, causal=True)],
-            scale=q.shape[-1] ** -0.5,
-            implementation=self.implementation,
-        )
+        tail = attend(q, [Segment(k, v, causal=True)])
         return merge(context, tail).out, state
 
 
@@ -151,30 +151,23 @@ class Step:
     step: Array  # []
     implementation: str
 
-    def start(self, layer: int, k: Keys, v: Values, state: KV) -> KV:
+    def start(self, spec: LayerSpec, k: Keys, v: Values, state: KV) -> KV:
         def put(old: tuple[Array, ...], new: Array) -> tuple[Array, ...]:
-            written = jax.lax.dynamic_update_slice_in_dim(old[layer], new, self.step, axis=1)
-            return (*old[:layer], written, *old[layer + 1 :])
+            written = jax.lax.dynamic_update_slice_in_dim(old[spec.index], new, self.step, axis=1)
+            return (*old[: spec.index], written, *old[spec.index + 1 :])
 
         return KV(put(state.k, k), put(state.v, v))
 
-    def __call__(self, layer: int, q: Queries, k: Keys, v: Values, state: KV) -> tuple[Queries, KV]:
-        kv, valid = self.cache.kv, self.cache.valid[:, 0]
-        samples = (valid.shape[0], -1, *q.shape[2:])  # [R, 1, N, H] -> [B, R / B, N, H]
-        context = attend_context(
-            q.reshape(samples), kv.k[layer], kv.v[layer], valid, implementation=self.implementation
-        )
-        attend = functools.partial(
-            partial_attention,
-            scale=q.shape[-1] ** -0.5,
-            implementation=self.implementation,
-        )
+    def __call__(
+        self, spec: LayerSpec, q: Queries, k: Keys, v: Values, state: KV
+    ) -> tuple[Queries, KV]:
+        attend, i = _attention(spec, self.implementation), spec.index
+        samples = q.reshape(self.cache.valid.shape[0], -1, *q.shape[2:])  # [B, R / B, N, H]
+        context = _attend_context(samples, self.cache, spec, attend)
         asked, made = self.tail.query, jnp.broadcast_to(self.step + 1, q.shape[:1])
-        query = attend(
-            q.reshape(samples), [Segment(asked.k[layer], asked.v[layer], self.tail.query_length)]
-        )
+        query = attend(samples, [Segment(asked.k[i], asked.v[i], self.tail.query_length)])
         before = merge(context, query)
-        own = attend(q, [Segment(state.k[layer], state.v[layer], made)])
+        own = attend(q, [Segment(state.k[i], state.v[i], made)])
         before = Partial(before.out.reshape(own.out.shape), before.lse.reshape(own.lse.shape))
         return merge(before, own).out, state
 

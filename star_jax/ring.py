@@ -10,6 +10,8 @@ ICLR 2024; the order of the chunks is called zigzag.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ import jax.numpy as jnp
 from star_jax.array_typing import Array, Bool, Keys, Positions, Queries, Values
 from star_jax.attention import Partial, Segment, merge, partial_attention
 from star_jax.mesh import CONTEXT
+from star_jax.models import LayerSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,23 +41,26 @@ class Passing:
 
     implementation: str
 
-    def start(self, layer: int, k: Keys, v: Values, state: object) -> Array | None:
+    def start(self, spec: LayerSpec, k: Keys, v: Values, state: object) -> Array | None:
         return None if jax.lax.axis_size(CONTEXT) == 1 else _send(jnp.stack([k, v]))
 
     def __call__(
-        self, layer: int, q: Queries, k: Keys, v: Values, state: Array | None
+        self, spec: LayerSpec, q: Queries, k: Keys, v: Values, state: Array | None
     ) -> tuple[Queries, None]:
         devices = jax.lax.axis_size(CONTEXT)
-        scale = q.shape[-1] ** -0.5
         # A device's own chunks are in the order of the context, if not next to each other.
-        own = Segment(k, v, causal=True)
-        part = partial_attention(q, [own], scale=scale, implementation=self.implementation)
+        attend = functools.partial(
+            partial_attention,
+            scale=spec.scale,
+            soft_cap=spec.soft_cap,
+            implementation=self.implementation,
+        )
+        part = attend(q, [Segment(k, v, causal=True)])
         if state is None:
             return part.out, None
 
         def add(part: Partial, packed: Array, step: Array | int) -> Partial:
-            new = _attend_to(packed, q, step, scale=scale, implementation=self.implementation)
-            return merge(part, new)
+            return merge(part, _attend_to(packed, q, step, attend))
 
         def body(step: Array, carry: tuple[Partial, Array]) -> tuple[Partial, Array]:
             part, packed = carry
@@ -72,7 +78,7 @@ def _send(packed: Array) -> Array:
 
 
 def _attend_to(
-    packed: Array, q: Queries, step: Array | int, *, scale: float, implementation: str
+    packed: Array, q: Queries, step: Array | int, attend: Callable[..., Partial]
 ) -> Partial:
     """Attention of [early | late] queries to another device's chunks, [2, B, T, K, H].
 
@@ -86,9 +92,7 @@ def _attend_to(
     first, second = jnp.split(packed, 2, axis=2)
     queries = jnp.concatenate([late, jnp.where(from_before, early, late)])  # [2B, T/2, N, H]
     keys, values = jnp.concatenate([first, jnp.where(from_before, first, second)], axis=1)
-    part = partial_attention(
-        queries, [Segment(keys, values)], scale=scale, implementation=implementation
-    )
+    part = attend(queries, [Segment(keys, values)])
     always, other = (Partial(*x) for x in zip(*(jnp.split(x, 2) for x in part), strict=True))
     of_early = _only_if(from_before, other)
     of_late = merge(always, _only_if(~from_before, other))

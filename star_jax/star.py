@@ -25,7 +25,7 @@ from star_jax.array_typing import Array, Int, Keys, Queries, Tokens, Values
 from star_jax.attention import Segment, partial_attention
 from star_jax.cache import KV, ROUND, Cache, Deal, allocate, bucket, eighths, pad, write
 from star_jax.mesh import CONTEXT, TENSOR
-from star_jax.models import Attend, Decoder, DecoderConfig
+from star_jax.models import Attend, Decoder, DecoderConfig, LayerSpec
 from star_jax.placement import weight_specs
 from star_jax.sizes import whole
 
@@ -138,23 +138,27 @@ class FirstWave:
     implementation: str
     gpu: bool
 
-    def start(self, layer: int, k: Keys, v: Values, state: State) -> State:
+    def start(self, spec: LayerSpec, k: Keys, v: Values, state: State) -> State:
         kept, anchors = state
         packed = jnp.stack([k[:, : self.anchor], v[:, : self.anchor]])  # [2, B, A, K, H]
         anchor_k, anchor_v = broadcast(packed, gpu=self.gpu)
         return _append(kept, k, v), _append(anchors, anchor_k, anchor_v)
 
     def __call__(
-        self, layer: int, q: Queries, k: Keys, v: Values, state: State
+        self, spec: LayerSpec, q: Queries, k: Keys, v: Values, state: State
     ) -> tuple[Queries, State]:
         segments = [Segment(k, v, causal=True)]
         alone = jax.lax.axis_size(CONTEXT) == 1  # then this is block 0
         if not alone and self.anchor:
             length = jnp.where(self.starts[:, 0] == 0, 0, self.anchor)  # block 0 holds it itself
-            anchor = Segment(state[1].k[layer], state[1].v[layer], length)
+            anchor = Segment(state[1].k[spec.index], state[1].v[spec.index], length)
             segments.insert(0, anchor)
         part = partial_attention(
-            q, segments, scale=q.shape[-1] ** -0.5, implementation=self.implementation
+            q,
+            segments,
+            scale=spec.scale,
+            soft_cap=spec.soft_cap,
+            implementation=self.implementation,
         )
         return part.out, state
 
@@ -166,17 +170,18 @@ class LaterWave:
     anchors: KV
     implementation: str
 
-    def start(self, layer: int, k: Keys, v: Values, state: State) -> State:
+    def start(self, spec: LayerSpec, k: Keys, v: Values, state: State) -> State:
         return _append(state[0], k, v), state[1]
 
     def __call__(
-        self, layer: int, q: Queries, k: Keys, v: Values, state: State
+        self, spec: LayerSpec, q: Queries, k: Keys, v: Values, state: State
     ) -> tuple[Queries, State]:
-        anchor = Segment(self.anchors.k[layer], self.anchors.v[layer])
+        anchor = Segment(self.anchors.k[spec.index], self.anchors.v[spec.index])
         part = partial_attention(
             q,
             [anchor, Segment(k, v, causal=True)],
-            scale=q.shape[-1] ** -0.5,
+            scale=spec.scale,
+            soft_cap=spec.soft_cap,
             implementation=self.implementation,
         )
         return part.out, state

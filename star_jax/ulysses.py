@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from star_jax.array_typing import Array, Keys, Positions, Queries, Values
 from star_jax.attention import Segment, partial_attention
 from star_jax.mesh import CONTEXT, TENSOR
-from star_jax.models import DecoderConfig
+from star_jax.models import DecoderConfig, LayerSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,17 +50,18 @@ class Exchanged:
 
     implementation: str
 
-    def start(self, layer: int, k: Keys, v: Values, state: object) -> Array:
+    def start(self, spec: LayerSpec, k: Keys, v: Values, state: object) -> Array:
         # [2, B, T, K, H] -> [2, B, C*T, K/C, H]
         return _exchange(jnp.stack([k, v]), heads_to_tokens=True)
 
     def __call__(
-        self, layer: int, q: Queries, k: Keys, v: Values, state: Array
+        self, spec: LayerSpec, q: Queries, k: Keys, v: Values, state: Array
     ) -> tuple[Queries, None]:
         part = partial_attention(
             _exchange(q, heads_to_tokens=True),  # [B, T, N, H] -> [B, C*T, N/C, H]
             [Segment(state[0], state[1], causal=True)],
-            scale=q.shape[-1] ** -0.5,
+            scale=spec.scale,
+            soft_cap=spec.soft_cap,
             implementation=self.implementation,
         )
         out = part.out.astype(q.dtype)  # before it is sent: half the bytes

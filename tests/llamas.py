@@ -16,7 +16,7 @@ import transformers
 
 from star_jax.array_typing import Keys, Queries, Values
 from star_jax.attention import Segment, reference
-from star_jax.models import Decoder
+from star_jax.models import Decoder, LayerSpec
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -143,15 +143,14 @@ def their_logits(model: transformers.PreTrainedModel, tokens: np.ndarray) -> np.
 class _Causal:
     """Plain causal attention over the tokens at hand; no state."""
 
-    def start(self, layer: int, k: Keys, v: Values, state: None) -> None:
+    def start(self, spec: LayerSpec, k: Keys, v: Values, state: None) -> None:
         return state
 
     def __call__(
-        self, layer: int, q: Queries, k: Keys, v: Values, state: None
+        self, spec: LayerSpec, q: Queries, k: Keys, v: Values, state: None
     ) -> tuple[Queries, None]:
-        scale = q.shape[-1] ** -0.5
         own = Segment(k, v, causal=True)
-        return reference.attend(q, [own], scale=scale, soft_cap=None).out, state
+        return reference.attend(q, [own], scale=spec.scale, soft_cap=spec.soft_cap).out, state
 
 
 @jax.jit

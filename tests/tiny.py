@@ -53,14 +53,14 @@ class Literal:
     before_k: tuple  # per layer, [1, S, K, H], all visible
     before_v: tuple
 
-    def start(self, layer, k, v, state):
+    def start(self, spec, k, v, state):
         return (*state, (k, v))
 
-    def __call__(self, layer, q, k, v, state):
+    def __call__(self, spec, q, k, v, state):
         segments = [Segment(k, v, causal=True)]
         if self.before_k:
-            segments.insert(0, Segment(self.before_k[layer], self.before_v[layer]))
-        part = reference.attend(q, segments, scale=q.shape[-1] ** -0.5, soft_cap=None)
+            segments.insert(0, Segment(self.before_k[spec.index], self.before_v[spec.index]))
+        part = reference.attend(q, segments, scale=spec.scale, soft_cap=spec.soft_cap)
         return part.out.astype(q.dtype), state
 
 

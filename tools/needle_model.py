@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from star_jax import models
 from star_jax.array_typing import Array, Keys, Logits, Queries, Values
-from star_jax.models import DecoderConfig
+from star_jax.models import DecoderConfig, LayerSpec
 from tools import needle_text
 from tools.needle_text import token_id
 
@@ -232,11 +232,11 @@ class Ask:
         self.context_length = context_length
         self.questions = questions
 
-    def start(self, layer: int, k: Keys, v: Values, state: None) -> None:
+    def start(self, spec: LayerSpec, k: Keys, v: Values, state: None) -> None:
         return None
 
     def __call__(
-        self, layer: int, q: Queries, k: Keys, v: Values, state: None
+        self, spec: LayerSpec, q: Queries, k: Keys, v: Values, state: None
     ) -> tuple[Queries, None]:
         B, total, N, H = q.shape
         S, Q = self.context_mask.shape[-1], self.questions

@@ -1,0 +1,19 @@
+"""What attention must know of one layer of a model."""
+
+import dataclasses
+
+from star_jax.models.rope import Rope
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerSpec:
+    """One layer, as the model defines it. See `attention.dispatch` for scale and soft cap.
+
+    index: from 0 on. window: how many keys a token sees, its own among them; None: all before it.
+    """
+
+    index: int
+    scale: float
+    window: int | None = None
+    soft_cap: float | None = None
+    rope: Rope
