@@ -28,8 +28,8 @@ from jax.sharding import Mesh
 import star_jax
 from benchmarks import llama_shapes, peers
 from star_jax import Dense, Engine, Ring, Star
-from star_jax.engine import Attention
 from star_jax.eval import timing
+from star_jax.kinds import Kind
 
 THEIRS, DENSE = "transformers", "dense"  # what others are compared with
 QUERY = 8  # tokens of the query that checks
@@ -108,7 +108,7 @@ def _rows(engine: Engine, peer: peers.Peer, ids: list[int], devices: int) -> lis
     length = len(context)
     exact = peer.score(peer.prefill(context), length, query)
 
-    def row(name: str, attention: Attention, expected: np.ndarray) -> Row:
+    def row(name: str, attention: Kind, expected: np.ndarray) -> Row:
         own = engine.with_attention(attention)
         return Row(
             name,

@@ -27,6 +27,7 @@ import star_jax
 from benchmarks import clock, llama_shapes, machine
 from star_jax import Dense, Engine, Star, models
 from star_jax.array_typing import Array
+from star_jax.checks import Advice
 from star_jax.context import Context
 from star_jax.eval import timing
 from star_jax.models import Decoder, DecoderConfig
@@ -126,7 +127,7 @@ def _part(asked: dict[str, Any]) -> None:
     """One row, in this process."""
     machine.take_memory()
     # That exact attention would be as fast is for the results to say.
-    warnings.filterwarnings("ignore", message="star_jax: .* block")
+    warnings.simplefilter("ignore", Advice)
     row, mesh = Row(**asked["row"]), star_jax.make_mesh()
     circumstances = machine.circumstances(mesh.devices.flat[0], "benchmarks.prefill")
     out = pathlib.Path(asked["out"])

@@ -6,8 +6,8 @@ from typing import Any
 from star_jax.engine import Engine
 from star_jax.eval import metrics, timing
 from star_jax.eval.sample import Sample
+from star_jax.kinds import Kind
 from star_jax.sampling import Sampling
-from star_jax.star import Star
 from star_jax.stopping import Answer
 
 
@@ -79,9 +79,9 @@ def record(
     }
 
 
-def is_cut(span: tuple[int, int] | None, attention: object) -> bool | None:
+def is_cut(span: tuple[int, int] | None, attention: Kind) -> bool | None:
     """Whether a block edge cuts a stretch of tokens; None without a stretch or without blocks."""
-    if span is None or not isinstance(attention, Star):
+    block = attention.sizes.get("block_size")
+    if span is None or block is None:
         return None
-    first, last = span[0], span[1] - 1
-    return first // attention.block_size != last // attention.block_size
+    return span[0] // block != (span[1] - 1) // block

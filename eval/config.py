@@ -15,7 +15,6 @@ from collections.abc import Sequence
 import star_jax
 from star_jax import engine
 from star_jax.attention import IMPLEMENTATIONS
-from star_jax.dense import Dense
 from star_jax.eval import limits, ruler
 from star_jax.eval.settings import (
     AttentionConfig,
@@ -25,16 +24,12 @@ from star_jax.eval.settings import (
     MeshConfig,
     ModelConfig,
 )
-from star_jax.ring import Ring
+from star_jax.kinds import KINDS, Kind
 from star_jax.sampling import Sampling
-from star_jax.star import Star
-from star_jax.ulysses import Ulysses
 
-EXACT: dict[str, Dense | Ring | Ulysses] = {"dense": Dense(), "ring": Ring(), "ulysses": Ulysses()}
-KINDS = (*EXACT, "star")
 SUITES = ("jsonl", "ruler")
 _LONGEST = 40  # characters of a size
-_SOME_LENGTH = 2**24  # stands for L where only the questions tell
+SOME_LENGTH = 2**24  # stands for L where only the questions tell
 # Fields that may be a number or a list, too: a config file need not write them as text.
 _LISTS = {"kind", "block_size", "anchor_size", "tasks", "lengths", "stop"}
 CHAT = "chat"  # the template that comes with the model
@@ -45,17 +40,13 @@ DATE = "26 Jul 2024"  # for templates that show one, whenever a run goes on
 class Row:
     """One way to encode contexts: a row of the result."""
 
-    attention: engine.Attention
-
-    @property
-    def kind(self) -> str:
-        return type(self.attention).__name__.lower()
+    attention: Kind
 
     @property
     def name(self) -> str:
-        if not isinstance(self.attention, Star):
-            return self.kind
-        return f"star_b{self.attention.block_size}_a{self.attention.anchor}"
+        """Its kind, and its sizes by the letters that they begin with: star_b1024_a512."""
+        sizes = self.attention.sizes.items()
+        return "_".join([self.attention.name, *(f"{name[0]}{size}" for name, size in sizes)])
 
 
 def resolve(config: object) -> EvalConfig:
@@ -75,7 +66,7 @@ def resolve(config: object) -> EvalConfig:
     _check_data(config.data)
     _check_attention(config.attention)
     for length in lengths(config.data):
-        rows(config.attention, length or _SOME_LENGTH)
+        rows(config.attention, length or SOME_LENGTH)
     if (tokens := config.generation.max_new_tokens) < 0:
         raise ValueError(
             f"generation.max_new_tokens={tokens} must be at least 1, or 0: the task's own"
@@ -126,7 +117,7 @@ def _check_mesh(mesh: MeshConfig) -> None:
 
 def _check_attention(attention: AttentionConfig) -> None:
     for kind in items("attention.kind", attention.kind):
-        _one_of("attention.kind", kind, KINDS)
+        _one_of("attention.kind", kind, tuple(KINDS))
     if attention.implementation:
         _one_of("attention.implementation", attention.implementation, sorted(IMPLEMENTATIONS))
 
@@ -178,24 +169,30 @@ def check_arguments(argv: Sequence[str]) -> None:
 def rows(attention: AttentionConfig, length: int | None) -> tuple[Row, ...]:
     """The rows at a length; `L` in sizes stands for it. Rows that come out the same are one."""
     found: dict[Row, None] = {}
-    for kind in items("attention.kind", attention.kind):
-        if kind in EXACT:
-            found[Row(EXACT[kind])] = None
+    for name in items("attention.kind", attention.kind):
+        if KINDS[name].is_exact:
+            found[Row(KINDS[name]())] = None
             continue
         for block in items("attention.block_size", attention.block_size):
             for anchor in items("attention.anchor_size", attention.anchor_size):
-                found[Row(_star(block, anchor, length))] = None
+                sizes = _sizes(block, anchor, length)
+                found[Row(KINDS[name](**sizes))] = None
     return tuple(found)
+
+
+def has_sizes(attention: AttentionConfig) -> bool:
+    """Whether any of the kinds has them."""
+    return not all(KINDS[name].is_exact for name in items("attention.kind", attention.kind))
 
 
 def needs_length(attention: AttentionConfig) -> bool:
     """Whether a size is a part of the length."""
-    sizes = ("block_size", "anchor_size") if "star" in items("", attention.kind) else ()
+    sizes = ("block_size", "anchor_size") if has_sizes(attention) else ()
     found = (items(name, getattr(attention, name)) for name in sizes)
     return any("L" in size for each in found for size in each)
 
 
-def _star(block: str, anchor: str, length: int | None) -> Star:
+def _sizes(block: str, anchor: str, length: int | None) -> dict[str, int]:
     at = "" if length is None else f" at length {length}"
     b = _size("attention.block_size", block, L=length)
     if b < 1:
@@ -210,7 +207,7 @@ def _star(block: str, anchor: str, length: int | None) -> Star:
             f"attention.anchor_size={anchor!r} is {a} tokens, above the {b} tokens of "
             f"attention.block_size={block!r}{at}: the anchor is taken from the first block"
         )
-    return Star(block_size=b, anchor_size=a)
+    return {"block_size": b, "anchor_size": a}
 
 
 def _size(field: str, text: str, **known: int | None) -> int:

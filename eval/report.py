@@ -10,7 +10,6 @@ from typing import Any
 
 from star_jax.eval import intervals, records
 from star_jax.eval.config import Row
-from star_jax.star import Star
 from star_jax.text.printable import printable
 
 FILES = ("manifest.json", "summary.csv", "summary.md")  # of a run, beside the rows' folders
@@ -78,29 +77,29 @@ def summarise(entries: Sequence[Entry], *, devices: int) -> list[dict[str, Any]]
     exact: dict[tuple[str, int | None], list[Answered]] = {}
     answers = [_read(entry.path) for entry in entries]
     for entry, answered in zip(entries, answers, strict=True):
-        if entry.row.kind != "star":  # the first one; they differ by rounding alone
+        if entry.row.attention.is_exact:  # the first one; they differ by rounding alone
             exact.setdefault((entry.task, entry.length), answered)
     for entry, answered in zip(entries, answers, strict=True):
-        star = entry.row.attention if isinstance(entry.row.attention, Star) else None
-        beside = exact.get((entry.task, entry.length)) if star else None
+        sizes = entry.row.attention.sizes
+        beside = exact.get((entry.task, entry.length)) if sizes else None
         blocks = None
-        if star:
-            blocks = -(-max(one.n_context_tokens for one in answered) // star.block_size)
+        if sizes:
+            blocks = -(-max(one.n_context_tokens for one in answered) // sizes["block_size"])
         summary.append(
             {
                 "task": entry.task,
                 "length": entry.length,
                 "row": entry.row.name,
-                "kind": entry.row.kind,
-                "block_size": star.block_size if star else None,
-                "anchor_size": star.anchor if star else None,
+                "kind": entry.row.attention.name,
+                "block_size": sizes.get("block_size"),
+                "anchor_size": sizes.get("anchor_size"),
                 "n": len(answered),
                 **_score(answered),
                 **_difference(answered, beside),
                 **_needles(answered, beside),
                 "blocks": blocks,
                 **_times(answered),
-                "notes": "; ".join(_notes(answered, star, blocks, devices)),
+                "notes": "; ".join(_notes(answered, sizes, blocks, devices)),
             }
         )
     return summary
@@ -181,16 +180,16 @@ def _times(answered: Sequence[Answered]) -> dict[str, float | None]:
 
 
 def _notes(
-    answered: Sequence[Answered], star: Star | None, blocks: int | None, devices: int
+    answered: Sequence[Answered], sizes: Mapping[str, int], blocks: int | None, devices: int
 ) -> list[str]:
     """What one should know before reading much into a row."""
     notes = []
     if unscored := sum(one.score is None for one in answered):
         notes.append(f"{unscored} of {len(answered)} questions have no reference answer")
-    if star is None or blocks is None:
+    if blocks is None:
         return notes
     count = f"{blocks} block{'s' * (blocks > 1)}"
-    if blocks == 1 or (blocks == 2 and star.anchor == star.block_size):
+    if blocks == 1 or (blocks == 2 and sizes["anchor_size"] == sizes["block_size"]):
         notes.append(f"{count}: this is exact attention")
     elif blocks == 2:
         notes.append(f"{count}: exact attention would be as fast")

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from star_jax import attention, checkpoint, models
 from star_jax import engine as engine_lib
-from star_jax.dense import Dense
+from star_jax.checks import Advice
 from star_jax.engine import Engine
 from star_jax.eval import config as config_lib
 from star_jax.eval import devices, fingerprint, limits, places, records, report, suites, timing
@@ -72,10 +72,10 @@ def run(config: EvalConfig) -> str:
     attention.resolve(asked, mesh)  # before anything is fetched
     directory = checkpoint.resolve(config.model.path)
     model = models.read(directory)
-    kinds = config_lib.items("attention.kind", config.attention.kind)
-    for kind in kinds:
+    some = config_lib.lengths(config.data)[0] or config_lib.SOME_LENGTH
+    for row in config_lib.rows(config.attention, some):
         implementation = engine_lib.check(
-            mesh, config_lib.EXACT.get(kind, Dense()), asked, config=model, dtype=config.model.dtype
+            mesh, row.attention, asked, config=model, dtype=config.model.dtype
         )
     tokenizer = Tokenizer.from_pretrained(directory)
     if tokenizer is None:
@@ -115,9 +115,7 @@ def run(config: EvalConfig) -> str:
                 implementation=implementation,
             )
             with warnings.catch_warnings():
-                # The report notes them, row by row.
-                warnings.filterwarnings("ignore", message=r"star_jax: .* idle\b")
-                warnings.filterwarnings("ignore", message=r"star_jax: .* would be as fast\b")
+                warnings.simplefilter("ignore", Advice)  # the report notes it, row by row
                 _answer_all(
                     config,
                     engine,
@@ -142,18 +140,17 @@ def _settings(
     config: EvalConfig, directory: str, mesh: Mesh, implementation: str
 ) -> dict[str, Any]:
     """All that the results depend on, as flat fields; the order of lists does not count."""
-    kinds = config_lib.items("attention.kind", config.attention.kind)
     sizes = {
         f"attention.{name}": sorted(
             config_lib.items(f"attention.{name}", getattr(config.attention, name))
         )
         for name in ("block_size", "anchor_size")
-        if "star" in kinds
+        if config_lib.has_sizes(config.attention)
     }
     return {
         "model.files": fingerprint.of_checkpoint(directory),
         "model.dtype": config.model.dtype,
-        "attention.kind": sorted(kinds),
+        "attention.kind": sorted(config_lib.items("attention.kind", config.attention.kind)),
         **sizes,
         "attention.implementation": implementation,
         **{f"mesh.{name}": size for name, size in mesh.shape.items()},

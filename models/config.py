@@ -30,7 +30,5 @@ class DecoderConfig:
     @functools.cached_property
     def layers(self) -> tuple[LayerSpec, ...]:
         """What attention must know of each layer."""
-        scale = self.head_dim**-0.5
-        return tuple(
-            LayerSpec(index=i, scale=scale, rope=self.rope) for i in range(self.num_layers)
-        )
+        spec = LayerSpec(index=0, scale=self.head_dim**-0.5, rope=self.rope)
+        return tuple(dataclasses.replace(spec, index=i) for i in range(self.num_layers))

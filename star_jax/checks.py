@@ -8,22 +8,24 @@ from jax.sharding import AxisType, Mesh
 
 from star_jax import mesh as mesh_lib
 from star_jax.attention import resolve
-from star_jax.dense import Dense
+from star_jax.kinds import Kind, check_kind
 from star_jax.models import DecoderConfig
 from star_jax.placement import weight_specs
-from star_jax.ring import Ring
 from star_jax.sizes import shown
-from star_jax.star import Star
-from star_jax.ulysses import Ulysses
 
 DTYPES = ("bfloat16", "float16", "float32")
 
-Attention = Star | Dense | Ring | Ulysses
+
+class Advice(UserWarning):
+    """Something runs as asked, and another setting would do the same faster.
+
+    It has a class of its own for those who say it in their own way, and silence it.
+    """
 
 
 def check(
     mesh: Mesh,
-    attention: Attention,
+    attention: Kind,
     implementation: str | None,
     *,
     config: DecoderConfig | None = None,
@@ -42,16 +44,12 @@ def check(
         raise ValueError(f"a mesh with {mesh.axis_names=}: make it with star_jax.make_mesh")
     if set(mesh.axis_types) != {AxisType.Auto}:
         raise ValueError(f"a mesh with {mesh.axis_types=}: make it with star_jax.make_mesh")
-    if not isinstance(attention, Attention):
-        raise ValueError(
-            f"attention={shown(attention)} must be Star(...), Ring(), Ulysses() or Dense()"
-        )
+    check_kind(attention)
     if config is not None:
         _check_layers(config)
         # Raises if a weight cannot be divided. One layer stands for all.
         weight_specs(dataclasses.replace(config, num_layers=1), mesh)
-        if isinstance(attention, Ulysses):
-            attention.check(config, mesh)
+        attention.check(config, mesh)
     head_dim = None if config is None else config.head_dim
     return resolve(implementation, mesh, dtype=dtype, head_dim=head_dim)
 
@@ -65,30 +63,18 @@ def _check_layers(config: DecoderConfig) -> None:
             )
 
 
-def advise(rows: list[list[int]], config: DecoderConfig, mesh: Mesh, attention: Attention) -> None:
+def advise(rows: list[list[int]], config: DecoderConfig, mesh: Mesh, attention: Kind) -> None:
     """Warns of contexts that are too long for the model, or too short for the mesh or to gain."""
     longest, most = max(map(len, rows)), config.max_position_embeddings
     if longest > most:
         warn(f"a context of {longest} tokens is beyond the model's {most} positions")
-    devices = mesh.shape[mesh_lib.CONTEXT]
-    if isinstance(attention, Star):
-        size = attention.block_size
-        blocks = -(-longest // size)
-        if blocks < devices:
-            warn(
-                f"{blocks} block(s) of {size} tokens for {devices} devices on the context "
-                f"axis: {devices - blocks} idle; use smaller blocks"
-            )
-        if blocks <= 2:
-            warn(
-                f"{longest} tokens are {blocks} block(s) of {size}: exact attention would be "
-                "as fast; use Ring() or Dense(), or smaller blocks"
-            )
+    for advice in attention.advice([len(row) for row in rows], config, mesh):
+        warn(advice, Advice)
 
 
-def warn(message: str) -> None:
+def warn(message: str, category: type[UserWarning] = UserWarning) -> None:
     """Warns whoever has called the library."""
     level, frame = 1, sys._getframe()
     while frame.f_back and frame.f_globals["__name__"].partition(".")[0] == "star_jax":
         level, frame = level + 1, frame.f_back
-    warnings.warn(f"star_jax: {message}", UserWarning, stacklevel=level)
+    warnings.warn(f"star_jax: {message}", category, stacklevel=level)

@@ -5,19 +5,23 @@ has the most to attend to: for comparing scores; for speed, there are ring and U
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from star_jax.array_typing import Array, Keys, PerRow, Positions, Queries, Values
 from star_jax.attention import Segment, partial_attention
+from star_jax.exact import Exact
 from star_jax.mesh import CONTEXT
 from star_jax.models import LayerSpec
 
 
 @dataclasses.dataclass(frozen=True)
-class Dense:
+class Dense(Exact):
     """Exact causal attention, keys and values gathered."""
+
+    name: ClassVar[str] = "dense"
 
     def chunks(self, devices: int) -> tuple[tuple[int, ...], ...]:
         """One chunk a device; see `exact.Exact`."""

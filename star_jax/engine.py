@@ -2,26 +2,25 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from star_jax import checkpoint, checks, exact, inputs, models, query, star
+from star_jax import checkpoint, checks, inputs, models, query
 from star_jax import generate as generate_lib
 from star_jax import mesh as mesh_lib
-from star_jax.cache import Cache, Deal
-from star_jax.checks import DTYPES, Attention, check
+from star_jax.checks import DTYPES, check
 from star_jax.context import Context, ContextBatch, Encoded, Group, grouped
 from star_jax.fingerprint import Fingerprint, Weights, of_tokenizer
 from star_jax.inputs import Ids, Many, One
+from star_jax.kinds import Kind
 from star_jax.likelihood import Scores, likelihood_of, score_document, score_queries
 from star_jax.models import Decoder, DecoderConfig
 from star_jax.placement import place
 from star_jax.sampling import GREEDY, Sampling, parse, row_seeds
-from star_jax.star import Star
 from star_jax.stopping import Answer, Row, pieces
 from star_jax.tokenizer import Tokenizer
 
@@ -36,7 +35,7 @@ class Engine:
         model: Decoder,
         *,
         mesh: Mesh,
-        attention: Attention,
+        attention: Kind,
         implementation: str | None = None,
         tokenizer: Tokenizer | None = None,
     ):
@@ -56,7 +55,7 @@ class Engine:
         path: str | os.PathLike[str],
         *,
         mesh: Mesh,
-        attention: Attention,
+        attention: Kind,
         dtype: str = "bfloat16",
         implementation: str | None = None,
     ) -> "Engine":
@@ -118,7 +117,7 @@ class Engine:
     def has_tokenizer(self) -> bool:
         return self._tokenizer is not None
 
-    def with_attention(self, attention: Attention) -> "Engine":
+    def with_attention(self, attention: Kind) -> "Engine":
         """The same weights with another kind of attention."""
         other = Engine(
             self.model,
@@ -165,15 +164,8 @@ class Engine:
 
     def _encode(self, tokens: list[list[int]], rows: tuple[int, ...]) -> Group:
         padded = tokens + [[]] * (-len(tokens) % self.mesh.shape[mesh_lib.DATA])
-        encode: Callable[..., tuple[Cache, Deal]] = exact.encode
-        if isinstance(self.attention, Star):
-            encode = star.encode
-        cache, deal = encode(
-            self.model,
-            padded,
-            attention=self.attention,
-            mesh=self.mesh,
-            implementation=self.implementation,
+        cache, deal = self.attention.encode(
+            self.model, padded, mesh=self.mesh, implementation=self.implementation
         )
         return Group(rows, tokens, cache, deal, self.mesh)
 

@@ -5,10 +5,11 @@ device keeps the keys and values of its own tokens, so that phase 2 reads the sa
 as after Star Attention.
 """
 
+import abc
 import dataclasses
 import functools
-from collections.abc import Hashable
-from typing import Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -23,30 +24,43 @@ from star_jax.models import Attend, Decoder, DecoderConfig, LayerSpec
 from star_jax.placement import weight_specs
 
 
-@runtime_checkable
-class Exact(Hashable, Protocol):
-    """A kind of exact attention: `Dense`, `Ring` or `Ulysses`."""
+class Exact(abc.ABC):
+    """A kind of exact attention: `Dense`, `Ring` or `Ulysses`; see `kinds.Kind`."""
 
+    name: ClassVar[str]
+    is_exact: ClassVar[bool] = True
+
+    @abc.abstractmethod
     def chunks(self, devices: int) -> tuple[tuple[int, ...], ...]:
         """Which of equal chunks of the context each device holds, in growing order."""
-        ...
 
+    @abc.abstractmethod
     def attend(self, positions: Positions, implementation: str) -> Attend:
         """Attention of one device, whose tokens have these positions; for `shard_map`."""
-        ...
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {}
 
-def encode(
-    model: Decoder, rows: list[list[int]], *, attention: Exact, mesh: Mesh, implementation: str
-) -> tuple[Cache, Deal]:
-    """Encodes one context per row, of any lengths; the number of rows fits the mesh's `data`."""
-    deal = deal_out(max(len(row) for row in rows), attention.chunks(mesh.shape[CONTEXT]))
-    order = deal.positions()
-    put = functools.partial(mesh_lib.putter(mesh), spec=mesh_lib.BLOCKS)
-    tokens = put(pad(rows, deal.length)[:, order])
-    positions = put(np.broadcast_to(order.astype(np.int32), tokens.shape))
-    kv = program(model.config, mesh, attention, implementation)(model, tokens, positions)
-    return Cache(kv, put(deal.valid([len(row) for row in rows]))), deal
+    def check(self, config: DecoderConfig, mesh: Mesh) -> None:
+        """Raises nothing, unless a kind has more to ask for."""
+        del config, mesh
+
+    def advice(self, lengths: Sequence[int], config: DecoderConfig, mesh: Mesh) -> list[str]:
+        """None: no other kind does the same faster wherever this one runs."""
+        return []
+
+    def encode(
+        self, model: Decoder, rows: list[list[int]], *, mesh: Mesh, implementation: str
+    ) -> tuple[Cache, Deal]:
+        """See `kinds.Kind`."""
+        deal = deal_out(max(len(row) for row in rows), self.chunks(mesh.shape[CONTEXT]))
+        order = deal.positions()
+        put = functools.partial(mesh_lib.putter(mesh), spec=mesh_lib.BLOCKS)
+        tokens = put(pad(rows, deal.length)[:, order])
+        positions = put(np.broadcast_to(order.astype(np.int32), tokens.shape))
+        kv = program(model.config, mesh, self, implementation)(model, tokens, positions)
+        return Cache(kv, put(deal.valid([len(row) for row in rows]))), deal
 
 
 def deal_out(length: int, chunks: tuple[tuple[int, ...], ...]) -> Deal:

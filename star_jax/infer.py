@@ -25,15 +25,16 @@ from jax.sharding import Mesh
 
 from star_jax import checkpoint, interrupts, models
 from star_jax import engine as engine_lib
-from star_jax.engine import DTYPES, Attention, Engine
+from star_jax.checks import Advice
+from star_jax.engine import DTYPES, Engine
 from star_jax.eval import cli, devices, fingerprint, jsonl, limits, places, records, timing
 from star_jax.eval.ask import ask, record
-from star_jax.eval.config import CHAT, EXACT, KINDS, GenerationConfig, sampling, stop_words
+from star_jax.eval.config import CHAT, GenerationConfig, sampling, stop_words
 from star_jax.eval.metrics import string_match_all
 from star_jax.eval.progress import Progress
 from star_jax.eval.runner import describe_mesh
 from star_jax.eval.terminal import say
-from star_jax.star import Star
+from star_jax.kinds import KINDS, Kind
 from star_jax.tokenizer import Tokenizer
 
 _MODEL = flags.DEFINE_string("model_path", None, "A directory, or a hub id.", required=True)
@@ -134,7 +135,7 @@ def main(argv: Sequence[str]) -> None:
                 append = records.append
                 all_answered += answered
                 # Once is enough: they name each length.
-                warnings.filterwarnings("ignore", message=r"star_jax: .* (idle|would be as fast)\b")
+                warnings.simplefilter("ignore", Advice)
                 progress.advance(len(batch), f"{batch.stop}/{len(lines)} questions")
         peak = timing.peak_memory(mesh.devices.flat)
         print(timing.rates(all_answered, peak), file=sys.stderr)
@@ -153,14 +154,15 @@ def _done(
     return len(records.recover(output, [_index(line) for line in lines]))
 
 
-def _attention() -> Attention:
-    if _KIND.value in EXACT:
-        return EXACT[_KIND.value]
-    if _KIND.value != "star":
+def _attention() -> Kind:
+    if _KIND.value not in KINDS:
         raise ValueError(f"--attn_type={_KIND.value} is unknown: use {', '.join(KINDS)}")
+    kind = KINDS[_KIND.value]
+    if kind.is_exact:
+        return kind()
     anchor = None if _ANCHOR.value == -1 else _ANCHOR.value
     try:
-        return Star(block_size=_BLOCK.value, anchor_size=anchor)
+        return kind(block_size=_BLOCK.value, anchor_size=anchor)
     except ValueError as e:
         raise ValueError(f"--block_size, --anchor_block_size: {e}") from e
 
@@ -202,16 +204,14 @@ def _seed(manifest: str) -> int:
 
 
 def _settings(
-    attention: Attention, stop: Sequence[str], directory: str, mesh: Mesh, seed: int
+    attention: Kind, stop: Sequence[str], directory: str, mesh: Mesh, seed: int
 ) -> dict[str, Any]:
     """All that the answers depend on, as flat fields, named like the flags."""
-    sizes = {}
-    if isinstance(attention, Star):
-        sizes = {"block_size": attention.block_size, "anchor_block_size": attention.anchor}
+    flag = {"block_size": "block_size", "anchor_size": "anchor_block_size"}
     return {
         "model_path (its files)": fingerprint.of_checkpoint(directory),
         "attn_type": _KIND.value,
-        **sizes,
+        **{flag[name]: size for name, size in attention.sizes.items()},
         "tokens_to_generate": _TOKENS.value,
         "stop_words": stop,
         "template": _TEMPLATE.value,

@@ -12,19 +12,23 @@ ICLR 2024; the order of the chunks is called zigzag.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from star_jax.array_typing import Array, Bool, Keys, Positions, Queries, Values
 from star_jax.attention import Partial, Segment, merge, partial_attention
+from star_jax.exact import Exact
 from star_jax.mesh import CONTEXT
 from star_jax.models import LayerSpec
 
 
 @dataclasses.dataclass(frozen=True)
-class Ring:
+class Ring(Exact):
     """Exact causal attention, keys and values passed around."""
+
+    name: ClassVar[str] = "ring"
 
     def chunks(self, devices: int) -> tuple[tuple[int, ...], ...]:
         """Two chunks a device, one from each end; see `exact.Exact`."""

@@ -13,6 +13,8 @@ ICML 2025, section 2.1; the shared anchor is ours.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +41,9 @@ class Star:
     An anchor of 0 is no anchor: allowed, as an ablation.
     """
 
+    name: ClassVar[str] = "star"
+    is_exact: ClassVar[bool] = False
+
     block_size: int
     anchor_size: int | None = None
 
@@ -57,11 +62,39 @@ class Star:
     def anchor(self) -> int:
         return self.block_size if self.anchor_size is None else self.anchor_size
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {"block_size": self.block_size, "anchor_size": self.anchor}
 
-def encode(
-    model: Decoder, rows: list[list[int]], *, attention: Star, mesh: Mesh, implementation: str
+    def check(self, config: DecoderConfig, mesh: Mesh) -> None:
+        """Raises nothing: it serves any model, on any mesh."""
+
+    def advice(self, lengths: Sequence[int], config: DecoderConfig, mesh: Mesh) -> list[str]:
+        """Of devices without a block, and of blocks so few that nothing is gained."""
+        found, longest, devices = [], max(lengths), mesh.shape[CONTEXT]
+        blocks = -(-longest // self.block_size)
+        if blocks < devices:
+            found.append(
+                f"{blocks} block(s) of {self.block_size} tokens for {devices} devices on the "
+                f"context axis: {devices - blocks} idle; use smaller blocks"
+            )
+        if blocks <= 2:
+            found.append(
+                f"{longest} tokens are {blocks} block(s) of {self.block_size}: exact attention "
+                "would be as fast; use Ring() or Dense(), or smaller blocks"
+            )
+        return found
+
+    def encode(
+        self, model: Decoder, rows: list[list[int]], *, mesh: Mesh, implementation: str
+    ) -> tuple[Cache, Deal]:
+        """See `kinds.Kind`."""
+        return _encode(model, rows, self, mesh, implementation)
+
+
+def _encode(
+    model: Decoder, rows: list[list[int]], attention: Star, mesh: Mesh, implementation: str
 ) -> tuple[Cache, Deal]:
-    """Encodes one context per row, of any lengths; the number of rows fits the mesh's `data`."""
     devices = mesh.shape[CONTEXT]
     longest = max(len(row) for row in rows)
     block = min(attention.block_size, bucket(longest))  # 100 tokens do not cost a whole block

@@ -6,6 +6,7 @@ Source: Jacobs et al., "DeepSpeed Ulysses", arXiv 2309.14509, section 3.1.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +14,16 @@ from jax.sharding import Mesh
 
 from star_jax.array_typing import Array, Keys, Positions, Queries, Values
 from star_jax.attention import Segment, partial_attention
+from star_jax.exact import Exact
 from star_jax.mesh import CONTEXT, TENSOR
 from star_jax.models import DecoderConfig, LayerSpec
 
 
 @dataclasses.dataclass(frozen=True)
-class Ulysses:
+class Ulysses(Exact):
     """Exact causal attention, heads exchanged for tokens."""
+
+    name: ClassVar[str] = "ulysses"
 
     def check(self, config: DecoderConfig, mesh: Mesh) -> None:
         """Raises ValueError if heads cannot be divided over the devices of `context`."""

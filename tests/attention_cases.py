@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from star_jax.array_typing import Array
 from star_jax.attention import Partial, Segment, reference
 
 
@@ -90,7 +91,7 @@ def make(case: Case, dtype: str, seed: int = 0, spread: float = 1.0):
     def draw(*shape):
         return jnp.asarray(rng.normal(size=shape) * spread, dtype)
 
-    def keys(count):
+    def keys(count) -> tuple[Array, Array]:
         return draw(B, count, case.K, case.H), draw(B, count, case.K, case.H)
 
     def ints(values):

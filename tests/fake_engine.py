@@ -16,7 +16,8 @@ from typing import Any
 import llamas
 from test_tokenizer import save as save_tokenizer
 
-from star_jax.engine import Attention, Engine
+from star_jax.engine import Engine
+from star_jax.kinds import Kind
 from star_jax.star import Star
 from star_jax.stopping import Answer
 from star_jax.tokenizer import Tokenizer
@@ -59,7 +60,7 @@ class FakeContext:
 class FakeEngine(Engine):
     loaded = 0  # how often, by this process
 
-    def __init__(self, tokenizer: Tokenizer, attention: Attention):
+    def __init__(self, tokenizer: Tokenizer, attention: Kind):
         self.tokenizer, self.attention = tokenizer, attention
 
     @classmethod
@@ -70,7 +71,7 @@ class FakeEngine(Engine):
         assert set(options) <= {"mesh", "attention", "dtype", "implementation"}
         return cls(tokenizer, options["attention"])
 
-    def with_attention(self, attention: Attention) -> "FakeEngine":
+    def with_attention(self, attention: Kind) -> "FakeEngine":
         return FakeEngine(self.tokenizer, attention)
 
     def prefill(self, context_ids: Any) -> Any:

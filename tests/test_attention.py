@@ -123,7 +123,7 @@ def test_keys_behind_the_window_are_not_read(monkeypatch):
         check(actual, expected, 2e-6)
 
 
-OWN = {"k": jnp.zeros((2, 3, 2, 32)), "v": jnp.zeros((2, 3, 2, 32))}
+OWN: dict[str, Any] = {"k": jnp.zeros((2, 3, 2, 32)), "v": jnp.zeros((2, 3, 2, 32))}
 
 
 @pytest.mark.parametrize(

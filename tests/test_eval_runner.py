@@ -12,6 +12,7 @@ import pytest
 from commands import results
 from fake_engine import FakeEngine
 
+from star_jax.checks import Advice
 from star_jax.eval import config, records, ruler, runner
 from star_jax.tokenizer import Tokenizer
 
@@ -353,7 +354,7 @@ def test_idle_devices_are_noted_and_not_warned_about(
     prefill = FakeEngine.prefill
 
     def warn(self: FakeEngine, context_ids: Any) -> Any:
-        warnings.warn("star_jax: 1 block(s) of 900 tokens: 1 idle; use smaller ones", stacklevel=2)
+        warnings.warn("star_jax: 1 idle; use smaller blocks", Advice, stacklevel=2)
         return prefill(self, context_ids)
 
     monkeypatch.setattr(FakeEngine, "prefill", warn)

@@ -11,7 +11,7 @@ import transformers
 
 import star_jax
 from star_jax import checkpoint, models
-from star_jax.engine import Attention
+from star_jax.kinds import Kind
 from star_jax.models import Decoder
 
 TOLERANCE = 1e-4
@@ -111,7 +111,7 @@ ENGINES = [
 
 @pytest.mark.parametrize(("variant", "attention", "context", "tensor"), ENGINES)
 def test_the_engine_answers_as_transformers_does(
-    variant: str, attention: Attention, context: int, tensor: int, tmp_path: pathlib.Path
+    variant: str, attention: Kind, context: int, tensor: int, tmp_path: pathlib.Path
 ) -> None:
     fields = llamas.VARIANTS[variant]
     oracle = llamas.build(fields, seed=SEED)

@@ -9,7 +9,8 @@ import torch
 import transformers
 
 import star_jax
-from star_jax.engine import Attention, Engine
+from star_jax.engine import Engine
+from star_jax.kinds import Kind
 from tools import demo_language, smollm2
 
 TOLERANCE = 1e-4  # of max(1, max|logit|), in float32
@@ -87,7 +88,7 @@ def test_ids_of_chat_are_those_of_the_file(
 
 @pytest.mark.parametrize("attention", [star_jax.Star(block_size=512), star_jax.Ring()])
 def test_logits_and_greedy_tokens_are_those_of_transformers(
-    engine: Engine, model: transformers.LlamaForCausalLM, attention: Attention
+    engine: Engine, model: transformers.LlamaForCausalLM, attention: Kind
 ) -> None:
     """Star with one block is exact, on any mesh."""
     assert engine.tokenizer is not None

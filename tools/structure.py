@@ -1,0 +1,218 @@
+"""Says where the code has left its structure: what depends on what, and how large things are.
+
+    python -m tools.structure
+
+Each rule has a list of exceptions, which may only shrink: one that is no longer needed is a
+problem too.
+"""
+
+import ast
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+
+ROOT = pathlib.Path(__file__).parents[1]
+FOLDERS = {"star_jax": "star_jax", "eval": "star_jax.eval", "models": "star_jax.models"}
+OTHERS = ("benchmarks", "tools")  # use the library, and are not part of it
+
+MOST_LINES, MOST_FUNCTION_LINES, MOST_PARAMETERS = 350, 60, 6
+LONG_FILES = {
+    "models/config.py": "the fields of a configuration are checked in a file with what it says",
+    "star_jax/engine.py": "the façade: overloads are half of it",
+}
+KERNELS = {  # the body of a kernel is one piece of work, and so is what launches it
+    "star_jax/attention/mosaic/decode.py": ("attend", "_kernel"),
+    "star_jax/attention/mosaic/prefill.py": ("attend", "_kernel", "_consume"),
+}
+LONG_FUNCTIONS = {
+    "eval/runner.py": ("run",),
+    "star_jax/generate.py": ("generate",),
+    "star_jax/infer.py": ("main",),
+    "star_jax/orbax_files.py": ("write",),
+    "star_jax/query.py": ("programs",),
+}
+FAMILIES = ("star_jax.models.llama",)
+KNOW_A_FAMILY = (
+    "benchmarks/prefill_gpu.py",
+    "star_jax/checkpoint.py",
+    "star_jax/convert.py",
+    "star_jax/engine.py",
+    "star_jax/exact.py",
+    "star_jax/fingerprint.py",
+    "star_jax/generate.py",
+    "star_jax/kinds.py",
+    "star_jax/likelihood.py",
+    "star_jax/mesh.py",
+    "star_jax/query.py",
+    "star_jax/star.py",
+    "tools/needle_model.py",
+)
+USE_THE_EVALUATION = ("star_jax/__main__.py", "star_jax/convert.py", "star_jax/infer.py")
+PRIVATE_JAX = ("star_jax/attention/cudnn.py",)  # taken by name alone
+
+
+@dataclasses.dataclass(frozen=True)
+class Module:
+    """A file of the library, or of what uses it."""
+
+    path: str  # from the root
+    name: str  # as it is imported
+    tree: ast.Module
+    lines: int
+
+    def imports(self) -> set[str]:
+        """All names that it imports, also within functions: a.b of `from a import b`."""
+        found = set()
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        return found
+
+    def functions(self) -> Iterator[ast.FunctionDef]:
+        """All of them, methods and inner ones too."""
+        return (node for node in ast.walk(self.tree) if isinstance(node, ast.FunctionDef))
+
+
+Modules = Mapping[str, Module]  # by name
+
+
+def read(root: pathlib.Path = ROOT) -> Modules:
+    """The modules of the library, and of benchmarks and tools."""
+    found = {}
+    for folder, package in (*FOLDERS.items(), *((name, name) for name in OTHERS)):
+        for file in sorted((root / folder).rglob("*.py")):
+            parts = file.relative_to(root / folder).with_suffix("").parts
+            name = ".".join([package, *(part for part in parts if part != "__init__")])
+            text = file.read_text()
+            path = file.relative_to(root).as_posix()
+            found[name] = Module(path, name, ast.parse(text), len(text.splitlines()))
+    return found
+
+
+def attention_is_declared_once(modules: Modules) -> Iterator[str]:
+    """`partial_attention`, with few parameters."""
+    name = "partial_attention"
+    found = [(m, f) for m in modules.values() for f in m.functions() if f.name == name]
+    if [module.path for module, _ in found] != ["star_jax/attention/dispatch.py"]:
+        yield f"{name} is declared in {[m.path for m, _ in found]}, and not in dispatch.py alone"
+    for module, function in found:
+        if (count := _parameters(function)) > MOST_PARAMETERS:
+            yield f"{module.path}: {name} has {count} parameters, above {MOST_PARAMETERS}"
+
+
+def families_are_the_models_own(modules: Modules) -> Iterator[str]:
+    """Outside models/ nothing names one."""
+    outside = {n: m for n, m in modules.items() if not m.path.startswith("models/")}
+    yield from _only(outside, FAMILIES, KNOW_A_FAMILY, "names a family of models")
+
+
+def evaluation_is_on_top(modules: Modules) -> Iterator[str]:
+    """The library does not use it."""
+    below = {n: m for n, m in modules.items() if m.path.startswith(("star_jax/", "models/"))}
+    yield from _only(below, ("star_jax.eval",), USE_THE_EVALUATION, "imports star_jax.eval")
+
+
+def jax_is_used_as_published(modules: Modules) -> Iterator[str]:
+    """Nothing private of it."""
+    yield from _only(modules, ("jax._src",), PRIVATE_JAX, "imports jax._src")
+
+
+def nothing_imports_itself(modules: Modules) -> Iterator[str]:
+    """No cycle, at whatever place the imports stand; what a package's parents import apart."""
+    edges = {
+        name: sorted({_module(i, modules) for i in module.imports()} & modules.keys() - {name})
+        for name, module in modules.items()
+    }
+    done: set[str] = set()
+
+    def visit(name: str, path: list[str]) -> Iterator[str]:
+        if name in path:
+            yield "a cycle of imports: " + " -> ".join([*path[path.index(name) :], name])
+        elif name not in done:
+            for other in edges[name]:
+                yield from visit(other, [*path, name])
+            done.add(name)
+
+    for name in edges:
+        yield from visit(name, [])
+
+
+def functions_fit_a_screen(modules: Modules) -> Iterator[str]:
+    """But kernels."""
+    long = {
+        (module.path, function.name): (function.end_lineno or 0) - function.lineno + 1
+        for module in modules.values()
+        for function in module.functions()
+    }
+    long = {place: lines for place, lines in long.items() if lines > MOST_FUNCTION_LINES}
+    allowed = [KERNELS, LONG_FUNCTIONS]
+    known = {(path, name) for some in allowed for path, names in some.items() for name in names}
+    for (path, name), lines in long.items():
+        if (path, name) not in known:
+            yield f"{path}: {name} has {lines} lines, above {MOST_FUNCTION_LINES}"
+    for path, name in known - long.keys():
+        yield f"{path}: {name} is no longer too long: take it off the list"
+
+
+def files_are_short(modules: Modules) -> Iterator[str]:
+    """One idea each."""
+    long = {m.path: m.lines for m in modules.values() if m.lines > MOST_LINES}
+    for path, lines in long.items():
+        if path not in LONG_FILES:
+            yield f"{path} has {lines} lines, above {MOST_LINES}"
+    for path in LONG_FILES.keys() - long.keys():
+        yield f"{path} is no longer too long: take it off the list"
+
+
+RULES: tuple[Callable[[Modules], Iterator[str]], ...] = (
+    attention_is_declared_once,
+    families_are_the_models_own,
+    evaluation_is_on_top,
+    jax_is_used_as_published,
+    nothing_imports_itself,
+    functions_fit_a_screen,
+    files_are_short,
+)
+
+
+def problems(modules: Modules) -> list[str]:
+    """What breaks a rule, each in a line."""
+    return [problem for rule in RULES for problem in rule(modules)]
+
+
+def _only(
+    modules: Modules, names: tuple[str, ...], allowed: tuple[str, ...], does: str
+) -> Iterator[str]:
+    """Problems with modules that import one of the names, or what is in it."""
+    found = {
+        module.path
+        for module in modules.values()
+        if any(f"{i}.".startswith(f"{name}.") for i in module.imports() for name in names)
+    }
+    yield from (f"{path} {does}" for path in sorted(found - set(allowed)))
+    yield from (
+        f"{path} no longer {does}: take it off the list" for path in sorted(set(allowed) - found)
+    )
+
+
+def _module(name: str, modules: Modules) -> str:
+    """The module that an imported name is, or is in."""
+    return name if name in modules else name.rpartition(".")[0]
+
+
+def _parameters(function: ast.FunctionDef) -> int:
+    a = function.args
+    return len([*a.posonlyargs, *a.args, *a.kwonlyargs]) + bool(a.vararg) + bool(a.kwarg)
+
+
+def main() -> None:
+    found = problems(read())
+    print("\n".join(found) or "the structure holds")
+    sys.exit(bool(found))
+
+
+if __name__ == "__main__":
+    main()
