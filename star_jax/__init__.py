@@ -12,12 +12,13 @@ from star_jax import version
 from star_jax.context import Context, ContextBatch
 from star_jax.dense import Dense
 from star_jax.engine import Engine
+from star_jax.generate import Generation
 from star_jax.likelihood import Scores
 from star_jax.mesh import make_mesh, simulate_cpu_devices
 from star_jax.ring import Ring
 from star_jax.sampling import Sampling
 from star_jax.star import Star
-from star_jax.stopping import Answer
+from star_jax.stopping import Answer, Event
 from star_jax.ulysses import Ulysses
 
 __version__ = version.read()
@@ -28,6 +29,8 @@ __all__ = [
     "ContextBatch",
     "Dense",
     "Engine",
+    "Event",
+    "Generation",
     "Ring",
     "Sampling",
     "Scores",

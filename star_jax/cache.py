@@ -33,11 +33,19 @@ class KV(NamedTuple):
     v: Layers
 
 
+class Turns(NamedTuple):
+    """The earlier turns of a dialogue: what was asked and answered since phase 1."""
+
+    kv: KV  # S whole on every device of `context`: layout `mesh.TAIL`
+    valid: Array  # [B], valid keys, layout `mesh.ROWS`
+
+
 class Cache(NamedTuple):
-    """What phase 1 leaves behind and phase 2 reads; never written by a query."""
+    """What phase 2 reads of a context; never written by a query."""
 
     kv: KV  # S sharded over `context`: layout `mesh.CACHE`
     valid: Array  # [B, C], valid keys on each device, layout `mesh.BLOCKS`
+    turns: Turns | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +114,45 @@ def _write(mesh: Mesh) -> Callable[[KV, KV, np.int32], KV]:
         check_vma=False,
     )
     return jax.jit(local, donate_argnums=0)
+
+
+def join(*parts: tuple[KV, Array], size: int, mesh: Mesh) -> Turns:
+    """The valid keys of several parts, one after another for each row, with room for `size`.
+
+    Each part is K/V in the layout `mesh.TAIL`, and how many of them are valid: [B].
+    """
+    pairs = tuple((kv, valid) for kv, valid in parts)  # some are `Turns`
+    return Turns(*_join(mesh, size, len(pairs))(pairs))
+
+
+@functools.cache
+def _join(mesh: Mesh, size: int, count: int) -> Callable[[tuple[tuple[KV, Array], ...]], tuple[KV, Array]]:
+    def join_parts(parts: tuple[tuple[KV, Array], ...]) -> tuple[KV, Array]:
+        room = [kv.k[0].shape[1] for kv, _ in parts]
+        valid = jnp.stack([valid for _, valid in parts], axis=1)  # [B, parts]
+        ends = jnp.cumsum(valid, axis=1)
+        key = jnp.arange(size)
+        # Which part each key comes from, and where the keys of that part lie.
+        part = (key[None, :, None] >= ends[:, None, :]).sum(axis=-1)  # [B, S]
+        part = jnp.minimum(part, len(parts) - 1)
+        shift = np.cumsum([0, *room[:-1]]) - (ends - valid)  # [B, parts]
+        at = jnp.clip(key + jnp.take_along_axis(shift, part, axis=1), 0, sum(room) - 1)
+
+        def one(*arrays: Array) -> Array:
+            whole = jnp.concatenate(arrays, axis=1)
+            return jnp.take_along_axis(whole, at[:, :, None, None], axis=1)
+
+        return jax.tree.map(one, *(kv for kv, _ in parts)), ends[:, -1]
+
+    layout = (mesh_lib.TAIL, mesh_lib.ROWS)
+    local = jax.shard_map(
+        join_parts,
+        mesh=mesh,
+        in_specs=((layout,) * count,),
+        out_specs=layout,
+        check_vma=False,
+    )
+    return jax.jit(local)
 
 
 def bucket(length: int, *, least: int = 16) -> int:

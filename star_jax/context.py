@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from star_jax import mesh as mesh_lib
-from star_jax.cache import Cache, Deal
+from star_jax.cache import Cache, Deal, Turns
 from star_jax.fingerprint import Fingerprint
 from star_jax.sizes import whole
 
@@ -26,11 +26,14 @@ SHOWN = 8  # rows of a batch whose lengths its `repr` tells
 class Group:
     """Rows of like length, encoded together: short ones would pay for the longest of all.
 
-    rows: which of the context's; tokens: theirs. The cache may have more rows, of padding.
+    rows: which of the context's; tokens: theirs; encoded: how many of each row's phase 1 has
+    encoded, which are dealt out as `deal` says. The others are turns of a dialogue. The cache
+    may have more rows, of padding.
     """
 
     rows: tuple[int, ...]
     tokens: list[list[int]]
+    encoded: list[int]
     cache: Cache
     deal: Deal
     mesh: Mesh
@@ -44,13 +47,22 @@ class Group:
         """Of values for each row of the context, those for these rows."""
         return [values[i] for i in self.rows]
 
-    def cut(self, length: int | np.integer) -> "Group":
-        """See `Context.cut`."""
-        tokens = [row[:length] for row in self.tokens]
-        valid = self.deal.valid([*map(len, tokens), *[0] * (self.batch - len(tokens))])
+    def cut(self, lengths: Sequence[int]) -> "Group":
+        """The group of the first tokens of each row; see `Context.cut`."""
+        tokens = [row[:length] for row, length in zip(self.tokens, lengths, strict=True)]
+        encoded = [min(n, len(row)) for n, row in zip(self.encoded, tokens, strict=True)]
+        padding = [0] * (self.batch - len(tokens))
         put = mesh_lib.putter(self.mesh)
-        cache = self.cache._replace(valid=put(valid, mesh_lib.BLOCKS))
-        return dataclasses.replace(self, tokens=tokens, cache=cache)
+        cache = self.cache._replace(valid=put(self.deal.valid(encoded + padding), mesh_lib.BLOCKS))
+        if cache.turns is not None:
+            rest = [len(row) - n for row, n in zip(tokens, encoded, strict=True)]
+            turns = cache.turns._replace(valid=put(np.asarray(rest + padding, np.int32)))
+            cache = cache._replace(turns=turns)
+        return dataclasses.replace(self, tokens=tokens, encoded=encoded, cache=cache)
+
+    def followed_by(self, tokens: list[list[int]], turns: Turns) -> "Group":
+        """The group after another turn: `tokens` are all of each row's, `turns` all turns."""
+        return dataclasses.replace(self, tokens=tokens, cache=self.cache._replace(turns=turns))
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -88,6 +100,11 @@ class Encoded:
                 f"{'; '.join(differences)}; encode it with this engine"
             )
 
+    @property
+    def has_turns(self) -> bool:
+        """Whether questions and answers were added since phase 1."""
+        return any(group.cache.turns is not None for group in self.groups)
+
     @functools.cached_property
     def digests(self) -> list[bytes]:
         """Of the tokens of each row: see `digest`."""
@@ -105,7 +122,7 @@ class Encoded:
         return dataclasses.replace(
             self,
             tokens=[row[:length] for row in self.tokens],
-            groups=tuple(group.cut(length) for group in self.groups),
+            groups=tuple(group.cut([int(length)] * len(group.rows)) for group in self.groups),
         )
 
     def block_until_ready(self: Kind) -> Kind:

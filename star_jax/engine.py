@@ -3,28 +3,45 @@
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, overload
+from typing import Any, Required, TypedDict, Unpack, overload
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from star_jax import checkpoint, checks, inputs, models, query
-from star_jax import generate as generate_lib
+from star_jax import checkpoint, checks, inputs, models, query, sizes
 from star_jax import mesh as mesh_lib
 from star_jax.checks import DTYPES, check
 from star_jax.context import Context, ContextBatch, Encoded, Group, grouped
 from star_jax.fingerprint import Fingerprint, Weights, of_tokenizer
-from star_jax.inputs import Ids, Many, One
+from star_jax.generate import STRIDE, Generation, Settings
+from star_jax.inputs import Ids, Many, Nested, One, Questions
 from star_jax.kinds import Kind
 from star_jax.likelihood import Scores, likelihood_of, score_document, score_queries
 from star_jax.models import Decoder, DecoderConfig
 from star_jax.placement import place
-from star_jax.sampling import GREEDY, Sampling, parse, row_seeds
-from star_jax.stopping import Answer, Row, pieces
+from star_jax.sampling import GREEDY, Sampling, parse
+from star_jax.stopping import Answer
 from star_jax.tokenizer import Tokenizer
 
 STREAMED = 4  # tokens between two pieces of text
+
+
+class _How(TypedDict, total=False):
+    """The options of `generate`, for its overloads."""
+
+    max_new_tokens: Required[int | np.integer]
+    stop: Sequence[str] | None
+    ignore_eos: bool
+    sampling: Sampling | Mapping[str, Any] | None
+
+
+class _One(_How, total=False):
+    samples: None
+
+
+class _Many(_How):
+    samples: int | np.integer
 
 
 class Engine:
@@ -167,35 +184,45 @@ class Engine:
         cache, deal = self.attention.encode(
             self.model, padded, mesh=self.mesh, implementation=self.implementation
         )
-        return Group(rows, tokens, cache, deal, self.mesh)
+        return Group(rows, tokens, [len(row) for row in tokens], cache, deal, self.mesh)
 
     @overload
     def score(self, context: Context, query_ids: One) -> np.ndarray: ...
     @overload
+    def score(self, context: Context, query_ids: Many) -> list[np.ndarray]: ...
+    @overload
     def score(self, context: ContextBatch, query_ids: One | Many) -> list[np.ndarray]: ...
-    def score(self, context: Encoded, query_ids: Ids) -> np.ndarray | list[np.ndarray]:
+    @overload
+    def score(self, context: ContextBatch, query_ids: Nested) -> list[list[np.ndarray]]: ...
+    def score(self, context: Encoded, query_ids: Ids) -> np.ndarray | list[Any]:
         """Phase 2, teacher-forced: the logits after each query token, float32 [Lq, V].
 
-        For a batch, `query_ids` is one query for all, or one per context; returns a list. The
-        logits come to the host part by part: devices hold those of 128 tokens at a time. Where
-        log-probabilities are enough, `likelihood` takes less.
+        See `generate` for what may be asked at once. The logits come to the host part by part:
+        devices hold those of 128 tokens of each query at a time. Where log-probabilities are
+        enough, `likelihood` takes less.
         """
-        queries = self._ask(context, query_ids)
-        scores = score_queries(self.model, context, queries, programs=self._programs(GREEDY))
-        return scores if context.is_batch else scores[0]
+        questions = self._ask(context, query_ids)
+        programs = self._programs(context)
+        scores = score_queries(self.model, context, questions.of_rows, programs=programs)
+        return questions.shaped(scores)
 
     @overload
     def likelihood(self, context: Context, query_ids: One) -> Scores: ...
     @overload
+    def likelihood(self, context: Context, query_ids: Many) -> list[Scores]: ...
+    @overload
     def likelihood(self, context: ContextBatch, query_ids: One | Many) -> list[Scores]: ...
-    def likelihood(self, context: Encoded, query_ids: Ids) -> Scores | list[Scores]:
+    @overload
+    def likelihood(self, context: ContextBatch, query_ids: Nested) -> list[list[Scores]]: ...
+    def likelihood(self, context: Encoded, query_ids: Ids) -> Scores | list[Any]:
         """The log-probability of each query token after the first, given all before it.
 
         As `score`, of whose logits it needs no more than those of 128 tokens at any time.
         """
-        queries = self._ask(context, query_ids)
-        scores = likelihood_of(self.model, context, queries, programs=self._programs(GREEDY))
-        return scores if context.is_batch else scores[0]
+        questions = self._ask(context, query_ids)
+        programs = self._programs(context)
+        scores = likelihood_of(self.model, context, questions.of_rows, programs=programs)
+        return questions.shaped(scores)
 
     @overload
     def score_document(self, document_ids: One, *, window: int | np.integer = ...) -> Scores: ...
@@ -218,57 +245,36 @@ class Engine:
         """
         size = inputs.whole("window", window)
         document = self.prefill(document_ids)
-        scores = score_document(self.model, document, window=size, programs=self._programs(GREEDY))
+        programs = self._programs(document)
+        scores = score_document(self.model, document, window=size, programs=programs)
         return scores if document.is_batch else scores[0]
 
     @overload
-    def generate(
-        self,
-        context: Context,
-        query_ids: One,
-        *,
-        max_new_tokens: int | np.integer,
-        stop: Sequence[str] | None = ...,
-        ignore_eos: bool = ...,
-        sampling: Sampling | Mapping[str, Any] | None = ...,
-        samples: None = ...,
-    ) -> Answer: ...
+    def generate(self, context: Context, query_ids: One, **how: Unpack[_One]) -> Answer: ...
+    @overload
+    def generate(self, context: Context, query_ids: One, **how: Unpack[_Many]) -> list[Answer]: ...
+    @overload
+    def generate(self, context: Context, query_ids: Many, **how: Unpack[_One]) -> list[Answer]: ...
     @overload
     def generate(
-        self,
-        context: Context,
-        query_ids: One,
-        *,
-        max_new_tokens: int | np.integer,
-        stop: Sequence[str] | None = ...,
-        ignore_eos: bool = ...,
-        sampling: Sampling | Mapping[str, Any] | None = ...,
-        samples: int | np.integer,
-    ) -> list[Answer]: ...
-    @overload
-    def generate(
-        self,
-        context: ContextBatch,
-        query_ids: One | Many,
-        *,
-        max_new_tokens: int | np.integer,
-        stop: Sequence[str] | None = ...,
-        ignore_eos: bool = ...,
-        sampling: Sampling | Mapping[str, Any] | None = ...,
-        samples: None = ...,
-    ) -> list[Answer]: ...
-    @overload
-    def generate(
-        self,
-        context: ContextBatch,
-        query_ids: One | Many,
-        *,
-        max_new_tokens: int | np.integer,
-        stop: Sequence[str] | None = ...,
-        ignore_eos: bool = ...,
-        sampling: Sampling | Mapping[str, Any] | None = ...,
-        samples: int | np.integer,
+        self, context: Context, query_ids: Many, **how: Unpack[_Many]
     ) -> list[list[Answer]]: ...
+    @overload
+    def generate(
+        self, context: ContextBatch, query_ids: One | Many, **how: Unpack[_One]
+    ) -> list[Answer]: ...
+    @overload
+    def generate(
+        self, context: ContextBatch, query_ids: One | Many, **how: Unpack[_Many]
+    ) -> list[list[Answer]]: ...
+    @overload
+    def generate(
+        self, context: ContextBatch, query_ids: Nested, **how: Unpack[_One]
+    ) -> list[list[Answer]]: ...
+    @overload
+    def generate(
+        self, context: ContextBatch, query_ids: Nested, **how: Unpack[_Many]
+    ) -> list[list[list[Answer]]]: ...
     def generate(
         self,
         context: Encoded,
@@ -284,7 +290,10 @@ class Engine:
 
         Args:
           context: from `prefill`; it is not consumed.
-          query_ids: token ids; for a batch, one query for all, or one per context.
+          query_ids: token ids; or a list of such queries, asked together: the context's keys lie
+            in memory once, and are read once a token for all of them. For a batch: one query for
+            all contexts, or one for each, or a list of queries for each. A query may be empty,
+            where the context ends the prompt.
           max_new_tokens: at most this many.
           stop: strings that end an answer; they need a tokenizer.
           ignore_eos: go on after EOS.
@@ -293,17 +302,44 @@ class Engine:
             for all of them. An answer becomes a list of that many.
 
         Returns:
-          An `Answer`; for a batch a list, one per context.
+          An `Answer`; for several queries a list, one for each; for a batch a list, one (or one
+          such list) for each context.
         """
-        rows, run = self._generate(
-            context, query_ids, max_new_tokens, stop, ignore_eos, sampling, samples
+        questions, generation = self._start(
+            context, query_ids, max_new_tokens, stop, ignore_eos, sampling, samples, keep=False
         )
-        for _ in run:  # until all rows have ended
-            pass
-        answers: list[Any] = [row.answer() for row in rows]
+        answers: list[Any] = generation.finish()
         if samples is not None:
             answers = [answers[i : i + samples] for i in range(0, len(answers), int(samples))]
-        return answers if context.is_batch else answers[0]
+        return questions.shaped(answers)
+
+    def start(
+        self,
+        context: Encoded,
+        query_ids: Ids,
+        *,
+        max_new_tokens: int | np.integer,
+        stop: Sequence[str] | None = None,
+        ignore_eos: bool = False,
+        sampling: Sampling | Mapping[str, Any] | None = None,
+        samples: int | np.integer | None = None,
+        stride: int | np.integer = STREAMED,
+    ) -> Generation:
+        """`generate`, as an object to iterate over while answers come: see `Generation`.
+
+        `stride`: tokens between two events of an answer, at most 32.
+        """
+        stride = sizes.whole("stride", stride, most=STRIDE)
+        return self._start(
+            context,
+            query_ids,
+            max_new_tokens,
+            stop,
+            ignore_eos,
+            sampling,
+            samples,
+            stride=stride,
+        )[1]
 
     def stream(
         self,
@@ -315,7 +351,7 @@ class Engine:
         ignore_eos: bool = False,
         sampling: Sampling | Mapping[str, Any] | None = None,
     ) -> Iterator[str]:
-        """`generate` for one context, yielding the answer's text as it comes.
+        """`generate` for one context and query, yielding the answer's text as it comes.
 
         The pieces together are the text that `generate` returns: what may turn out to be a stop
         word, or a character whose last bytes are still to come, is held back.
@@ -324,12 +360,14 @@ class Engine:
             raise ValueError("stream takes one context, not a batch")
         if not self.has_tokenizer:
             raise ValueError("stream yields text, and the checkpoint has no tokenizer")
-        rows, run = self._generate(
+        questions, generation = self._start(
             context, query_ids, max_new_tokens, stop, ignore_eos, sampling, None, stride=STREAMED
         )
-        return pieces(rows[0], run)
+        if not questions.single:
+            raise ValueError("stream takes one query, not a list of them")
+        return (event.text for event in generation if event.text)
 
-    def _generate(
+    def _start(
         self,
         context: Encoded,
         query_ids: Ids,
@@ -339,52 +377,52 @@ class Engine:
         sampling: Sampling | Mapping[str, Any] | None,
         samples: int | np.integer | None,
         *,
-        stride: int = generate_lib.STRIDE,
-    ) -> tuple[list[Row], Iterator[None]]:
-        """The rows of answers to come, and what extends them when it is iterated over."""
+        stride: int = STRIDE,
+        keep: bool = True,
+    ) -> tuple[Questions, Generation]:
+        """The questions, checked, and their answers to come."""
         eos = () if ignore_eos else self.eos_token_ids
         limits = inputs.limits(max_new_tokens, stop, eos, has_tokenizer=self.has_tokenizer)
-        sampling, each = parse(sampling), inputs.samples(samples)
-        queries = self._ask(context, query_ids, limits.max_new_tokens)
-        decode = None if self._tokenizer is None else self._tokenizer.decode
-        probe = None if self._tokenizer is None else self._tokenizer.probe
-        draws = sampling.mode.draws
-        prompts = inputs.prompts(context, queries) if draws else [0] * len(queries)
-        seeds = row_seeds(sampling, prompts)
-        rows = [
-            [Row(limits, decode, probe, seed if draws else None) for _ in range(each)]
-            for seed in seeds
-        ]
+        settings = Settings(
+            limits, parse(sampling), inputs.samples(samples), self.implementation, stride
+        )
+        questions = self._ask(context, query_ids, limits.max_new_tokens)
+        generation = Generation(
+            self.model,
+            context,
+            questions,
+            settings,
+            decode=None if self._tokenizer is None else self._tokenizer.decode,
+            probe=None if self._tokenizer is None else self._tokenizer.probe,
+            keep=keep,
+        )
+        return questions, generation
 
-        def run() -> Iterator[None]:
-            for group in context.groups:
-                yield from generate_lib.generate(
-                    self.model,
-                    group,
-                    group.of(queries),
-                    rows=[row for several in group.of(rows) for row in several],
-                    limits=limits,
-                    sampling=sampling,
-                    seeds=group.of(seeds),
-                    prompts=group.of(prompts),
-                    implementation=self.implementation,
-                    stride=stride,
-                )
-
-        return [row for several in rows for row in several], run()
-
-    def _programs(self, sampling: Sampling) -> query.Programs:
+    def _programs(self, context: Encoded) -> query.Programs:
         return query.programs(
-            self.config, self.mesh, self.implementation, generate_lib.STRIDE, sampling.mode
+            self.config,
+            self.mesh,
+            self.implementation,
+            STRIDE,
+            GREEDY.mode,
+            context.has_turns,
         )
 
-    def _ask(self, context: Encoded, query_ids: Ids, max_new_tokens: int = 0) -> list[list[int]]:
+    def _ask(self, context: Encoded, query_ids: Ids, max_new_tokens: int = 0) -> Questions:
         inputs.encoded(context).check(self.mesh, self.fingerprint)
-        queries = inputs.ask(context, query_ids, vocab_size=self.config.vocab_size)
-        longest = max(len(a) + len(b) for a, b in zip(context.tokens, queries, strict=True))
+        questions = inputs.ask(
+            context,
+            query_ids,
+            vocab_size=self.config.vocab_size,
+            may_be_empty=max_new_tokens > 0,
+        )
+        longest = max(
+            len(tokens) + max(map(len, row))
+            for tokens, row in zip(context.tokens, questions.of_rows, strict=True)
+        )
         needed, most = longest + max_new_tokens, self.config.max_position_embeddings
         if needed > most:
             checks.warn(
                 f"context, query and answer may take {needed} positions, beyond the model's {most}"
             )
-        return queries
+        return questions

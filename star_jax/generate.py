@@ -1,42 +1,190 @@
 """Generation: a compiled stride of tokens at a time, and between strides the host's decisions."""
 
 import collections
+import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from star_jax import inputs, query
+from star_jax import cache, inputs, query
 from star_jax import mesh as mesh_lib
 from star_jax.array_typing import Array
 from star_jax.cache import KV, bucket
-from star_jax.context import Group
+from star_jax.context import Encoded, Group
+from star_jax.inputs import Questions
 from star_jax.models import Decoder
-from star_jax.query import Decoding, Ends
-from star_jax.sampling import Choice, Sampling, knobs
-from star_jax.stopping import Limits, Row
+from star_jax.query import Decoding, Ends, Programs
+from star_jax.sampling import GREEDY, Choice, Sampling, knobs, row_seeds
+from star_jax.stopping import Answer, Event, Limits, Row
 
 STRIDE = 32  # tokens per call of the decode program; the host looks at the text in between
 GROWTH = 4  # times as much room: a long answer compiles few programs
 
 
-def generate(
-    model: Decoder,
-    group: Group,
-    queries: list[list[int]],
-    *,
-    rows: list[Row],
-    limits: Limits,
-    sampling: Sampling,
-    seeds: list[int],
-    prompts: list[int],
-    implementation: str,
-    stride: int = STRIDE,
-) -> Iterator[None]:
-    """Asks one query of each row of a group, until all answers have ended; yields as they grow.
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Questions that are asked together, of the rows of one group.
+
+    of_rows: [row][question], token ids; which: where each stands among all questions.
+    """
+
+    group: Group
+    of_rows: list[list[list[int]]]
+    which: list[list[int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What all answers of a generation have in common. `stride`: tokens between two events."""
+
+    limits: Limits
+    sampling: Sampling
+    samples: int
+    implementation: str
+    stride: int
+
+
+class Generation:
+    """Answers under way. Iterate over it for events; each tells what is new of one answer.
+
+    `answers` are in the order of contexts, questions and samples, as `Event.index` counts them.
+    Nothing runs but when the next event, or `finish`, is asked for. With `keep`, what the devices
+    hold of answers that have ended is kept for `context`.
+    """
+
+    def __init__(
+        self,
+        model: Decoder,
+        context: Encoded,
+        questions: Questions,
+        settings: Settings,
+        *,
+        decode: Callable[..., str] | None = None,
+        probe: int | None = None,
+        keep: bool = True,
+    ):
+        sampling = settings.sampling
+        draws = sampling.mode.draws
+        self._prompts = [0] * len(questions.flat)
+        if draws:
+            hashes = inputs.prompts(context, questions.of_rows)
+            self._prompts = [one for row in hashes for one in row]
+        self._seeds = row_seeds(sampling, self._prompts)
+        self._rows = [
+            Row(settings.limits, decode, probe, seed if draws else None)
+            for seed in self._seeds
+            for _ in range(settings.samples)
+        ]
+        self._model, self._settings, self._keep = model, settings, keep
+        self._asked, self._questions = context, questions
+        self._left = collections.deque(_parts(context, questions))
+        self._runs: list[Run] = []
+
+    def __iter__(self) -> Iterator[Event]:
+        while self._advance():
+            for i, row in enumerate(self._rows):
+                if (event := row.news(i)) is not None:
+                    yield event
+
+    @property
+    def answers(self) -> list[Answer]:
+        """The answers so far."""
+        return [row.answer() for row in self._rows]
+
+    @property
+    def answer(self) -> Answer:
+        """The answer so far, where there is one.
+
+        Raises:
+          ValueError: there are several.
+        """
+        if len(self._rows) != 1:
+            raise ValueError(f"there are {len(self._rows)} answers: see `answers`")
+        return self._rows[0].answer()
+
+    def finish(self) -> list[Answer]:
+        """Runs until all answers have ended."""
+        while self._advance():
+            pass
+        return self.answers
+
+    def cancel(self) -> None:
+        """Ends all answers as they are, and lets go of what the devices hold for them."""
+        self._left.clear()
+        self._runs.clear()
+        for row in self._rows:
+            row.stop_reason = row.stop_reason or "cancelled"
+
+    @property
+    def context(self) -> Encoded:
+        """The context with question and answer (without EOS) in it, to go on from.
+
+        Nothing is encoded again but the last token of the answer, which has not gone through
+        the model yet.
+
+        Raises:
+          ValueError: nothing was generated yet, or it was cancelled; a context was asked
+            several questions, or has several answers.
+        """
+        if self._left or not self._runs:
+            raise ValueError("there is no context to go on from: nothing is generated, or kept")
+        asked = [len(row) for row in self._questions.of_rows]
+        if set(asked) != {1} or self._settings.samples != 1:
+            raise ValueError("several answers to one context: go on from one of them alone")
+        if len(self._runs) != len(self._asked.groups):
+            raise ValueError("some queries are empty and some are not: ask them apart to go on")
+        tokens = [
+            [*told, *row[0], *answer.tokens]
+            for told, row, answer in zip(
+                self._asked.tokens, self._questions.of_rows, self._rows, strict=True
+            )
+        ]
+        groups = tuple(run.followed_by(tokens) for run in self._runs)
+        return dataclasses.replace(self._asked, tokens=tokens, groups=groups)
+
+    def _advance(self) -> bool:
+        """Goes on by a stride; whether there was anything to do."""
+        try:
+            if self._runs and self._runs[-1].step():
+                return True
+            if not self._keep:
+                self._runs.clear()
+            if not self._left:
+                return False
+            part = self._left.popleft()
+            run = Run(self._model, part, self._settings, self._rows, self._seeds, self._prompts)
+            self._runs.append(run)
+            return run.step()
+        except BaseException:
+            self.cancel()  # arrays that were donated are not there any more
+            raise
+
+
+def _parts(context: Encoded, questions: Questions) -> Iterator[Part]:
+    """The questions of each group. An empty one is the context's last token, asked of the rest."""
+    first = np.cumsum([0, *map(len, questions.of_rows)]).tolist()
+    for group in context.groups:
+        numbered = [list(enumerate(questions.of_rows[r], start=first[r])) for r in group.rows]
+        for empty in (False, True):
+            chosen = [[(i, ids) for i, ids in row if (not ids) == empty] for row in numbered]
+            if not any(chosen):
+                continue
+            of_rows = [[ids for _, ids in row] for row in chosen]
+            asked = group
+            if empty:
+                of_rows = [
+                    [t[-1:]] * len(row) for t, row in zip(group.tokens, of_rows, strict=True)
+                ]
+                asked = group.cut([len(tokens) - 1 for tokens in group.tokens])
+            yield Part(asked, of_rows, [[i for i, _ in row] for row in chosen])
+
+
+class Run:
+    """The questions of a part, on the devices.
 
     The devices are a stride ahead of the host, so that they do not wait for it to read. Where
     there are stop words they do wait: what follows one would be for nothing. Room for the tokens
@@ -45,45 +193,116 @@ def generate(
     Seven arrays go to the devices before the first token, and after it none (where there are stop
     words, one when a row has met its own). Two come back for the first token and for each stride:
     for 64 tokens seven and six.
-
-    rows: the answers, as many for every query as there are samples. seeds, prompts: of each
-    query; see `sampling.knobs`. stride: tokens between two yields, at most `STRIDE`.
-
-    Raises:
-      ValueError: logits are not finite.
     """
-    cache, mesh, samples = group.cache, group.mesh, len(rows) // len(queries)
-    programs = query.programs(model.config, mesh, implementation, STRIDE, sampling.mode)
-    put = mesh_lib.putter(mesh)
-    vocab_size = model.config.vocab_size if sampling.mode.penalises else 0
-    seen = put(inputs.seen(group, queries, samples=samples, vocab_size=vocab_size), mesh_lib.QUERY)
-    numbers = knobs(
-        sampling, seeds=seeds, prompts=prompts, batch=group.batch, samples=samples, put=put
-    )
-    most = [limits.max_new_tokens, stride, *limits.eos]
-    ends = Ends(put(np.asarray(most, np.int32), mesh_lib.WHOLE))
-    question = inputs.question(group, queries)
-    tail, first, state = programs.ask(model, cache, question, numbers, seen, ends)
-    waiting = collections.deque([first])
-    ahead = 0 if limits.stop else 1
-    made = 1  # tokens of an answer, at most, in what was called
-    stopped = 0  # rows that the devices know to have ended at a stop word
-    while True:
-        while made < limits.max_new_tokens and len(waiting) <= ahead:
-            state = _with_room(state, made - 1 + stride, most=limits.max_new_tokens, mesh=mesh)
-            new, state = programs.decode(model, cache, tail, state, numbers, ends)
-            waiting.append(new)
-            made += stride
-        _extend(rows, waiting.popleft(), cache.kv.k[0].dtype)
-        yield
-        ended = [row.stop_reason is not None for row in rows]
-        if all(ended):
-            return
-        if (now := sum(row.stop_reason == "stop" for row in rows)) > stopped:
-            stopped = now
-            done = np.ones(state.done.shape, bool)
-            done[: len(rows)] = ended
-            state = state._replace(done=put(done))
+
+    def __init__(
+        self,
+        model: Decoder,
+        part: Part,
+        settings: Settings,
+        rows: Sequence[Row],
+        seeds: Sequence[int],
+        prompts: Sequence[int],
+    ):
+        group, samples, sampling = part.group, settings.samples, settings.sampling
+        which = inputs.slots(group, part.which, -1)
+        numbered = [range(i * samples, (i + 1) * samples) if i >= 0 else () for i in which]
+        self._rows = [
+            rows[row[s]] if row else None for row in numbered for s in range(samples)
+        ]  # None for padding
+        self._model, self._part, self._settings = model, part, settings
+        self._put = put = mesh_lib.putter(group.mesh)
+        self._programs = self._compiled(sampling)
+        vocab_size = model.config.vocab_size if sampling.mode.penalises else 0
+        seen = inputs.seen(group, part.of_rows, samples=samples, vocab_size=vocab_size)
+        self._knobs = knobs(
+            sampling,
+            seeds=[seeds[i] if i >= 0 else 0 for i in which],
+            prompts=[prompts[i] if i >= 0 else 0 for i in which],
+            samples=samples,
+            put=put,
+        )
+        limits = settings.limits
+        ends = [limits.max_new_tokens, settings.stride, *limits.eos]
+        self._ends = Ends(put(np.asarray(ends, np.int32), mesh_lib.WHOLE))
+        self._tail, first, self._state = self._programs.ask(
+            model,
+            group.cache,
+            inputs.question(group, part.of_rows),
+            self._knobs,
+            put(seen, mesh_lib.QUERY),
+            self._ends,
+        )
+        self._waiting = collections.deque([first])
+        self._made = 1  # tokens of an answer, at most, in what was called
+        self._stopped = 0  # rows that the devices know to have ended at a stop word
+
+    def step(self) -> bool:
+        """Adds a stride of tokens to the answers; whether any went on.
+
+        Raises:
+          ValueError: logits are not finite.
+        """
+        rows = [row for row in self._rows if row is not None]
+        if all(row.stop_reason is not None for row in rows):
+            self._waiting.clear()
+            return False
+        self._tell_stopped(rows)
+        group, limits, stride = self._part.group, self._settings.limits, self._settings.stride
+        ahead = 0 if limits.stop else 1
+        while self._made < limits.max_new_tokens and len(self._waiting) <= ahead:
+            needed = min(self._made - 1 + stride, limits.max_new_tokens)
+            self._state = _with_room(self._state, needed, limits.max_new_tokens, group.mesh)
+            new, self._state = self._programs.decode(
+                self._model, group.cache, self._tail, self._state, self._knobs, self._ends
+            )
+            self._waiting.append(new)
+            self._made += stride
+        _extend(self._rows, self._waiting.popleft(), group.cache.kv.k[0].dtype)
+        return True
+
+    def followed_by(self, tokens: list[list[int]]) -> Group:
+        """The group with question and answer in it; `tokens` are all of each row of the context.
+
+        There is one answer to each row.
+        """
+        group, state = self._part.group, self._state
+        whole = group.of(tokens)
+        step = int(state.step)
+        answers = [0 if row is None else len(row.tokens) for row in self._rows]
+        valid = [min(n, step) for n in answers]
+        kept = [(self._tail.query, self._tail.query_length)]
+        kept.append((state.generated, self._put(np.asarray(valid, np.int32))))
+        if group.cache.turns is not None:
+            kept.insert(0, group.cache.turns)
+        lengths = [len(row) - n for row, n in zip(whole, group.encoded, strict=True)]
+        size = bucket(max(lengths))
+        turns = cache.join(*kept, size=size, mesh=group.mesh)
+        last = [row[len(row) - (n - m) :] for row, n, m in zip(whole, answers, valid, strict=False)]
+        if any(last):
+            before = [row[: len(row) - len(ids)] for row, ids in zip(whole, last, strict=True)]
+            group = group.followed_by(before, turns)
+            asked = inputs.question(group, [[ids] for ids in last])
+            kv = self._compiled(GREEDY, turns=True).keep(self._model, group.cache, asked)
+            turns = cache.join(turns, (kv, asked.length), size=size, mesh=group.mesh)
+        return group.followed_by(whole, turns)
+
+    def _compiled(self, sampling: Sampling, turns: bool | None = None) -> Programs:
+        group = self._part.group
+        if turns is None:
+            turns = group.cache.turns is not None
+        implementation = self._settings.implementation
+        return query.programs(
+            self._model.config, group.mesh, implementation, STRIDE, sampling.mode, turns
+        )
+
+    def _tell_stopped(self, rows: Sequence[Row]) -> None:
+        """Tells the devices which rows have met a stop word, if any are new."""
+        now = sum(row.stop_reason == "stop" for row in rows)
+        if now > self._stopped:
+            self._stopped = now
+            done = [row is None or row.stop_reason is not None for row in self._rows]
+            self._state = self._state._replace(done=self._put(np.asarray(done)))
 
 
 def check_finite(values: np.ndarray, dtype: object) -> None:
@@ -96,19 +315,20 @@ def check_finite(values: np.ndarray, dtype: object) -> None:
         )
 
 
-def _extend(rows: list[Row], new: Choice, dtype: object) -> None:
+def _extend(rows: Sequence[Row | None], new: Choice, dtype: object) -> None:
     """Adds the tokens that were made to each row; those of a row that has ended are negative."""
     made, logprobs = jax.device_get((new.token, new.logprob))
-    for row, tokens, values in zip(rows, made, logprobs, strict=False):
+    for row, tokens, values in zip(rows, made, logprobs, strict=True):
+        if row is None:
+            continue
         there = tokens >= 0
         check_finite(values[there], dtype)
         row.extend(tokens[there].tolist(), values[there].tolist())
 
 
-def _with_room(state: Decoding, needed: int, *, most: int, mesh: Mesh) -> Decoding:
-    """The state with room for the K/V of `needed` generated tokens, or of `most`."""
+def _with_room(state: Decoding, needed: int, most: int, mesh: Mesh) -> Decoding:
+    """The state with room for the K/V of `needed` generated tokens, at most of `most`."""
     room = state.generated.k[0].shape[1]
-    needed = min(needed, most)
     if needed <= room:
         return state
     while room < needed:

@@ -1,39 +1,48 @@
 """What callers hand in, checked: token ids as rows, queries for contexts, where answers end."""
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from star_jax import mesh as mesh_lib
 from star_jax.cache import bucket, pad
-from star_jax.context import Encoded, Group, digest
+from star_jax.context import Context, ContextBatch, Encoded, Group, digest
 from star_jax.query import Question
 from star_jax.sizes import MOST, shown, whole
 from star_jax.stopping import Limits
 
-SAMPLES = 2**16  # of one question, at once; more come from other seeds
+T = TypeVar("T")
+
+SAMPLES = 2**16  # answers to one question, at once; more come from other seeds
+QUESTIONS = 2**12  # questions to one context, at once
 
 # Token ids, for type checkers: of one text, and of a batch. The type of JAX's arrays does not tell
 # how many axes they have: with two they are a batch, though they count as one text here.
 One = Sequence[int | np.integer] | np.ndarray[tuple[int], np.dtype[Any]] | jax.Array
 Many = Sequence[One] | np.ndarray[tuple[int, int], np.dtype[Any]]
+Nested = Sequence[Many]  # several queries for each context of a batch
 Ids = Any  # either; what comes is checked here, by name
 
 
-def rows(ids: Ids, what: str, *, vocab_size: int) -> tuple[list[list[int]], bool]:
-    """Token ids as a list of rows, none of them empty, and whether they came as one.
+def rows(
+    ids: Ids, what: str, *, vocab_size: int, may_be_empty: bool = False
+) -> tuple[list[list[int]], bool]:
+    """Token ids as a list of rows, and whether they came as a list of lists.
 
     Raises:
-      ValueError: they are neither ids nor lists of ids, a row is empty, or an id is outside
-        the vocabulary. It calls them `what`.
+      ValueError: they are neither ids nor lists of ids, a row is empty and may not be, or an
+        id is outside the vocabulary. It calls them `what`.
     """
     if isinstance(ids, str | bytes | bytearray | memoryview):
         raise ValueError(f"{what} is text; it takes token ids (see engine.tokenizer)")
     if getattr(ids, "ndim", 1) == 0 or not isinstance(ids, Sequence | np.ndarray | jax.Array):
         raise ValueError(f"{what} must be a list of token ids, or a list of such lists")
+    if len(ids) == 0 and may_be_empty:
+        return [[]], False
     if len(ids) == 0:
         raise ValueError(f"{what} is empty: it needs at least one token")
     if len(ids) > MOST:
@@ -43,9 +52,9 @@ def rows(ids: Ids, what: str, *, vocab_size: int) -> tuple[list[list[int]], bool
     found = [_row(row, f"{what} {i}") for i, row in enumerate(ids)] if is_batch else []
     found = found or [_row(ids, what)]
     for i, row in enumerate(found):
-        if not row:
+        if not row and not may_be_empty:
             raise ValueError(f"{what} {i} is empty: it needs at least one token")
-        if min(row) < 0 or max(row) >= vocab_size:
+        if row and (min(row) < 0 or max(row) >= vocab_size):
             raise ValueError(
                 f"{what} {i} has token ids from {min(row)} to {max(row)}, "
                 f"and the vocabulary has {vocab_size}"
@@ -74,50 +83,133 @@ def encoded(context: Any) -> Encoded:
     return context
 
 
-def ask(context: Encoded, query_ids: Ids, *, vocab_size: int) -> list[list[int]]:
-    """One query for each row of a context: the same for all, or one each.
+@dataclasses.dataclass(frozen=True)
+class Questions:
+    """Queries for the rows of a context, any number for each.
+
+    of_rows: [row][question], each a list of token ids. nested: whether the results are a list
+    for each row; otherwise they are one list, or (single) one result.
+    """
+
+    of_rows: list[list[list[int]]]
+    nested: bool
+    single: bool
+
+    @property
+    def flat(self) -> list[list[int]]:
+        """All queries, row after row."""
+        return [query for row in self.of_rows for query in row]
+
+    def shaped(self, results: list[T]) -> Any:
+        """What the caller gets for these results, one for each of `flat`."""
+        if self.single:
+            return results[0]
+        if not self.nested:
+            return results
+        left = iter(results)
+        return [[next(left) for _ in row] for row in self.of_rows]
+
+
+def ask(
+    context: Encoded, query_ids: Ids, *, vocab_size: int, may_be_empty: bool = False
+) -> Questions:
+    """The queries for each row of a context.
+
+    One query goes to all rows. A list of queries is for a `Context` as many questions as it
+    has; for a batch it has one query, or one list of queries, for each row.
 
     Raises:
       ValueError: their number is not that of the contexts, or see `rows`.
     """
-    queries, one_each = rows(query_ids, "query", vocab_size=vocab_size)
-    if one_each and not context.is_batch:
-        raise ValueError("a list of queries needs a batch of contexts")
-    if not one_each:
-        queries = queries * len(context.tokens)
-    if len(queries) != len(context.tokens):
-        raise ValueError(f"{len(queries)} queries for {len(context.tokens)} contexts")
-    return queries
+    many = len(context.tokens)
+    if isinstance(context, ContextBatch) and _is_nested(query_ids):
+        of_rows = []
+        for i, some in enumerate(query_ids):
+            found, several = rows(
+                some, f"queries of context {i}:", vocab_size=vocab_size, may_be_empty=may_be_empty
+            )
+            if not several:
+                raise ValueError(f"queries of context {i} must be a list of queries, as the others")
+            of_rows.append(found)
+        questions = Questions(of_rows, nested=True, single=False)
+    else:
+        found, several = rows(query_ids, "query", vocab_size=vocab_size, may_be_empty=may_be_empty)
+        if isinstance(context, Context):
+            return _counted(Questions([found], nested=False, single=not several))
+        of_rows = [[query] for query in found] if several else [found] * many
+        questions = Questions(of_rows, nested=False, single=False)
+    if len(questions.of_rows) != many:
+        what = "lists of queries" if questions.nested else "queries"
+        raise ValueError(f"{len(questions.of_rows)} {what} for {many} contexts")
+    return _counted(questions)
 
 
-def question(group: Group, queries: list[list[int]]) -> Question:
+def _counted(questions: Questions) -> Questions:
+    for row in questions.of_rows:
+        if len(row) > QUESTIONS:
+            raise ValueError(f"{len(row)} questions to one context: at most {QUESTIONS} at once")
+    return questions
+
+
+def _is_nested(ids: Any) -> bool:
+    """Whether ids are lists of lists of ids."""
+
+    def is_list(x: Any) -> bool:
+        return isinstance(x, Sequence | np.ndarray) and not isinstance(x, str | bytes)
+
+    if not is_list(ids) or not len(ids) or not is_list(ids[0]) or not len(ids[0]):
+        return False
+    return np.ndim(ids[0]) > 1 if isinstance(ids[0], np.ndarray) else is_list(ids[0][0])
+
+
+def slots(group: Group, of_rows: Sequence[Sequence[T]], padding: T) -> list[T]:
+    """What there is for each question of a group, with padding: as many for every row."""
+    count = bucket(max(map(len, of_rows)), least=1)
+    found = [one for row in of_rows for one in (*row, *[padding] * (count - len(row)))]
+    return found + [padding] * (group.batch * count - len(found))
+
+
+def question(group: Group, of_rows: Sequence[Sequence[list[int]]]) -> Question:
     """The queries of a group as arrays on the mesh, padded to a bucket and to its rows."""
-    empty: list[list[int]] = [[]] * (group.batch - len(queries))
+    none: list[int] = []
+    queries = slots(group, of_rows, none)
+    starts = [[len(tokens)] * len(row) for tokens, row in zip(group.tokens, of_rows, strict=True)]
     put = mesh_lib.putter(group.mesh)
     return Question(
-        put(pad(queries + empty, bucket(max(map(len, queries)))), mesh_lib.QUERY),
-        put(np.asarray([len(ids) for ids in queries + empty], np.int32)),
-        put(np.asarray([len(ids) for ids in group.tokens + empty], np.int32)),
+        put(pad(queries, bucket(max(map(len, queries)))), mesh_lib.QUERY),
+        put(np.asarray([len(ids) for ids in queries], np.int32)),
+        put(np.asarray(slots(group, starts, 0), np.int32)),
     )
 
 
-def prompts(context: Encoded, queries: list[list[int]]) -> list[int]:
-    """For each row a hash, 64 bits, of the tokens of context and query."""
+def prompts(context: Encoded, of_rows: Sequence[Sequence[list[int]]]) -> list[list[int]]:
+    """For each question a hash, 64 bits, of the tokens of context and query."""
     return [
-        int.from_bytes(hashlib.blake2b(row + digest(query), digest_size=8).digest())
-        for row, query in zip(context.digests, queries, strict=True)
+        [
+            int.from_bytes(hashlib.blake2b(told + digest(query), digest_size=8).digest())
+            for query in row
+        ]
+        for told, row in zip(context.digests, of_rows, strict=True)
     ]
 
 
-def seen(group: Group, queries: list[list[int]], *, samples: int, vocab_size: int) -> np.ndarray:
+def seen(
+    group: Group, of_rows: Sequence[Sequence[list[int]]], *, samples: int, vocab_size: int
+) -> np.ndarray:
     """Which tokens context and query hold, for each row of the answers: bool [R, V].
 
     With `vocab_size` 0, for answers without a penalty, it has no columns.
     """
-    found = np.zeros((group.batch, vocab_size), bool)
+    held = [
+        [(tokens, query) for query in row]
+        for tokens, row in zip(group.tokens, of_rows, strict=True)
+    ]
+    nothing: tuple[list[int], list[int]] = ([], [])
+    whole = slots(group, held, nothing)
+    found = np.zeros((len(whole), vocab_size), bool)
     if vocab_size:
-        for i, (row, query) in enumerate(zip(group.tokens, queries, strict=True)):
-            found[i, row] = found[i, query] = True
+        for row, (tokens, query) in zip(found, whole, strict=True):
+            row[tokens] = row[query] = True
     return np.repeat(found, samples, axis=0)
 
 

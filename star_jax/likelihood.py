@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 
 from star_jax import mesh as mesh_lib
-from star_jax.cache import bucket, pad
+from star_jax.cache import pad
 from star_jax.context import Encoded
 from star_jax.generate import check_finite
-from star_jax.inputs import question
+from star_jax.inputs import question, slots
 from star_jax.models import Decoder
 from star_jax.query import LOGITS_AT_ONCE, Programs
 
@@ -28,35 +28,39 @@ class Scores:
 
 
 def score_queries(
-    model: Decoder, context: Encoded, queries: list[list[int]], *, programs: Programs
+    model: Decoder, context: Encoded, of_rows: list[list[list[int]]], *, programs: Programs
 ) -> list[np.ndarray]:
-    """The logits after each token of each row's query: float32 [Lq, V]."""
-    found = [np.empty((len(ids), model.config.vocab_size), np.float32) for ids in queries]
+    """The logits after each token of each query: float32 [Lq, V]; queries by row."""
+    vocab_size = model.config.vocab_size
+    found = [[np.empty((len(ids), vocab_size), np.float32) for ids in row] for row in of_rows]
     put = mesh_lib.putter(context.mesh)
     for group in context.groups:
-        asked, mine = group.of(queries), group.of(found)
+        asked = group.of(of_rows)
+        mine = slots(group, group.of(found), np.empty((0, vocab_size), np.float32))
         hidden = programs.hidden(model, group.cache, question(group, asked))
-        for first in range(0, max(map(len, asked)), LOGITS_AT_ONCE):
+        for first in range(0, max(map(len, mine)), LOGITS_AT_ONCE):
             part = np.asarray(programs.logits(model, hidden, put(np.int32(first), mesh_lib.WHOLE)))
-            for one, logits in zip(mine, part, strict=False):
+            for one, logits in zip(mine, part, strict=True):
                 count = len(one[first : first + LOGITS_AT_ONCE])
                 check_finite(logits[:count], hidden.dtype)
                 one[first : first + count] = logits[:count]
-    return found
+    return [one for row in found for one in row]
 
 
 def likelihood_of(
-    model: Decoder, context: Encoded, queries: list[list[int]], *, programs: Programs
+    model: Decoder, context: Encoded, of_rows: list[list[list[int]]], *, programs: Programs
 ) -> list[Scores]:
-    """How likely each row's query is; the context says nothing of its first token.
+    """How likely each query is, by row; the context says nothing of its first token.
 
     Raises:
       ValueError: a query has one token only.
     """
-    if min(map(len, queries)) < 2:
+    if min(len(ids) for row in of_rows for ids in row) < 2:
         raise ValueError("a query of one token has nothing to score")
-    asked = [ids[:-1] for ids in queries]
-    return list(map(Scores, _logprobs(model, context, asked, [q[1:] for q in queries], programs)))
+    asked = [[ids[:-1] for ids in row] for row in of_rows]
+    following = [[ids[1:] for ids in row] for row in of_rows]
+    found = _logprobs(model, context, asked, following, programs)
+    return [Scores(one) for row in found for one in row]
 
 
 def score_document(
@@ -76,38 +80,35 @@ def score_document(
     found: list[list[np.ndarray]] = [[] for _ in document.tokens]
     for start in range(0, longest, window):
         parts = [row[start : start + window + 1] for row in document.tokens]
-        asked, following = [p[:-1] for p in parts], [p[1:] for p in parts]
+        asked, following = [[p[:-1]] for p in parts], [[p[1:]] for p in parts]
         before = document.cut(start)
-        for one, values in zip(
-            found, _logprobs(model, before, asked, following, programs), strict=True
-        ):
-            one.append(values)
+        values = _logprobs(model, before, asked, following, programs)
+        for one, (new,) in zip(found, values, strict=True):
+            one.append(new)
     return [Scores(np.concatenate(one)) for one in found]
 
 
 def _logprobs(
     model: Decoder,
     context: Encoded,
-    asked: list[list[int]],
-    following: list[list[int]],
+    asked: list[list[list[int]]],
+    following: list[list[list[int]]],
     programs: Programs,
-) -> list[np.ndarray]:
-    """Of each token of `following`, the one after each that is asked."""
-    found = [np.empty(0, np.float32)] * len(asked)
+) -> list[list[np.ndarray]]:
+    """The log-probability of each token of `following`, the one after each that is asked."""
+    found = [[np.empty(len(ids), np.float32) for ids in row] for row in asked]
+    put = mesh_lib.putter(context.mesh)
     for group in context.groups:
-        mine, targets = group.of(asked), group.of(following)
-        if not any(mine):  # documents that have ended, beside one that has not
+        mine = group.of(asked)
+        if not any(ids for row in mine for ids in row):  # documents that have ended, beside others
             continue
-        targets += [[]] * (group.batch - len(targets))
-        made = programs.likelihood(
-            model,
-            group.cache,
-            question(group, mine),
-            mesh_lib.putter(context.mesh)(
-                pad(targets, bucket(max(map(len, mine)))), mesh_lib.QUERY
-            ),
-        )
-        for row, ids, values in zip(group.rows, mine, np.asarray(made), strict=False):
-            found[row] = values[: len(ids)]
-            check_finite(found[row], group.cache.kv.k[0].dtype)
+        nothing: list[int] = []
+        targets = slots(group, group.of(following), nothing)
+        asking = question(group, mine)
+        tokens = put(pad(targets, asking.tokens.shape[1]), mesh_lib.QUERY)
+        made = np.asarray(programs.likelihood(model, group.cache, asking, tokens))
+        kept = slots(group, group.of(found), np.empty(0, np.float32))
+        for one, values in zip(kept, made, strict=True):
+            one[:] = values[: len(one)]
+            check_finite(one, group.cache.kv.k[0].dtype)
     return found

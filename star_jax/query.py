@@ -33,7 +33,7 @@ from star_jax.array_typing import (
 )
 from star_jax.attention import Partial, Segment, merge, merge_over_axis, partial_attention
 from star_jax.attention.partial import Method
-from star_jax.cache import KV, Cache
+from star_jax.cache import KV, Cache, Turns
 from star_jax.mesh import CONTEXT, DATA, TENSOR
 from star_jax.models import Decoder, DecoderConfig, LayerSpec
 from star_jax.placement import weight_specs
@@ -48,23 +48,26 @@ ROOM = 128  # generated tokens that there is room for at first; see `generate.ge
 
 
 class Question(NamedTuple):
-    """Queries, padded on the right, of contexts; a row of padding has a context of no token."""
+    """Queries, padded on the right: Q / B of each context, one after another.
 
-    tokens: Array  # [B, T]
-    length: Array  # [B], of the query
-    start: Array  # [B], of the context: where the query starts
+    A query of no token is padding.
+    """
+
+    tokens: Array  # [Q, T]
+    length: Array  # [Q], of the query
+    start: Array  # [Q], of the context: where the query starts
 
 
 class Tail(NamedTuple):
     """What follows the context, whole on every device of `context`."""
 
-    query: KV  # [B, T, K, H], of which `query_length` are valid
-    query_length: Array  # [B]
-    start: Array  # [B], the position of the first generated token
+    query: KV  # [Q, T, K, H], of which `query_length` are valid
+    query_length: Array  # [Q]
+    start: Array  # [Q], the position of the first generated token
 
 
 class Decoding(NamedTuple):
-    """Generation under way, of R / B samples for each context; donated from call to call."""
+    """Generation under way, of R / Q samples for each query; donated from call to call."""
 
     generated: KV  # [R, S, K, H], K/V of the first `step` generated tokens
     token: Array  # [R], the last one generated, whose K/V are not there yet
@@ -101,11 +104,31 @@ def merge_method(q: Queries, devices: int) -> Method:
 def _attend_context(
     q: Queries, cache: Cache, spec: LayerSpec, attend: Callable[..., Partial]
 ) -> Partial:
-    """All queries over all valid keys of all shards."""
+    """Queries over all of their contexts: the valid keys of all shards, and earlier turns.
+
+    q: [Q, T, N, H]. The Q / B rows of a context are asked together, like tokens of one query:
+    its keys are read once for all of them.
+    """
+    rows = _together(q, cache.valid.shape[0])
     k, v = cache.kv.k[spec.index], cache.kv.v[spec.index]
-    part = attend(q, [Segment(k, v, length=cache.valid[:, 0])])
-    method = merge_method(q, jax.lax.axis_size(CONTEXT))
-    return merge_over_axis(part, CONTEXT, method=method)
+    part = attend(rows, [Segment(k, v, length=cache.valid[:, 0])])
+    method = merge_method(rows, jax.lax.axis_size(CONTEXT))
+    part = merge_over_axis(part, CONTEXT, method=method)
+    if cache.turns is not None:
+        kv, valid = cache.turns
+        turns = attend(rows, [Segment(kv.k[spec.index], kv.v[spec.index], length=valid)])
+        part = merge(part, turns)
+    return _apart(part, q)
+
+
+def _together(q: Queries, rows: int) -> Queries:
+    """[Q, T, N, H] -> [B, Q / B * T, N, H]"""
+    return q.reshape(rows, -1, *q.shape[2:])
+
+
+def _apart(part: Partial, q: Queries) -> Partial:
+    """The partial in the shape of the queries that were put together."""
+    return Partial(part.out.reshape(q.shape), part.lse.reshape(q.shape[:-1]))
 
 
 def _attention(spec: LayerSpec, implementation: str) -> Callable[..., Partial]:
@@ -142,8 +165,7 @@ class Asking:
 class Step:
     """Attention of one generated token a row. The state is the generated tokens' K/V.
 
-    The samples of a context are asked of it together, like tokens of one query: its keys are
-    read once for all of them.
+    The samples of a query read its keys once, as the queries of a context do.
     """
 
     cache: Cache
@@ -162,14 +184,13 @@ class Step:
         self, spec: LayerSpec, q: Queries, k: Keys, v: Values, state: KV
     ) -> tuple[Queries, KV]:
         attend, i = _attention(spec, self.implementation), spec.index
-        samples = q.reshape(self.cache.valid.shape[0], -1, *q.shape[2:])  # [B, R / B, N, H]
-        context = _attend_context(samples, self.cache, spec, attend)
-        asked, made = self.tail.query, jnp.broadcast_to(self.step + 1, q.shape[:1])
-        query = attend(samples, [Segment(asked.k[i], asked.v[i], self.tail.query_length)])
-        before = merge(context, query)
+        context = _attend_context(q, self.cache, spec, attend)
+        asked, valid = self.tail.query, self.tail.query_length
+        samples = _together(q, valid.shape[0])  # [R, 1, N, H] -> [Q, R / Q, N, H]
+        query = _apart(attend(samples, [Segment(asked.k[i], asked.v[i], valid)]), q)
+        made = jnp.broadcast_to(self.step + 1, q.shape[:1])
         own = attend(q, [Segment(state.k[i], state.v[i], made)])
-        before = Partial(before.out.reshape(own.out.shape), before.lse.reshape(own.lse.shape))
-        return merge(before, own).out, state
+        return merge(context, query, own).out, state
 
 
 # Of the loop over tokens: how many so far, what was chosen [R, stride], the state, whether any
@@ -180,9 +201,10 @@ Loop = tuple[Array, Choice, Decoding, Array]
 class Programs(NamedTuple):
     """The programs of phase 2, compiled per (capacity, query bucket, room for generated tokens).
 
-    hidden(model, cache, Question) -> what the LM head reads [B, T, D]
-    logits(model, hidden, first []) -> logits of `LOGITS_AT_ONCE` tokens, or of all [B, T, V]
-    likelihood(model, cache, Question, next [B, T]) -> log-probabilities [B, T], NaN as in `Choice`
+    hidden(model, cache, Question) -> what the LM head reads [Q, T, D]
+    logits(model, hidden, first []) -> logits of `LOGITS_AT_ONCE` tokens, or of all [Q, T, V]
+    likelihood(model, cache, Question, next [Q, T]) -> log-probabilities [Q, T], NaN as in `Choice`
+    keep(model, cache, Question) -> K/V of its tokens [Q, T, K, H]
     ask(model, cache, Question, knobs, seen, Ends) -> (Tail, first Choice [R, 1], Decoding)
     decode(model, cache, tail, Decoding, knobs, Ends) -> (Choice [R, stride], Decoding)
     """
@@ -190,15 +212,24 @@ class Programs(NamedTuple):
     hidden: Wrapped
     logits: Wrapped
     likelihood: Wrapped
+    keep: Wrapped
     ask: Wrapped
     decode: Wrapped
 
 
 @functools.cache
 def programs(
-    config: DecoderConfig, mesh: Mesh, implementation: str, stride: int, mode: Mode
+    config: DecoderConfig,
+    mesh: Mesh,
+    implementation: str,
+    stride: int,
+    mode: Mode,
+    turns: bool = False,
 ) -> Programs:
-    """See `Programs`. `decode` generates at most `stride` tokens a call, chosen as `mode` says."""
+    """See `Programs`. `decode` generates at most `stride` tokens a call, chosen as `mode` says.
+
+    `turns`: whether the contexts have earlier turns of a dialogue.
+    """
 
     def ask(
         model: Decoder, cache: Cache, question: Question, knobs: Knobs, seen: Array, ends: Ends
@@ -210,7 +241,7 @@ def programs(
         rows = knobs.keys.shape[0]
         samples = rows // logits.shape[0]
         choice = choose(jnp.repeat(logits, samples, axis=0), knobs, seen, 0, mode=mode)
-        is_padding = jnp.repeat(question.start == 0, samples)
+        is_padding = jnp.repeat(question.length == 0, samples)
         state = Decoding(
             generated=jax.tree.map(lambda x: jnp.zeros((rows, ROOM, *x.shape[2:]), x.dtype), kv),
             token=choice.token,
@@ -254,18 +285,19 @@ def programs(
         return made, state
 
     weights = weight_specs(config, mesh)
-    cache = Cache(mesh_lib.CACHE, mesh_lib.BLOCKS)  # type: ignore[arg-type]
+    cache = _cache_layout(turns)
     rows, query, tail = mesh_lib.ROWS, mesh_lib.QUERY, mesh_lib.TAIL
     question = Question(query, rows, rows)  # type: ignore[arg-type]
     tails = Tail(tail, rows, rows)  # type: ignore[arg-type]
     state = Decoding(tail, rows, P(), rows, query)  # type: ignore[arg-type]
     made = Choice(query, query)  # type: ignore[arg-type]
     jit = functools.partial(_jit, mesh)
-    hidden, logits, likelihood = _scoring(config, mesh, implementation)
+    hidden, logits, likelihood, keep = _scoring(config, mesh, implementation, turns)
     return Programs(
         hidden=hidden,
         logits=logits,
         likelihood=likelihood,
+        keep=keep,
         ask=jit(ask, (weights, cache, question, layout(), query, P()), (tails, made, state)),
         decode=jit(
             decode,
@@ -278,9 +310,9 @@ def programs(
 
 @functools.cache
 def _scoring(
-    config: DecoderConfig, mesh: Mesh, implementation: str
-) -> tuple[Wrapped, Wrapped, Wrapped]:
-    """`hidden`, `logits` and `likelihood`, which choose nothing."""
+    config: DecoderConfig, mesh: Mesh, implementation: str, turns: bool
+) -> tuple[Wrapped, Wrapped, Wrapped, Wrapped]:
+    """`hidden`, `logits`, `likelihood` and `keep`, which choose nothing."""
 
     def hidden(model: Decoder, cache: Cache, question: Question) -> Hidden:
         return _run_query(model, cache, question, implementation)[0]
@@ -308,8 +340,11 @@ def _scoring(
         )
         return jnp.concatenate(list(jax.lax.map(some, parts)), axis=1)
 
+    def keep(model: Decoder, cache: Cache, question: Question) -> KV:
+        return _run_query(model, cache, question, implementation)[1]
+
     weights = weight_specs(config, mesh)
-    cache = Cache(mesh_lib.CACHE, mesh_lib.BLOCKS)  # type: ignore[arg-type]
+    cache = _cache_layout(turns)
     rows, query = mesh_lib.ROWS, mesh_lib.QUERY
     question = Question(query, rows, rows)  # type: ignore[arg-type]
     whole = P(DATA, None, None)
@@ -317,7 +352,13 @@ def _scoring(
         _jit(mesh, hidden, (weights, cache, question), whole),
         _jit(mesh, logits, (weights, whole, P()), whole),
         _jit(mesh, likelihood, (weights, cache, question, query), query),
+        _jit(mesh, keep, (weights, cache, question), mesh_lib.TAIL),
     )
+
+
+def _cache_layout(turns: bool) -> Cache:
+    later = Turns(mesh_lib.TAIL, mesh_lib.ROWS) if turns else None  # type: ignore[arg-type]
+    return Cache(mesh_lib.CACHE, mesh_lib.BLOCKS, later)  # type: ignore[arg-type]
 
 
 def _run_query(

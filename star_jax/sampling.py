@@ -39,9 +39,10 @@ class Sampling:
     top_p: only the likeliest tokens that together reach this probability.
     min_p: only tokens at least this probable, relative to the likeliest.
     seed: None is a new random one for each question; or 0 ... 2**64 - 1; or a tuple, with one for
-      each context of a batch. `Answer.seed` says which it was: given again, it draws the same.
-      With one number for all, questions that differ draw apart, each as it would alone. The first
-      of equal ones does, too; for each further one another seed is made of it and its turn.
+      each question, context after context. `Answer.seed` says which it was: given again, it
+      draws the same. With one number for all, questions that differ draw apart, each as it would
+      alone. The first of equal ones does, too; for each further one another seed is made of it
+      and its turn.
     """
 
     temperature: float | int = 1.0
@@ -163,7 +164,7 @@ def row_seeds(sampling: Sampling, prompts: Sequence[int]) -> list[int]:
         return [secrets.randbits(64) for _ in prompts]
     if isinstance(sampling.seed, tuple):
         if len(sampling.seed) != len(prompts):
-            raise ValueError(f"{len(sampling.seed)} seeds for {len(prompts)} contexts")
+            raise ValueError(f"{len(sampling.seed)} seeds for {len(prompts)} questions")
         return [int(seed) for seed in sampling.seed]
     turns: collections.Counter[int] = collections.Counter()
     seeds = []
@@ -185,17 +186,16 @@ def knobs(
     *,
     seeds: Sequence[int],
     prompts: Sequence[int],
-    batch: int,
     samples: int,
     put: Callable[..., Array],
 ) -> Knobs:
-    """The numbers for `samples` rows of each of `batch` contexts.
+    """The numbers for `samples` rows of each question.
 
-    seeds, prompts: 64 bits for each question; there are no more than contexts, and the rows
-    without one are padding. `put` puts a host array on the mesh, with the layout it is told.
+    seeds, prompts: 64 bits for each question. `put` puts a host array on the mesh, with the
+    layout it is told.
     """
-    keys = np.zeros((batch, samples, 5), np.uint32)
-    for row, seed, prompt in zip(keys, seeds, prompts, strict=False):
+    keys = np.zeros((len(seeds), samples, 5), np.uint32)
+    for row, seed, prompt in zip(keys, seeds, prompts, strict=True):
         row[:, :4] = *divmod(seed, 2**32), *divmod(prompt, 2**32)
         row[:, 4] = np.arange(samples)
     numbers = (
@@ -207,7 +207,7 @@ def knobs(
     )
     return Knobs(
         put(np.asarray(numbers, np.float32), mesh_lib.WHOLE),
-        put(keys.reshape(batch * samples, 5), mesh_lib.QUERY),
+        put(keys.reshape(-1, 5), mesh_lib.QUERY),
     )
 
 

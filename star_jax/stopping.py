@@ -1,12 +1,12 @@
 """Where an answer ends: EOS, its length, or a stop word, wherever token borders lie."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from star_jax.text.prompt import common
 
-StopReason = Literal["eos", "stop", "length"]
+StopReason = Literal["eos", "stop", "length", "cancelled"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +15,8 @@ class Answer:
 
     tokens: without EOS; they end with the token that completed a stop word, if one did.
     text: the decoded tokens up to the stop word; None without a tokenizer.
-    stop_reason: `eos`, `stop` (a stop word), or `length` (max_new_tokens).
+    stop_reason: `eos`, `stop` (a stop word), `length` (max_new_tokens) or `cancelled`; None while
+      the answer goes on.
     logprobs: of each of the tokens under the model, natural logarithm, before anything that
       `Sampling` does.
     seed: of its draws; None if it is greedy. Given to `Sampling`, it draws the answer again, with
@@ -26,9 +27,24 @@ class Answer:
 
     tokens: list[int]
     text: str | None
-    stop_reason: StopReason
+    stop_reason: StopReason | None
     logprobs: list[float] = dataclasses.field(default_factory=list, compare=False)
     seed: int | None = dataclasses.field(default=None, compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """What is new of one answer.
+
+    index: which answer. tokens, logprobs, text: as in `Answer`, those that have come since the
+    answer's last event; all events together are the answer. stop_reason: None while it goes on.
+    """
+
+    index: int
+    tokens: list[int]
+    text: str | None
+    stop_reason: StopReason | None
+    logprobs: list[float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +79,9 @@ class Row:
         self.logprobs: list[float] = []
         self.stop_reason: StopReason | None = None
         self._checked = 0  # tokens up to which no stop word was completed
+        self._told = 0  # tokens that `news` has told, and whether it has told the end
+        self._told_text = ""
+        self._told_end = False
 
     def extend(self, tokens: Sequence[int], logprobs: Sequence[float]) -> None:
         """Adds generated tokens, as far as the answer goes."""
@@ -85,8 +104,28 @@ class Row:
         if self.decode is not None:
             whole = self.decode(self.tokens)
             text = self._shown(self.decode, whole, find(whole, self.limits.stop))
-        reason = self.stop_reason or "length"
-        return Answer(self.tokens, text, reason, self.logprobs, self.seed)
+        return Answer(self.tokens, text, self.stop_reason, self.logprobs, self.seed)
+
+    def news(self, index: int) -> Event | None:
+        """What has come since this was last called; None if nothing has.
+
+        Tokens that may still be cut, and text that may still change, are held back.
+        """
+        ended = self.stop_reason is not None
+        settled = self._checked if self.limits.stop and self.decode and not ended else None
+        tokens = self.tokens[self._told : settled]
+        logprobs = self.logprobs[self._told : settled]
+        self._told += len(tokens)
+        text = None
+        if self.decode is not None:
+            whole, text = self.settled(), ""
+            if len(whole) > len(self._told_text) and whole.startswith(self._told_text):
+                text = whole[len(self._told_text) :]
+                self._told_text = whole
+        if not tokens and not text and ended == self._told_end:
+            return None
+        self._told_end = ended
+        return Event(index, tokens, text, self.stop_reason, logprobs)
 
     def settled(self) -> str:
         """The text of the answer so far, without what a later token may still change or cut."""
@@ -138,18 +177,6 @@ class Row:
             del self.tokens[count:], self.logprobs[count:]
             self.stop_reason = "stop"
             return
-
-
-def pieces(row: Row, run: Iterator[None]) -> Iterator[str]:
-    """The text of a row as it grows; `run` extends it."""
-    sent = ""
-    for _ in run:
-        text = row.settled()
-        if len(text) > len(sent) and text.startswith(sent):
-            yield text[len(sent) :]
-            sent = text
-    if rest := row.settled()[len(sent) :]:
-        yield rest
 
 
 def find(text: str, stop: Sequence[str]) -> int | None:

@@ -288,5 +288,5 @@ def test_wrong_kinds_and_numbers_of_things_are_refused() -> None:
     wrong: Any = 0.7
     with pytest.raises((ValueError, TypeError), match="sampling"):
         sampling.parse(wrong)
-    with pytest.raises(ValueError, match="2 seeds for 3 contexts"):
+    with pytest.raises(ValueError, match="2 seeds for 3 questions"):
         sampling.row_seeds(Sampling(seed=(1, 2)), [1, 2, 3])
