@@ -1,8 +1,10 @@
 """Asking one batch of questions, and what is written down of it."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from star_jax.context import ContextBatch
 from star_jax.engine import Engine
 from star_jax.eval import metrics, timing
 from star_jax.eval.sample import Sample
@@ -11,11 +13,30 @@ from star_jax.sampling import Sampling
 from star_jax.stopping import Answer
 
 
+class Held:
+    """The contexts that were asked last: the next questions may be about the same ones."""
+
+    def __init__(self) -> None:
+        self._made: tuple[Engine, list[list[int]], ContextBatch] | None = None
+
+    def encode(self, engine: Engine, contexts: list[list[int]]) -> ContextBatch:
+        """Encodes the contexts, unless it has just done so with this engine."""
+        if self._made is not None and self._made[0] is engine and self._made[1] == contexts:
+            return self._made[2]
+        self.let_go()  # before others take their place in memory
+        self._made = engine, contexts, engine.prefill(contexts).block_until_ready()
+        return self._made[2]
+
+    def let_go(self) -> None:
+        self._made = None
+
+
 def ask(
     engine: Engine,
     contexts: Sequence[list[int]],
     queries: Sequence[list[int]],
     *,
+    held: Held,
     max_new_tokens: int,
     stop: Sequence[str],
     ignore_eos: bool = False,
@@ -24,24 +45,35 @@ def ask(
 ) -> tuple[list[Answer], dict[str, float]]:
     """Answers a batch of questions, given as token ids; `begin` is told what is going on.
 
+    Questions of one context are asked together, and it is encoded once; not at all if it is held
+    from the batch before.
+
     Returns:
       The answers; and seconds, the batch's shared out evenly among its questions, so that
       they add up: of phase 1, of phase 2, and of compiling, which neither contains.
     """
-    begin(f"encoding {sum(map(len, contexts))} tokens")
+    places: dict[tuple[int, ...], list[int]] = {}
+    for i, ids in enumerate(contexts):
+        places.setdefault(tuple(ids), []).append(i)
+    order = [i for row in places.values() for i in row]  # context after context
+    if sampling is not None and isinstance(sampling.seed, tuple):
+        seeds = tuple(sampling.seed[i] for i in order)
+        sampling = dataclasses.replace(sampling, seed=seeds)
+    begin(f"encoding {sum(map(len, places))} tokens")
     with timing.Stopwatch() as prefill:
-        context = engine.prefill(list(contexts)).block_until_ready()
+        context = held.encode(engine, [list(ids) for ids in places])
     begin(f"answering {len(queries)} question{'s' * (len(queries) > 1)}")
     with timing.Stopwatch() as decode:
-        answers = engine.generate(
+        nested = engine.generate(
             context,
-            list(queries),
+            [[queries[i] for i in row] for row in places.values()],
             max_new_tokens=max_new_tokens,
             stop=stop,
             ignore_eos=ignore_eos,
             sampling=sampling,
         )
-    assert isinstance(answers, list)  # since `contexts` is a batch
+    found = dict(zip(order, (answer for row in nested for answer in row), strict=True))
+    answers = [found[i] for i in range(len(order))]
     seconds = {
         "time_prefill": prefill.seconds,
         "time_decode": decode.seconds,

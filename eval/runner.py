@@ -16,7 +16,7 @@ from star_jax.checks import Advice
 from star_jax.engine import Engine
 from star_jax.eval import config as config_lib
 from star_jax.eval import devices, fingerprint, limits, places, records, report, suites, timing
-from star_jax.eval.ask import ask, is_cut, record
+from star_jax.eval.ask import Held, ask, is_cut, record
 from star_jax.eval.config import EvalConfig, Row
 from star_jax.eval.progress import Progress
 from star_jax.eval.sample import Sample
@@ -190,6 +190,7 @@ def _answer_all(
     append_first: Callable[[str, Sequence[records.Record]], None],
 ) -> None:
     """Answers what is left, batch after batch, each with every kind of attention in turn."""
+    held = Held()
     with Progress(sum(job.left() * _work(job.cell) for job in jobs)) as progress:
         append = append_first
         for job in jobs:
@@ -204,11 +205,12 @@ def _answer_all(
                     questions = drawn[max(0, len(part.scores) - batch.start) :]
                     if not questions.samples:
                         continue
-                    found = _answer(questions, job.cell, engines[part.row], config, progress.begin)
+                    asked = engines[part.row]
+                    found = _answer(questions, job.cell, asked, config, held, progress.begin)
                     append(part.path, found)
                     if append is append_first:
                         append = records.append
-                        _profile(questions, job.cell, engines[part.row], config)
+                        _profile(questions, job.cell, asked, config, held)
                     part.scores += [one["score"] for one in found]
                     progress.advance(len(found) * _work(job.cell), _describe(job))
 
@@ -236,6 +238,7 @@ def _answer(
     cell: Cell,
     engine: Engine,
     config: EvalConfig,
+    held: Held,
     begin: Callable[[str], None] = lambda doing: None,
 ) -> list[dict[str, Any]]:
     """The records of a batch."""
@@ -243,6 +246,7 @@ def _answer(
         engine,
         questions.contexts,
         questions.queries,
+        held=held,
         max_new_tokens=cell.max_new_tokens,
         stop=config_lib.stop_words(config.generation.stop),
         ignore_eos=config.generation.ignore_eos,
@@ -275,11 +279,14 @@ def _answer(
     ]
 
 
-def _profile(questions: Questions, cell: Cell, engine: Engine, config: EvalConfig) -> None:
+def _profile(
+    questions: Questions, cell: Cell, engine: Engine, config: EvalConfig, held: Held
+) -> None:
     """Answers a batch once more, now that its programs are compiled, under the profiler."""
     if config.profile_dir:
+        held.let_go()  # or nothing would be encoded
         with jax.profiler.trace(config.profile_dir):
-            _answer(questions, cell, engine, config)
+            _answer(questions, cell, engine, config, held)
 
 
 def _describe(job: Job) -> str:

@@ -126,7 +126,9 @@ def join(*parts: tuple[KV, Array], size: int, mesh: Mesh) -> Turns:
 
 
 @functools.cache
-def _join(mesh: Mesh, size: int, count: int) -> Callable[[tuple[tuple[KV, Array], ...]], tuple[KV, Array]]:
+def _join(
+    mesh: Mesh, size: int, count: int
+) -> Callable[[tuple[tuple[KV, Array], ...]], tuple[KV, Array]]:
     def join_parts(parts: tuple[tuple[KV, Array], ...]) -> tuple[KV, Array]:
         room = [kv.k[0].shape[1] for kv, _ in parts]
         valid = jnp.stack([valid for _, valid in parts], axis=1)  # [B, parts]

@@ -28,7 +28,7 @@ from star_jax import engine as engine_lib
 from star_jax.checks import Advice
 from star_jax.engine import DTYPES, Engine
 from star_jax.eval import cli, devices, fingerprint, jsonl, limits, places, records, timing
-from star_jax.eval.ask import ask, record
+from star_jax.eval.ask import Held, ask, record
 from star_jax.eval.config import CHAT, GenerationConfig, sampling, stop_words
 from star_jax.eval.metrics import string_match_all
 from star_jax.eval.progress import Progress
@@ -124,10 +124,11 @@ def main(argv: Sequence[str]) -> None:
         append: Callable[..., None] = functools.partial(
             records.append_first, manifest=manifest, settings=settings, num_samples=len(lines)
         )
+        held = Held()
         with Progress(len(lines) - done) as progress:
             for batch in records.missing(done, len(lines), _BATCH.value or _DATA.value):
                 asked = [lines[i] for i in batch]
-                answered = _answer(engine, tokenizer, asked, stop, generation, progress.begin)
+                answered = _answer(engine, tokenizer, asked, stop, generation, held, progress.begin)
                 with interrupts.held():
                     if batch.start == 0:
                         os.truncate(output, 0)  # an old run's, if there is any, with --nouse_cache
@@ -241,6 +242,7 @@ def _answer(
     lines: Sequence[jsonl.Line],
     stop: Sequence[str],
     generation: GenerationConfig,
+    held: Held,
     begin: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     """The records of a batch."""
@@ -254,6 +256,7 @@ def _answer(
         engine,
         contexts,
         queries,
+        held=held,
         max_new_tokens=_TOKENS.value,
         stop=stop,
         sampling=sampling(generation, [sample.index for sample in samples]),

@@ -78,7 +78,7 @@ class FakeEngine(Engine):
         assert all(ids[0] == 0 for ids in context_ids)
         return FakeContext(context_ids)
 
-    def generate(  # type: ignore[override]  # of batches alone
+    def generate(  # type: ignore[override]  # several questions to each context of a batch
         self,
         context: Any,
         query_ids: Any,
@@ -88,10 +88,11 @@ class FakeEngine(Engine):
         ignore_eos: bool = False,
         sampling: Any = None,
         samples: Any = None,
-    ) -> list[Answer]:
+    ) -> list[list[Answer]]:
         time.sleep(float(os.environ.get("FAKE_ENGINE_SECONDS", "0")))
         return [
-            self._answer(*row, max_new_tokens) for row in zip(context.rows, query_ids, strict=True)
+            [self._answer(tokens, query, max_new_tokens) for query in queries]
+            for tokens, queries in zip(context.rows, query_ids, strict=True)
         ]
 
     def _answer(self, context: list[int], query: list[int], max_new_tokens: int) -> Answer:

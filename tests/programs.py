@@ -7,7 +7,7 @@ import published
 from jax.sharding import Mesh, PartitionSpec
 
 import star_jax
-from star_jax import exact, generate, models, query, sampling, star
+from star_jax import exact, generate, models, phase2, query, sampling, star
 from star_jax import mesh as mesh_lib
 from star_jax.cache import KV, Cache
 from star_jax.models import DecoderConfig
@@ -99,7 +99,7 @@ class Programs:
         return self._query.logits.trace(self.model, hidden, self._array((), mesh_lib.WHOLE))
 
     def decode(self):
-        tail = query.Tail(self._kv(self.shapes.query, mesh_lib.TAIL), self._row(), self._row())
+        tail = phase2.Tail(self._kv(self.shapes.query, mesh_lib.TAIL), self._row(), self._row())
         state = query.Decoding(
             generated=self._kv(self.shapes.new, mesh_lib.TAIL, rows=self.shapes.samples),
             token=self._samples(),

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import pytest
 from programs import DEVICES, Programs, Shapes, layer_elements
 
-from star_jax import Sampling, query
+from star_jax import Sampling, phase2
 
 LAYERS = 2
 SHAPES = Shapes(layers=LAYERS)
@@ -73,9 +73,9 @@ def test_a_decode_step_gathers_at_any_batch():
     """One collective whatever its size; of queries, only messages that are all latency."""
     heads = (SHAPES.config.num_heads, SHAPES.config.head_dim)
     for batch in (1, 8, 64):
-        assert query.merge_method(jnp.zeros((batch, 1, *heads)), DEVICES) == "gather"
-        assert query.merge_method(jnp.zeros((batch, 64, *heads)), DEVICES) == "psum"
-    assert query.merge_method(jnp.zeros((1, 16, 4, 32)), DEVICES) == "gather"
+        assert phase2.merge_method(jnp.zeros((batch, 1, *heads)), DEVICES) == "gather"
+        assert phase2.merge_method(jnp.zeros((batch, 64, *heads)), DEVICES) == "psum"
+    assert phase2.merge_method(jnp.zeros((1, 16, 4, 32)), DEVICES) == "gather"
 
 
 @pytest.mark.parametrize("kind", ["h200", "a100"])

@@ -26,7 +26,6 @@ KERNELS = {  # the body of a kernel is one piece of work, and so is what launche
 }
 LONG_FUNCTIONS = {
     "eval/runner.py": ("run",),
-    "star_jax/generate.py": ("generate",),
     "star_jax/infer.py": ("main",),
     "star_jax/orbax_files.py": ("write",),
     "star_jax/query.py": ("programs",),
