@@ -11,10 +11,10 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 def test_the_example_answers():
     readme = (ROOT / "README.md").read_text()
-    code, more = re.findall(r"```py(?:thon)?\n(.*?)```", readme, re.DOTALL)
+    code, *more = re.findall(r"```py(?:thon)?\n(.*?)```", readme, re.DOTALL)
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     run = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning:star_jax", "-c", code + more],
+        [sys.executable, "-W", "error::UserWarning:star_jax", "-c", "".join((code, *more))],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -23,10 +23,11 @@ def test_the_example_answers():
     )
     assert run.returncode == 0, run.stderr
     answer = code.rsplit("# ", 1)[1].strip()
-    first, second, perplexity = run.stdout.strip().splitlines()
+    first, second, perplexity, turns = run.stdout.strip().splitlines()
     assert first == answer
     assert second.startswith(f"{answer}{answer.removesuffix('.')} [")  # streamed, then sampled
     assert 1 < float(perplexity) < 1e6
+    assert turns.startswith(answer)  # an event after the other; then the next turn's
 
 
 def test_no_placeholder_is_left():

@@ -10,7 +10,7 @@ RIGHT = """
 import jax
 import numpy as np
 from typing import Any, assert_type
-from star_jax import Answer, Context, ContextBatch, Engine, Scores
+from star_jax import Answer, Context, ContextBatch, Engine, Event, Scores
 from star_jax.tokenizer import Tokenizer
 
 
@@ -40,6 +40,17 @@ def right(engine: Engine, n: int, some: int | None, array: jax.Array) -> None:
     assert_type(engine.generate(many, [1], max_new_tokens=1), list[Answer])
     assert_type(engine.generate(many, [[1], [2]], max_new_tokens=1), list[Answer])
     assert_type(engine.generate(many, [1], max_new_tokens=1, samples=2), list[list[Answer]])
+    assert_type(engine.generate(one, [[1], [2]], max_new_tokens=1), list[Answer])
+    assert_type(engine.generate(one, [row, row], max_new_tokens=1, samples=2), list[list[Answer]])
+    nested = [[[1], [2]], [[3]]]
+    assert_type(engine.generate(many, nested, max_new_tokens=1), list[list[Answer]])
+    assert_type(engine.generate(many, nested, max_new_tokens=1, samples=2)[0][0], list[Answer])
+    assert_type(engine.likelihood(one, [[1, 2], [2, 3]]), list[Scores])
+    assert_type(engine.likelihood(many, nested), list[list[Scores]])
+    generation = engine.start(one, [1], max_new_tokens=1)
+    for event in generation:
+        assert_type(event, Event)
+    assert_type(generation.answer, Answer)
     answer: Answer | list[Answer] = engine.generate(one, [1], max_new_tokens=1, samples=some)
     for piece in engine.stream(one, [1], max_new_tokens=1, stop=["a"], sampling={"seed": 1}):
         assert_type(piece, str)
@@ -47,7 +58,7 @@ def right(engine: Engine, n: int, some: int | None, array: jax.Array) -> None:
     assert_type(engine.generate(one, [1], max_new_tokens=1).seed, int | None)
 """
 WRONG = {  # each an error, on a line of its own
-    "one context takes one query": "engine.score(one, [[1]])",
+    "one context takes one list of queries": "engine.score(one, [[[1]]])",
     "text is no ids": 'engine.prefill("text")',
     "texts are no ids": 'engine.prefill(["text"])',
     "floats are no ids": "engine.prefill([1.5])",
