@@ -1,4 +1,4 @@
-"""Asking one batch of questions, and what is written down of it."""
+"""QueryAttention one batch of questions, and what is written down of it."""
 
 import dataclasses
 from collections.abc import Callable, Sequence

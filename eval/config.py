@@ -262,11 +262,11 @@ def batch_size(config: EvalConfig) -> int:
     return config.data.batch_size or config.mesh.data
 
 
-def num_samples(data: DataConfig, there_are: int | None) -> int:
-    """How many samples of a task, of which `there_are` so many; None: as many as one likes."""
+def num_samples(data: DataConfig, available: int | None) -> int:
+    """How many samples of a task to take. `available`: how many it has; None: any number."""
     if data.num_samples == -1:
-        return 500 if there_are is None else there_are
-    return data.num_samples if there_are is None else min(data.num_samples, there_are)
+        return 500 if available is None else available
+    return data.num_samples if available is None else min(data.num_samples, available)
 
 
 def stop_words(stop: str | Sequence[str], *, field: str = "generation.stop") -> tuple[str, ...]:

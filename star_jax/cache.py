@@ -49,7 +49,7 @@ class Cache(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Deal:
+class Shards:
     """How a context is dealt out to the devices of `context`.
 
     Device c holds, one after another, tokens starts[c][i] ... starts[c][i] + size - 1. The

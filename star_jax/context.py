@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from star_jax import mesh as mesh_lib
-from star_jax.cache import Cache, Deal, Turns
+from star_jax.cache import Cache, Shards, Turns
 from star_jax.fingerprint import Fingerprint
 from star_jax.sizes import whole
 
@@ -27,7 +27,7 @@ class Group:
     """Rows of like length, encoded together: short ones would pay for the longest of all.
 
     rows: which of the context's; tokens: theirs; encoded: how many of each row's phase 1 has
-    encoded, which are dealt out as `deal` says. The others are turns of a dialogue. The cache
+    encoded, which are dealt out as `shards` says. The others are turns of a dialogue. The cache
     may have more rows, of padding.
     """
 
@@ -35,7 +35,7 @@ class Group:
     tokens: list[list[int]]
     encoded: list[int]
     cache: Cache
-    deal: Deal
+    shards: Shards
     mesh: Mesh
 
     @property
@@ -52,8 +52,10 @@ class Group:
         tokens = [row[:length] for row, length in zip(self.tokens, lengths, strict=True)]
         encoded = [min(n, len(row)) for n, row in zip(self.encoded, tokens, strict=True)]
         padding = [0] * (self.batch - len(tokens))
-        put = mesh_lib.putter(self.mesh)
-        cache = self.cache._replace(valid=put(self.deal.valid(encoded + padding), mesh_lib.BLOCKS))
+        put = mesh_lib.put_on(self.mesh)
+        cache = self.cache._replace(
+            valid=put(self.shards.valid(encoded + padding), mesh_lib.BLOCKS)
+        )
         if cache.turns is not None:
             rest = [len(row) - n for row, n in zip(tokens, encoded, strict=True)]
             turns = cache.turns._replace(valid=put(np.asarray(rest + padding, np.int32)))
@@ -67,7 +69,7 @@ class Group:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Encoded:
-    """What phase 1 returns: a `Context`, or a `ContextBatch`. Asking it changes nothing.
+    """What phase 1 returns: a `Context`, or a `ContextBatch`. QueryAttention it changes nothing.
 
     It is equal to itself alone: arrays are not compared.
     """
@@ -118,7 +120,7 @@ class Encoded:
         return self.cut(whole("length", length))
 
     def cut(self: Kind, length: int | np.integer) -> Kind:
-        """`prefix`, of no token at all too: nothing but the tail is then attended to."""
+        """`prefix`, but `length` may be 0: a query then attends to its own tokens alone."""
         return dataclasses.replace(
             self,
             tokens=[row[:length] for row in self.tokens],

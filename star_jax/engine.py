@@ -181,10 +181,10 @@ class Engine:
 
     def _encode(self, tokens: list[list[int]], rows: tuple[int, ...]) -> Group:
         padded = tokens + [[]] * (-len(tokens) % self.mesh.shape[mesh_lib.DATA])
-        cache, deal = self.attention.encode(
+        cache, shards = self.attention.encode(
             self.model, padded, mesh=self.mesh, implementation=self.implementation
         )
-        return Group(rows, tokens, [len(row) for row in tokens], cache, deal, self.mesh)
+        return Group(rows, tokens, [len(row) for row in tokens], cache, shards, self.mesh)
 
     @overload
     def score(self, context: Context, query_ids: One) -> np.ndarray: ...

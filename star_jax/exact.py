@@ -18,7 +18,7 @@ from jax.stages import Wrapped
 
 from star_jax import mesh as mesh_lib
 from star_jax.array_typing import Keys, Positions, Queries, Tokens, Values
-from star_jax.cache import KV, ROUND, Cache, Deal, eighths, pad
+from star_jax.cache import KV, ROUND, Cache, Shards, eighths, pad
 from star_jax.mesh import CONTEXT, TENSOR
 from star_jax.models import Attend, Decoder, DecoderConfig, LayerSpec
 from star_jax.placement import weight_specs
@@ -52,21 +52,21 @@ class Exact(abc.ABC):
 
     def encode(
         self, model: Decoder, rows: list[list[int]], *, mesh: Mesh, implementation: str
-    ) -> tuple[Cache, Deal]:
+    ) -> tuple[Cache, Shards]:
         """See `kinds.Kind`."""
-        deal = deal_out(max(len(row) for row in rows), self.chunks(mesh.shape[CONTEXT]))
-        order = deal.positions()
-        put = functools.partial(mesh_lib.putter(mesh), spec=mesh_lib.BLOCKS)
-        tokens = put(pad(rows, deal.length)[:, order])
+        shards = cut_into_shards(max(len(row) for row in rows), self.chunks(mesh.shape[CONTEXT]))
+        order = shards.positions()
+        put = functools.partial(mesh_lib.put_on(mesh), spec=mesh_lib.BLOCKS)
+        tokens = put(pad(rows, shards.length)[:, order])
         positions = put(np.broadcast_to(order.astype(np.int32), tokens.shape))
         kv = program(model.config, mesh, self, implementation)(model, tokens, positions)
-        return Cache(kv, put(deal.valid([len(row) for row in rows]))), deal
+        return Cache(kv, put(shards.valid([len(row) for row in rows]))), shards
 
 
-def deal_out(length: int, chunks: tuple[tuple[int, ...], ...]) -> Deal:
+def cut_into_shards(length: int, chunks: tuple[tuple[int, ...], ...]) -> Shards:
     """Deals out chunks of equal size, which waste at most an eighth (of short ones, 7 tokens)."""
     size = eighths(-(-length // sum(map(len, chunks))), least=ROUND)
-    return Deal(tuple(tuple(i * size for i in mine) for mine in chunks), size)
+    return Shards(tuple(tuple(i * size for i in mine) for mine in chunks), size)
 
 
 @functools.cache
@@ -74,7 +74,7 @@ def program(config: DecoderConfig, mesh: Mesh, attention: Exact, implementation:
     """exact(model, tokens [B, C*T], positions [B, C*T]) -> KV [B, C*T, K, H]; per length."""
 
     def exact(model: Decoder, tokens: Tokens, positions: Positions) -> KV:
-        attend = Keeping(attention.attend(positions, implementation))
+        attend = Recording(attention.attend(positions, implementation))
         _, (kept, _) = model.run(tokens, positions, attend, (KV((), ()), None), axis=TENSOR)
         return kept
 
@@ -92,7 +92,7 @@ State = tuple[KV, object]  # K/V of the layers so far; what `attend.start` retur
 
 
 @dataclasses.dataclass(frozen=True)
-class Keeping:
+class Recording:
     """Attention of some kind, keeping each device's own keys and values."""
 
     attend: Attend

@@ -86,7 +86,7 @@ class Weights:
 
 @dataclasses.dataclass(frozen=True)
 class _Weight:
-    """Of one weight; a leaf of a pytree, which a tuple would not be."""
+    """One weight. JAX sees a class of ours as a leaf of a pytree; a tuple would be a branch."""
 
     name: str
     shape: tuple[int, ...]  # in the checkpoint

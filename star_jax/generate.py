@@ -18,7 +18,7 @@ from star_jax.context import Encoded, Group
 from star_jax.inputs import Questions
 from star_jax.models import Decoder
 from star_jax.query import Decoding, Ends, Programs
-from star_jax.sampling import GREEDY, Choice, Sampling, knobs, row_seeds
+from star_jax.sampling import GREEDY, Choice, Sampling, arrays_of, row_seeds
 from star_jax.stopping import Answer, Event, Limits, Row
 
 STRIDE = 32  # tokens per call of the decode program; the host looks at the text in between
@@ -211,11 +211,11 @@ class Run:
             rows[row[s]] if row else None for row in numbered for s in range(samples)
         ]  # None for padding
         self._model, self._part, self._settings = model, part, settings
-        self._put = put = mesh_lib.putter(group.mesh)
+        self._put = put = mesh_lib.put_on(group.mesh)
         self._programs = self._compiled(sampling)
         vocab_size = model.config.vocab_size if sampling.mode.penalises else 0
         seen = inputs.seen(group, part.of_rows, samples=samples, vocab_size=vocab_size)
-        self._knobs = knobs(
+        self._how = arrays_of(
             sampling,
             seeds=[seeds[i] if i >= 0 else 0 for i in which],
             prompts=[prompts[i] if i >= 0 else 0 for i in which],
@@ -229,7 +229,7 @@ class Run:
             model,
             group.cache,
             inputs.question(group, part.of_rows),
-            self._knobs,
+            self._how,
             put(seen, mesh_lib.QUERY),
             self._ends,
         )
@@ -254,7 +254,7 @@ class Run:
             needed = min(self._made - 1 + stride, limits.max_new_tokens)
             self._state = _with_room(self._state, needed, limits.max_new_tokens, group.mesh)
             new, self._state = self._programs.decode(
-                self._model, group.cache, self._tail, self._state, self._knobs, self._ends
+                self._model, group.cache, self._tail, self._state, self._how, self._ends
             )
             self._waiting.append(new)
             self._made += stride

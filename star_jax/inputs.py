@@ -174,7 +174,7 @@ def question(group: Group, of_rows: Sequence[Sequence[list[int]]]) -> Question:
     none: list[int] = []
     queries = slots(group, of_rows, none)
     starts = [[len(tokens)] * len(row) for tokens, row in zip(group.tokens, of_rows, strict=True)]
-    put = mesh_lib.putter(group.mesh)
+    put = mesh_lib.put_on(group.mesh)
     return Question(
         put(pad(queries, bucket(max(map(len, queries)))), mesh_lib.QUERY),
         put(np.asarray([len(ids) for ids in queries], np.int32)),

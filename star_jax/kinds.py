@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from jax.sharding import Mesh
 
-from star_jax.cache import Cache, Deal
+from star_jax.cache import Cache, Shards
 from star_jax.dense import Dense
 from star_jax.models import Decoder, DecoderConfig
 from star_jax.ring import Ring
@@ -40,7 +40,7 @@ class Kind(Hashable, Protocol):
 
     def encode(
         self, model: Decoder, rows: list[list[int]], *, mesh: Mesh, implementation: str
-    ) -> tuple[Cache, Deal]:
+    ) -> tuple[Cache, Shards]:
         """Encodes one context per row, of any lengths; their number fits the mesh's `data`."""
         ...
 

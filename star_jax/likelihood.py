@@ -33,7 +33,7 @@ def score_queries(
     """The logits after each token of each query: float32 [Lq, V]; queries by row."""
     vocab_size = model.config.vocab_size
     found = [[np.empty((len(ids), vocab_size), np.float32) for ids in row] for row in of_rows]
-    put = mesh_lib.putter(context.mesh)
+    put = mesh_lib.put_on(context.mesh)
     for group in context.groups:
         asked = group.of(of_rows)
         mine = slots(group, group.of(found), np.empty((0, vocab_size), np.float32))
@@ -97,7 +97,7 @@ def _logprobs(
 ) -> list[list[np.ndarray]]:
     """The log-probability of each token of `following`, the one after each that is asked."""
     found = [[np.empty(len(ids), np.float32) for ids in row] for row in asked]
-    put = mesh_lib.putter(context.mesh)
+    put = mesh_lib.put_on(context.mesh)
     for group in context.groups:
         mine = group.of(asked)
         if not any(ids for row in mine for ids in row):  # documents that have ended, beside others

@@ -97,7 +97,7 @@ def compiler_options(mesh: Mesh) -> dict[str, bool | int] | None:
     }
 
 
-def putter(mesh: Mesh) -> Callable[..., jax.Array]:
+def put_on(mesh: Mesh) -> Callable[..., jax.Array]:
     """A function that puts a host array on the mesh, by rows of the batch unless told otherwise."""
 
     def put(x: np.ndarray | np.generic, spec: P = ROWS) -> jax.Array:

@@ -85,7 +85,7 @@ def _attention(spec: LayerSpec, implementation: str) -> Callable[..., Partial]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Asking:
+class QueryAttention:
     """Attention of a query. The state is the K/V of its layers so far."""
 
     cache: Cache
@@ -105,7 +105,7 @@ class Asking:
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
+class TokenAttention:
     """Attention of one generated token a row. The state is the generated tokens' K/V.
 
     The samples of a query read its keys once, as the queries of a context do.

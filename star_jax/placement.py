@@ -88,7 +88,7 @@ def place(model: Decoder, mesh: Mesh) -> Decoder:
 
 @dataclasses.dataclass(frozen=True)
 class _Target:
-    """Where one weight goes. This is a leaf of a pytree, which a tuple would not be."""
+    """Where one weight goes. JAX sees a class of ours as a leaf of a pytree."""
 
     sharding: NamedSharding
     repeat: int

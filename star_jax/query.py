@@ -21,9 +21,9 @@ from star_jax.array_typing import (
 from star_jax.cache import KV, Cache, Turns
 from star_jax.mesh import DATA, TENSOR
 from star_jax.models import Decoder, DecoderConfig
-from star_jax.phase2 import Asking, Step, Tail
+from star_jax.phase2 import QueryAttention, Tail, TokenAttention
 from star_jax.placement import weight_specs
-from star_jax.sampling import Choice, Knobs, Mode, choose, layout
+from star_jax.sampling import Choice, Mode, SamplingArrays, choose, layout
 
 LOGITS_AT_ONCE = 128  # tokens whose logits are held at a time: of 8K they may be gigabytes
 ROOM = 128  # generated tokens that there is room for at first; see `generate.generate`
@@ -80,8 +80,8 @@ class Programs(NamedTuple):
     logits(model, hidden, first []) -> logits of `LOGITS_AT_ONCE` tokens, or of all [Q, T, V]
     likelihood(model, cache, Question, next [Q, T]) -> log-probabilities [Q, T], NaN as in `Choice`
     keep(model, cache, Question) -> K/V of its tokens [Q, T, K, H]
-    ask(model, cache, Question, knobs, seen, Ends) -> (Tail, first Choice [R, 1], Decoding)
-    decode(model, cache, tail, Decoding, knobs, Ends) -> (Choice [R, stride], Decoding)
+    ask(model, cache, Question, how, seen, Ends) -> (Tail, first Choice [R, 1], Decoding)
+    decode(model, cache, tail, Decoding, how, Ends) -> (Choice [R, stride], Decoding)
     """
 
     hidden: Wrapped
@@ -107,15 +107,20 @@ def programs(
     """
 
     def ask(
-        model: Decoder, cache: Cache, question: Question, knobs: Knobs, seen: Array, ends: Ends
+        model: Decoder,
+        cache: Cache,
+        question: Question,
+        how: SamplingArrays,
+        seen: Array,
+        ends: Ends,
     ) -> tuple[Tail, Choice, Decoding]:
         hidden, kv = _run_query(model, cache, question, implementation)
         last = jnp.maximum(question.length - 1, 0)[:, None, None]
         hidden = jnp.take_along_axis(hidden, last, axis=1)  # [B, T, D] -> [B, 1, D]
         logits = model.logits(hidden, axis=TENSOR)[:, 0]
-        rows = knobs.keys.shape[0]
+        rows = how.keys.shape[0]
         samples = rows // logits.shape[0]
-        choice = choose(jnp.repeat(logits, samples, axis=0), knobs, seen, 0, mode=mode)
+        choice = choose(jnp.repeat(logits, samples, axis=0), how, seen, 0, mode=mode)
         is_padding = jnp.repeat(question.length == 0, samples)
         state = Decoding(
             generated=jax.tree.map(lambda x: jnp.zeros((rows, ROOM, *x.shape[2:]), x.dtype), kv),
@@ -128,20 +133,25 @@ def programs(
         return tail, Choice(choice.token[:, None], choice.logprob[:, None]), state
 
     def decode(
-        model: Decoder, cache: Cache, tail: Tail, state: Decoding, knobs: Knobs, ends: Ends
+        model: Decoder,
+        cache: Cache,
+        tail: Tail,
+        state: Decoding,
+        how: SamplingArrays,
+        ends: Ends,
     ) -> tuple[Choice, Decoding]:
         rows = state.token.shape[0]
         start = jnp.repeat(tail.start, rows // tail.start.shape[0])
 
         def body(carry: Loop) -> Loop:
             i, made, state, _ = carry
-            attend = Step(cache, tail, state.step, implementation)
+            attend = TokenAttention(cache, tail, state.step, implementation)
             positions = (start + state.step)[:, None]
             token, generated = state.token[:, None], state.generated
             hidden, kv = model.run(token, positions, attend, generated, axis=TENSOR)
             logits = model.logits(hidden, axis=TENSOR)[:, 0]
             step = state.step + 1
-            choice = choose(logits, knobs, state.seen, step, mode=mode)
+            choice = choose(logits, how, state.seen, step, mode=mode)
             made = Choice(
                 made.token.at[:, i].set(jnp.where(state.done, -1, choice.token)),
                 made.logprob.at[:, i].set(choice.logprob),
@@ -192,9 +202,9 @@ def _scoring(
     def hidden(model: Decoder, cache: Cache, question: Question) -> Hidden:
         return _run_query(model, cache, question, implementation)[0]
 
-    def logits(model: Decoder, hidden: Hidden, first: Array) -> Float[Array, "B few V"]:
-        few = min(hidden.shape[1], LOGITS_AT_ONCE)  # both are powers of two
-        part = jax.lax.dynamic_slice_in_dim(hidden, first, few, axis=1)
+    def logits(model: Decoder, hidden: Hidden, first: Array) -> Float[Array, "B part V"]:
+        size = min(hidden.shape[1], LOGITS_AT_ONCE)  # both are powers of two
+        part = jax.lax.dynamic_slice_in_dim(hidden, first, size, axis=1)
         return model.logits(part, axis=TENSOR)
 
     def likelihood(
@@ -208,10 +218,10 @@ def _scoring(
             chosen = jnp.take_along_axis(logprobs, x[1][..., None], axis=-1)[..., 0]
             return jnp.where(jnp.isfinite(logits).all(axis=-1), chosen, jnp.nan)
 
-        # [B, T, ...] -> [T / few, B, few, ...]: all logits at once may be gigabytes.
-        few = min(following.shape[1], LOGITS_AT_ONCE)
+        # [B, T, ...] -> [T / size, B, size, ...]: all logits at once may be gigabytes.
+        size = min(following.shape[1], LOGITS_AT_ONCE)
         parts = jax.tree.map(
-            lambda x: jnp.stack(jnp.split(x, x.shape[1] // few, axis=1)), (hidden, following)
+            lambda x: jnp.stack(jnp.split(x, x.shape[1] // size, axis=1)), (hidden, following)
         )
         return jnp.concatenate(list(jax.lax.map(some, parts)), axis=1)
 
@@ -240,7 +250,7 @@ def _run_query(
     model: Decoder, cache: Cache, question: Question, implementation: str
 ) -> tuple[Hidden, KV]:
     positions = question.start[:, None] + jnp.arange(question.tokens.shape[1])
-    attend = Asking(cache, implementation)
+    attend = QueryAttention(cache, implementation)
     return model.run(question.tokens, positions, attend, KV((), ()), axis=TENSOR)
 
 

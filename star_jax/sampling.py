@@ -127,7 +127,7 @@ class Mode:
     penalises: bool
 
 
-class Knobs(NamedTuple):
+class SamplingArrays(NamedTuple):
     """The numbers of a `Sampling`, as data."""
 
     numbers: Array  # float32 [5], named below
@@ -181,14 +181,14 @@ def _in_turn(seed: int, turn: int) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed} {turn}".encode(), digest_size=8).digest())
 
 
-def knobs(
+def arrays_of(
     sampling: Sampling,
     *,
     seeds: Sequence[int],
     prompts: Sequence[int],
     samples: int,
     put: Callable[..., Array],
-) -> Knobs:
+) -> SamplingArrays:
     """The numbers for `samples` rows of each question.
 
     seeds, prompts: 64 bits for each question. `put` puts a host array on the mesh, with the
@@ -205,15 +205,15 @@ def knobs(
         sampling.min_p,
         sampling.repetition_penalty,
     )
-    return Knobs(
+    return SamplingArrays(
         put(np.asarray(numbers, np.float32), mesh_lib.WHOLE),
         put(keys.reshape(-1, 5), mesh_lib.QUERY),
     )
 
 
-def layout() -> Knobs:
-    """The `PartitionSpec` of each of the `knobs`, for `shard_map`."""
-    return Knobs(mesh_lib.WHOLE, mesh_lib.QUERY)  # type: ignore[arg-type]
+def layout() -> SamplingArrays:
+    """The `PartitionSpec` of each of the `how`, for `shard_map`."""
+    return SamplingArrays(mesh_lib.WHOLE, mesh_lib.QUERY)  # type: ignore[arg-type]
 
 
 class Choice(NamedTuple):
@@ -225,7 +225,7 @@ class Choice(NamedTuple):
 
 def choose(
     logits: Float[Array, "R V"],
-    knobs: Knobs,
+    how: SamplingArrays,
     seen: Bool[Array, "R seen"],
     step: Int[Array, ""] | int,
     *,
@@ -237,29 +237,29 @@ def choose(
     """
     scores = logits
     if mode.penalises:
-        penalty = knobs.repetition_penalty
+        penalty = how.repetition_penalty
         scores = jnp.where(seen, jnp.where(scores > 0, scores / penalty, scores * penalty), scores)
     if mode.draws:
-        scores = scores / knobs.temperature
+        scores = scores / how.temperature
         if mode.filters:
-            scores = jnp.where(_kept(scores, knobs), scores, -jnp.inf)
+            scores = jnp.where(_kept(scores, how), scores, -jnp.inf)
         # The largest of score + Gumbel noise is a draw from the softmax of the scores.
-        scores = scores + _noise(knobs.keys, step, logits.shape[1])
+        scores = scores + _noise(how.keys, step, logits.shape[1])
     token = jnp.argmax(scores, axis=-1).astype(jnp.int32)
     chosen = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0]
     finite = jnp.isfinite(logits).all(axis=-1)  # of -inf alone, no sum would tell
     return Choice(token, jnp.where(finite, chosen - jax.nn.logsumexp(logits, axis=-1), jnp.nan))
 
 
-def _kept(scores: Float[Array, "R V"], knobs: Knobs) -> Bool[Array, "R V"]:
+def _kept(scores: Float[Array, "R V"], how: SamplingArrays) -> Bool[Array, "R V"]:
     """The tokens that `top_k`, `top_p` and `min_p` keep; one at least."""
     order = jnp.argsort(scores, axis=-1, descending=True, stable=True)
     ranked = jnp.take_along_axis(scores, order, axis=-1)
     rank = jnp.arange(ranked.shape[1])
-    kept = (rank < knobs.top_k) | (knobs.top_k == 0)
+    kept = (rank < how.top_k) | (how.top_k == 0)
     probability = jax.nn.softmax(jnp.where(kept, ranked, -jnp.inf), axis=-1)
     likelier = jnp.cumsum(probability, axis=-1) - probability
-    kept = kept & (likelier < knobs.top_p) & (probability >= knobs.min_p * probability[:, :1])
+    kept = kept & (likelier < how.top_p) & (probability >= how.min_p * probability[:, :1])
     kept = kept | (rank == 0)
     return jnp.zeros(scores.shape, bool).at[jnp.arange(len(order))[:, None], order].set(kept)
 

@@ -25,7 +25,7 @@ from jax.stages import Wrapped
 from star_jax import mesh as mesh_lib
 from star_jax.array_typing import Array, Int, Keys, Queries, Tokens, Values
 from star_jax.attention import Segment, partial_attention
-from star_jax.cache import KV, ROUND, Cache, Deal, allocate, bucket, eighths, pad, write
+from star_jax.cache import KV, ROUND, Cache, Shards, allocate, bucket, eighths, pad, write
 from star_jax.mesh import CONTEXT, TENSOR
 from star_jax.models import Attend, Decoder, DecoderConfig, LayerSpec
 from star_jax.placement import weight_specs
@@ -87,14 +87,14 @@ class Star:
 
     def encode(
         self, model: Decoder, rows: list[list[int]], *, mesh: Mesh, implementation: str
-    ) -> tuple[Cache, Deal]:
+    ) -> tuple[Cache, Shards]:
         """See `kinds.Kind`."""
         return _encode(model, rows, self, mesh, implementation)
 
 
 def _encode(
     model: Decoder, rows: list[list[int]], attention: Star, mesh: Mesh, implementation: str
-) -> tuple[Cache, Deal]:
+) -> tuple[Cache, Shards]:
     devices = mesh.shape[CONTEXT]
     longest = max(len(row) for row in rows)
     block = min(attention.block_size, bucket(longest))  # 100 tokens do not cost a whole block
@@ -104,7 +104,7 @@ def _encode(
     span = devices * block  # tokens per wave
     tokens = pad(rows, waves * span)
 
-    put = functools.partial(mesh_lib.putter(mesh), spec=mesh_lib.BLOCKS)
+    put = functools.partial(mesh_lib.put_on(mesh), spec=mesh_lib.BLOCKS)
     starts = np.broadcast_to(np.arange(devices, dtype=np.int32) * block, (len(rows), devices))
     first, later = programs(model.config, mesh, anchor, implementation)
     kv, anchors = first(model, put(tokens[:, :span]), put(starts))
@@ -115,10 +115,10 @@ def _encode(
             part, at = tokens[:, w * span : (w + 1) * span], starts + w * span
             kv = write(kv, later(model, put(part), put(at), anchors), w, mesh=mesh)
 
-    deal = Deal(
+    shards = Shards(
         tuple(tuple(range(c * block, waves * span, span)) for c in range(devices)), size=block
     )
-    return Cache(kv, put(deal.valid([len(row) for row in rows]))), deal
+    return Cache(kv, put(shards.valid([len(row) for row in rows]))), shards
 
 
 @functools.cache

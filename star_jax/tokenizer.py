@@ -117,7 +117,7 @@ class Tokenizer:
         return self._encode(prompt).ids
 
     def count(self, text: Text) -> int:
-        """Tokens of a text, BOS apart: at most so many, be it a context or a query."""
+        """The most tokens that a text may have as a context or as a query, without BOS."""
         alone = len(self._encode(Prompt.of(text, "count")).ids)
         return max(alone, len(self.encode_query(text)) if self._leads else 0)
 

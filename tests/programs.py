@@ -87,7 +87,12 @@ class Programs:
 
     def ask(self):
         return self._query.ask.trace(
-            self.model, self._cache(), self._question(), self._knobs(), self._seen(), self._ends()
+            self.model,
+            self._cache(),
+            self._question(),
+            self._how(),
+            self._seen(),
+            self._ends(),
         )
 
     def hidden(self):
@@ -108,7 +113,7 @@ class Programs:
             seen=self._seen(),
         )
         return self._query.decode.trace(
-            self.model, self._cache(), tail, state, self._knobs(), self._ends()
+            self.model, self._cache(), tail, state, self._how(), self._ends()
         )
 
     def _question(self):
@@ -131,10 +136,10 @@ class Programs:
     def _samples(self):
         return self._array((self.shapes.samples,), mesh_lib.ROWS)
 
-    def _knobs(self):
+    def _how(self):
         numbers = self._array((5,), mesh_lib.WHOLE, "float32")
         keys = self._array((self.shapes.samples, 5), mesh_lib.QUERY, "uint32")
-        return sampling.Knobs(numbers, keys)
+        return sampling.SamplingArrays(numbers, keys)
 
     def _seen(self):
         penalises = self._sampling.mode.penalises

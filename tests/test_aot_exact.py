@@ -21,7 +21,7 @@ def program(name: str, shapes: Shapes = SHAPES) -> aot.Program:
 
 def pairs(kind) -> np.ndarray:
     """How many (query, key) pairs each device has to attend to."""
-    deal = exact.deal_out(DEVICES * SHAPES.block, kind.chunks(DEVICES))
+    deal = exact.cut_into_shards(DEVICES * SHAPES.block, kind.chunks(DEVICES))
     return (deal.positions().reshape(DEVICES, -1) + 1).sum(axis=1)
 
 

@@ -41,12 +41,12 @@ def test_every_token_is_what_the_key_draws_from_the_scores(engine, context):
     """Teacher-forced, the same tokens and log-probabilities; so each step has its own key."""
     answer = ask(engine, context)
     scores = jnp.asarray(engine.score(context, QUERY + answer.tokens))[len(QUERY) - 1 : -1]
-    knobs = test_sampling.knobs(WARM, 1, inputs.prompts(context, [QUERY]))
+    how = test_sampling.arrays_of(WARM, 1, inputs.prompts(context, [[QUERY]])[0])
     seen = np.zeros((1, engine.config.vocab_size), bool)
     seen[0, [*tiny.ids(100), *QUERY]] = True
     for step, token in enumerate(answer.tokens):
         choice = sampling.choose(
-            scores[step : step + 1], knobs, jnp.asarray(seen), step, mode=WARM.mode
+            scores[step : step + 1], how, jnp.asarray(seen), step, mode=WARM.mode
         )
         assert int(choice.token[0]) == token
         assert abs(float(choice.logprob[0]) - answer.logprobs[step]) < 1e-4

@@ -99,12 +99,13 @@ def theirs(scores: np.ndarray, seen: list[int], options: dict[str, Any]) -> np.n
     return torch.softmax(x, dim=-1)[0].numpy()
 
 
-def knobs(options: Sampling, rows: int, prompts: Sequence[int] = (PROMPT,)) -> sampling.Knobs:
-    return sampling.knobs(
+def arrays_of(
+    options: Sampling, rows: int, prompts: Sequence[int] = (PROMPT,)
+) -> sampling.SamplingArrays:
+    return sampling.arrays_of(
         options,
         seeds=sampling.row_seeds(options, prompts),
         prompts=prompts,
-        batch=len(prompts),
         samples=rows // len(prompts),
         put=lambda x, spec: jnp.asarray(x),
     )
@@ -123,7 +124,7 @@ def draw(
         seen[:, SEEN] = True
     many = jnp.broadcast_to(jnp.asarray(logits() if scores is None else scores), (rows, VOCAB))
     return sampling.choose(
-        many, knobs(options, rows, prompts), jnp.asarray(seen), step, mode=options.mode
+        many, arrays_of(options, rows, prompts), jnp.asarray(seen), step, mode=options.mode
     )
 
 

@@ -119,11 +119,11 @@ def literal_generate(model, context, query, block, anchor, count, eos=()):
 def kept(engine, context, row: int = 0):
     """K and V of every layer in the order of the context, out of the engine's sharded cache."""
     group = next(group for group in context.groups if row in group.rows)
-    cache, deal, length = group.cache, group.deal, len(context.tokens[row])
+    cache, shards, length = group.cache, group.shards, len(context.tokens[row])
     row = group.rows.index(row)
     valid = np.asarray(cache.valid)[row]
     devices = len(valid)
-    positions = np.split(deal.positions(), devices)
+    positions = np.split(shards.positions(), devices)
 
     def order(x):
         x = x[:, :, :: x.shape[2] // engine.config.num_kv_heads]  # heads may be repeated
