@@ -251,13 +251,13 @@ def _engine(row: Row, model: Decoder, mesh: Mesh) -> Engine:
 
 
 def _last_layer(engine: Engine, ids: np.ndarray) -> np.ndarray:
-    kv = engine.prefill(ids).groups[0].cache.kv
-    return np.stack([np.asarray(x[-1][:, : len(ids)], np.float32) for x in kv])
+    last: Any = engine.prefill(ids).groups[0].cache.layers[-1]
+    return np.stack([np.asarray(x[:, : len(ids)], np.float32) for x in last])
 
 
 def _finite(context: Context) -> bool:
-    kv = context.groups[0].cache.kv
-    return all(bool(jnp.isfinite(x[-1]).all()) for x in kv)
+    last = context.groups[0].cache.layers[-1]
+    return all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(last))
 
 
 def random_model(config: DecoderConfig) -> Decoder:

@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from star_jax import mesh as mesh_lib
 from star_jax.array_typing import Array
+from star_jax.layer_cache import LayerCache
 
 # Keys that a device has room for are a multiple of this: copies by TMA want it, and a kernel that
 # is given anything else would pad, and so copy, a layer's whole cache for every token.
@@ -33,6 +34,9 @@ class KV(NamedTuple):
     v: Layers
 
 
+Kept = tuple[LayerCache, ...]  # of a context: for each layer what it keeps
+
+
 class Turns(NamedTuple):
     """The earlier turns of a dialogue: what was asked and answered since phase 1."""
 
@@ -43,9 +47,13 @@ class Turns(NamedTuple):
 class Cache(NamedTuple):
     """What phase 2 reads of a context; never written by a query."""
 
-    kv: KV  # S sharded over `context`: layout `mesh.CACHE`
+    layers: Kept  # S sharded over `context`
     valid: Array  # [B, C], valid keys on each device, layout `mesh.BLOCKS`
     turns: Turns | None = None
+
+    @property
+    def kind(self) -> type[LayerCache]:
+        return type(self.layers[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,41 +84,49 @@ class Shards:
         return np.clip(inside, 0, self.size).sum(axis=-1, dtype=np.int32)
 
 
-def allocate(like: KV, length: int, *, mesh: Mesh) -> KV:
+def allocate(like: Kept, length: int, *, mesh: Mesh) -> Kept:
     """A cache of zeros: the layers of `like`, with room for `length` keys on every device."""
-    return _allocate(mesh, length * mesh.shape[mesh_lib.CONTEXT])(like)
+    keys = length * mesh.shape[mesh_lib.CONTEXT]
+    return _allocate(mesh, type(like[0]), len(like), keys)(like)
 
 
 @functools.cache
-def _allocate(mesh: Mesh, length: int) -> Callable[[KV], KV]:
+def _allocate(
+    mesh: Mesh, kind: type[LayerCache], layers: int, length: int
+) -> Callable[[Kept], Kept]:
     def zeros(x: Array) -> Array:
         return jnp.zeros((x.shape[0], length, *x.shape[2:]), x.dtype)
 
-    def allocate_cache(like: KV) -> KV:
+    def allocate_cache(like: Kept) -> Kept:
         return jax.tree.map(zeros, like)
 
-    sharding = NamedSharding(mesh, mesh_lib.CACHE)
-    return jax.jit(allocate_cache, out_shardings=sharding)
+    shardings = jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec), kind.layout(), is_leaf=lambda x: isinstance(x, P)
+    )
+    return jax.jit(allocate_cache, out_shardings=(shardings,) * layers)
 
 
-def write(cache: KV, wave: KV, index: int, *, mesh: Mesh) -> KV:
+def write(cache: Kept, wave: Kept, index: int, *, mesh: Mesh) -> Kept:
     """Writes wave `index` into every device's shard. The old cache is donated."""
-    return _write(mesh)(cache, wave, np.int32(index))
+    return _write(mesh, type(cache[0]), len(cache))(cache, wave, np.int32(index))
 
 
 @functools.cache
-def _write(mesh: Mesh) -> Callable[[KV, KV, np.int32], KV]:
-    def write_wave(cache: KV, wave: KV, index: Array) -> KV:
+def _write(
+    mesh: Mesh, kind: type[LayerCache], layers: int
+) -> Callable[[Kept, Kept, np.int32], Kept]:
+    def write_wave(cache: Kept, wave: Kept, index: Array) -> Kept:
         def one(old: Array, new: Array) -> Array:
             return jax.lax.dynamic_update_slice_in_dim(old, new, index * new.shape[1], axis=1)
 
         return jax.tree.map(one, cache, wave)
 
+    layout = (kind.layout(),) * layers
     local = jax.shard_map(
         write_wave,
         mesh=mesh,
-        in_specs=(mesh_lib.CACHE, mesh_lib.CACHE, P()),
-        out_specs=mesh_lib.CACHE,
+        in_specs=(layout, layout, P()),
+        out_specs=layout,
         check_vma=False,
     )
     return jax.jit(local, donate_argnums=0)

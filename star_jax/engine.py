@@ -17,6 +17,7 @@ from star_jax.fingerprint import Fingerprint, Weights, of_tokenizer
 from star_jax.generate import STRIDE, Generation, Settings
 from star_jax.inputs import Ids, Many, Nested, One, Questions
 from star_jax.kinds import Kind
+from star_jax.layer_cache import LayerCache, Plain
 from star_jax.likelihood import Scores, likelihood_of, score_document, score_queries
 from star_jax.models import Decoder, DecoderConfig
 from star_jax.placement import place
@@ -55,6 +56,7 @@ class Engine:
         attention: Kind,
         implementation: str | None = None,
         tokenizer: Tokenizer | None = None,
+        layer_cache: type[LayerCache] = Plain,
     ):
         dtype = str(jax.tree.leaves(model)[0].dtype)
         implementation = check(mesh, attention, implementation, config=model.config, dtype=dtype)
@@ -62,6 +64,7 @@ class Engine:
         self.mesh = mesh
         self.attention = attention
         self.implementation = implementation
+        self.layer_cache = layer_cache
         self.tokenizer = tokenizer
         self.eos_token_ids = model.config.eos_token_ids
         self._weights = Weights()
@@ -142,6 +145,7 @@ class Engine:
             attention=attention,
             implementation=self.implementation,
             tokenizer=self._tokenizer,
+            layer_cache=self.layer_cache,
         )
         other.eos_token_ids = self.eos_token_ids
         other._weights = self._weights
@@ -182,7 +186,11 @@ class Engine:
     def _encode(self, tokens: list[list[int]], rows: tuple[int, ...]) -> Group:
         padded = tokens + [[]] * (-len(tokens) % self.mesh.shape[mesh_lib.DATA])
         cache, shards = self.attention.encode(
-            self.model, padded, mesh=self.mesh, implementation=self.implementation
+            self.model,
+            padded,
+            mesh=self.mesh,
+            implementation=self.implementation,
+            layer_cache=self.layer_cache,
         )
         return Group(rows, tokens, [len(row) for row in tokens], cache, shards, self.mesh)
 
@@ -405,6 +413,7 @@ class Engine:
             self.implementation,
             STRIDE,
             GREEDY.mode,
+            context.groups[0].cache.kind,
             context.has_turns,
         )
 

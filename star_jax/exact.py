@@ -18,7 +18,8 @@ from jax.stages import Wrapped
 
 from star_jax import mesh as mesh_lib
 from star_jax.array_typing import Keys, Positions, Queries, Tokens, Values
-from star_jax.cache import KV, ROUND, Cache, Shards, eighths, pad
+from star_jax.cache import ROUND, Cache, Kept, Shards, eighths, pad
+from star_jax.layer_cache import LayerCache
 from star_jax.mesh import CONTEXT, TENSOR
 from star_jax.models import Attend, Decoder, DecoderConfig, LayerSpec
 from star_jax.placement import weight_specs
@@ -51,7 +52,13 @@ class Exact(abc.ABC):
         return []
 
     def encode(
-        self, model: Decoder, rows: list[list[int]], *, mesh: Mesh, implementation: str
+        self,
+        model: Decoder,
+        rows: list[list[int]],
+        *,
+        mesh: Mesh,
+        implementation: str,
+        layer_cache: type[LayerCache],
     ) -> tuple[Cache, Shards]:
         """See `kinds.Kind`."""
         shards = cut_into_shards(max(len(row) for row in rows), self.chunks(mesh.shape[CONTEXT]))
@@ -59,8 +66,10 @@ class Exact(abc.ABC):
         put = functools.partial(mesh_lib.put_on(mesh), spec=mesh_lib.BLOCKS)
         tokens = put(pad(rows, shards.length)[:, order])
         positions = put(np.broadcast_to(order.astype(np.int32), tokens.shape))
-        kv = program(model.config, mesh, self, implementation)(model, tokens, positions)
-        return Cache(kv, put(shards.valid([len(row) for row in rows]))), shards
+        run = program(model.config, mesh, self, implementation, layer_cache)
+        return Cache(
+            run(model, tokens, positions), put(shards.valid([len(row) for row in rows]))
+        ), shards
 
 
 def cut_into_shards(length: int, chunks: tuple[tuple[int, ...], ...]) -> Shards:
@@ -70,25 +79,31 @@ def cut_into_shards(length: int, chunks: tuple[tuple[int, ...], ...]) -> Shards:
 
 
 @functools.cache
-def program(config: DecoderConfig, mesh: Mesh, attention: Exact, implementation: str) -> Wrapped:
-    """exact(model, tokens [B, C*T], positions [B, C*T]) -> KV [B, C*T, K, H]; per length."""
+def program(
+    config: DecoderConfig,
+    mesh: Mesh,
+    attention: Exact,
+    implementation: str,
+    layer_cache: type[LayerCache],
+) -> Wrapped:
+    """exact(model, tokens [B, C*T], positions [B, C*T]) -> Kept, C*T keys; per length."""
 
-    def exact(model: Decoder, tokens: Tokens, positions: Positions) -> KV:
-        attend = Recording(attention.attend(positions, implementation))
-        _, (kept, _) = model.run(tokens, positions, attend, (KV((), ()), None), axis=TENSOR)
+    def exact(model: Decoder, tokens: Tokens, positions: Positions) -> Kept:
+        attend = Recording(attention.attend(positions, implementation), layer_cache)
+        _, (kept, _) = model.run(tokens, positions, attend, ((), None), axis=TENSOR)
         return kept
 
     local = jax.shard_map(
         exact,
         mesh=mesh,
         in_specs=(weight_specs(config, mesh), mesh_lib.BLOCKS, mesh_lib.BLOCKS),
-        out_specs=mesh_lib.CACHE,
+        out_specs=(layer_cache.layout(),) * config.num_layers,
         check_vma=False,
     )
     return jax.jit(local, compiler_options=mesh_lib.compiler_options(mesh))
 
 
-State = tuple[KV, object]  # K/V of the layers so far; what `attend.start` returned for this one
+State = tuple[Kept, object]  # of the layers so far; what `attend.start` returned for this one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,9 +111,10 @@ class Recording:
     """Attention of some kind, keeping each device's own keys and values."""
 
     attend: Attend
+    layer_cache: type[LayerCache]
 
     def start(self, spec: LayerSpec, k: Keys, v: Values, state: State) -> State:
-        kept = KV((*state[0].k, k), (*state[0].v, v))
+        kept = (*state[0], self.layer_cache.of(k, v))
         return kept, self.attend.start(spec, k, v, None)
 
     def __call__(

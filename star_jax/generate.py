@@ -258,7 +258,7 @@ class Run:
             )
             self._waiting.append(new)
             self._made += stride
-        _extend(self._rows, self._waiting.popleft(), group.cache.kv.k[0].dtype)
+        _extend(self._rows, self._waiting.popleft(), jax.tree.leaves(self._model)[0].dtype)
         return True
 
     def followed_by(self, tokens: list[list[int]]) -> Group:
@@ -291,10 +291,9 @@ class Run:
         group = self._part.group
         if turns is None:
             turns = group.cache.turns is not None
-        implementation = self._settings.implementation
-        return query.programs(
-            self._model.config, group.mesh, implementation, STRIDE, sampling.mode, turns
-        )
+        config, implementation = self._model.config, self._settings.implementation
+        kind, mode = group.cache.kind, sampling.mode
+        return query.programs(config, group.mesh, implementation, STRIDE, mode, kind, turns)
 
     def _tell_stopped(self, rows: Sequence[Row]) -> None:
         """Tells the devices which rows have met a stop word, if any are new."""

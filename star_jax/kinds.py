@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 
 from star_jax.cache import Cache, Shards
 from star_jax.dense import Dense
+from star_jax.layer_cache import LayerCache
 from star_jax.models import Decoder, DecoderConfig
 from star_jax.ring import Ring
 from star_jax.sizes import shown
@@ -39,9 +40,18 @@ class Kind(Hashable, Protocol):
         ...
 
     def encode(
-        self, model: Decoder, rows: list[list[int]], *, mesh: Mesh, implementation: str
+        self,
+        model: Decoder,
+        rows: list[list[int]],
+        *,
+        mesh: Mesh,
+        implementation: str,
+        layer_cache: type[LayerCache],
     ) -> tuple[Cache, Shards]:
-        """Encodes one context per row, of any lengths; their number fits the mesh's `data`."""
+        """Encodes one context per row, of any lengths; their number fits the mesh's `data`.
+
+        `layer_cache` is the kind of cache that each layer keeps.
+        """
         ...
 
 

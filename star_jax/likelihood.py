@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 
 from star_jax import mesh as mesh_lib
@@ -110,5 +111,5 @@ def _logprobs(
         kept = slots(group, group.of(found), np.empty(0, np.float32))
         for one, values in zip(kept, made, strict=True):
             one[:] = values[: len(one)]
-            check_finite(one, group.cache.kv.k[0].dtype)
+            check_finite(one, jax.tree.leaves(model)[0].dtype)
     return found

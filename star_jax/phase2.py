@@ -53,8 +53,7 @@ def _attend_context(
     its keys are read once for all of them.
     """
     rows = _together(q, cache.valid.shape[0])
-    k, v = cache.kv.k[spec.index], cache.kv.v[spec.index]
-    part = attend(rows, [Segment(k, v, length=cache.valid[:, 0])])
+    part = cache.layers[spec.index].attend(rows, cache.valid[:, 0], attend)
     method = merge_method(rows, jax.lax.axis_size(CONTEXT))
     part = merge_over_axis(part, CONTEXT, method=method)
     if cache.turns is not None:

@@ -19,6 +19,7 @@ from star_jax.array_typing import (
     Tokens,
 )
 from star_jax.cache import KV, Cache, Turns
+from star_jax.layer_cache import LayerCache, Plain
 from star_jax.mesh import DATA, TENSOR
 from star_jax.models import Decoder, DecoderConfig
 from star_jax.phase2 import QueryAttention, Tail, TokenAttention
@@ -99,11 +100,13 @@ def programs(
     implementation: str,
     stride: int,
     mode: Mode,
+    layer_cache: type[LayerCache] = Plain,
     turns: bool = False,
 ) -> Programs:
     """See `Programs`. `decode` generates at most `stride` tokens a call, chosen as `mode` says.
 
-    `turns`: whether the contexts have earlier turns of a dialogue.
+    layer_cache: the kind that the layers of contexts keep. turns: whether the contexts have
+    earlier turns of a dialogue.
     """
 
     def ask(
@@ -170,14 +173,14 @@ def programs(
         return made, state
 
     weights = weight_specs(config, mesh)
-    cache = _cache_layout(turns)
+    cache = _cache_layout(config, layer_cache, turns)
     rows, query, tail = mesh_lib.ROWS, mesh_lib.QUERY, mesh_lib.TAIL
     question = Question(query, rows, rows)  # type: ignore[arg-type]
     tails = Tail(tail, rows, rows)  # type: ignore[arg-type]
     state = Decoding(tail, rows, P(), rows, query)  # type: ignore[arg-type]
     made = Choice(query, query)  # type: ignore[arg-type]
     jit = functools.partial(_jit, mesh)
-    hidden, logits, likelihood, keep = _scoring(config, mesh, implementation, turns)
+    hidden, logits, likelihood, keep = _scoring(config, mesh, implementation, layer_cache, turns)
     return Programs(
         hidden=hidden,
         logits=logits,
@@ -195,7 +198,11 @@ def programs(
 
 @functools.cache
 def _scoring(
-    config: DecoderConfig, mesh: Mesh, implementation: str, turns: bool
+    config: DecoderConfig,
+    mesh: Mesh,
+    implementation: str,
+    layer_cache: type[LayerCache],
+    turns: bool,
 ) -> tuple[Wrapped, Wrapped, Wrapped, Wrapped]:
     """`hidden`, `logits`, `likelihood` and `keep`, which choose nothing."""
 
@@ -229,7 +236,7 @@ def _scoring(
         return _run_query(model, cache, question, implementation)[1]
 
     weights = weight_specs(config, mesh)
-    cache = _cache_layout(turns)
+    cache = _cache_layout(config, layer_cache, turns)
     rows, query = mesh_lib.ROWS, mesh_lib.QUERY
     question = Question(query, rows, rows)  # type: ignore[arg-type]
     whole = P(DATA, None, None)
@@ -241,9 +248,10 @@ def _scoring(
     )
 
 
-def _cache_layout(turns: bool) -> Cache:
+def _cache_layout(config: DecoderConfig, layer_cache: type[LayerCache], turns: bool) -> Cache:
     later = Turns(mesh_lib.TAIL, mesh_lib.ROWS) if turns else None  # type: ignore[arg-type]
-    return Cache(mesh_lib.CACHE, mesh_lib.BLOCKS, later)  # type: ignore[arg-type]
+    layers = (layer_cache.layout(),) * config.num_layers
+    return Cache(layers, mesh_lib.BLOCKS, later)  # type: ignore[arg-type]
 
 
 def _run_query(

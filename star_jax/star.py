@@ -25,13 +25,14 @@ from jax.stages import Wrapped
 from star_jax import mesh as mesh_lib
 from star_jax.array_typing import Array, Int, Keys, Queries, Tokens, Values
 from star_jax.attention import Segment, partial_attention
-from star_jax.cache import KV, ROUND, Cache, Shards, allocate, bucket, eighths, pad, write
+from star_jax.cache import KV, ROUND, Cache, Kept, Shards, allocate, bucket, eighths, pad, write
+from star_jax.layer_cache import LayerCache
 from star_jax.mesh import CONTEXT, TENSOR
 from star_jax.models import Attend, Decoder, DecoderConfig, LayerSpec
 from star_jax.placement import weight_specs
 from star_jax.sizes import whole
 
-State = tuple[KV, KV]  # of the layers so far: what is kept, and the anchor
+State = tuple[Kept, KV]  # of the layers so far: what is kept, and the anchor
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,14 +87,25 @@ class Star:
         return found
 
     def encode(
-        self, model: Decoder, rows: list[list[int]], *, mesh: Mesh, implementation: str
+        self,
+        model: Decoder,
+        rows: list[list[int]],
+        *,
+        mesh: Mesh,
+        implementation: str,
+        layer_cache: type[LayerCache],
     ) -> tuple[Cache, Shards]:
         """See `kinds.Kind`."""
-        return _encode(model, rows, self, mesh, implementation)
+        return _encode(model, rows, self, mesh, implementation, layer_cache)
 
 
 def _encode(
-    model: Decoder, rows: list[list[int]], attention: Star, mesh: Mesh, implementation: str
+    model: Decoder,
+    rows: list[list[int]],
+    attention: Star,
+    mesh: Mesh,
+    implementation: str,
+    layer_cache: type[LayerCache],
 ) -> tuple[Cache, Shards]:
     devices = mesh.shape[CONTEXT]
     longest = max(len(row) for row in rows)
@@ -106,42 +118,48 @@ def _encode(
 
     put = functools.partial(mesh_lib.put_on(mesh), spec=mesh_lib.BLOCKS)
     starts = np.broadcast_to(np.arange(devices, dtype=np.int32) * block, (len(rows), devices))
-    first, later = programs(model.config, mesh, anchor, implementation)
-    kv, anchors = first(model, put(tokens[:, :span]), put(starts))
+    first, later = programs(model.config, mesh, anchor, implementation, layer_cache)
+    kept, anchors = first(model, put(tokens[:, :span]), put(starts))
     if shard > block:
         # One name for the wave and the cache: the first wave's arrays go when they are written.
-        kv = write(allocate(kv, shard, mesh=mesh), kv, 0, mesh=mesh)
+        kept = write(allocate(kept, shard, mesh=mesh), kept, 0, mesh=mesh)
         for w in range(1, waves):
             part, at = tokens[:, w * span : (w + 1) * span], starts + w * span
-            kv = write(kv, later(model, put(part), put(at), anchors), w, mesh=mesh)
+            kept = write(kept, later(model, put(part), put(at), anchors), w, mesh=mesh)
 
     shards = Shards(
         tuple(tuple(range(c * block, waves * span, span)) for c in range(devices)), size=block
     )
-    return Cache(kv, put(shards.valid([len(row) for row in rows]))), shards
+    return Cache(kept, put(shards.valid([len(row) for row in rows]))), shards
 
 
 @functools.cache
 def programs(
-    config: DecoderConfig, mesh: Mesh, anchor: int, implementation: str
+    config: DecoderConfig,
+    mesh: Mesh,
+    anchor: int,
+    implementation: str,
+    layer_cache: type[LayerCache],
 ) -> tuple[Wrapped, Wrapped]:
     """The two programs of phase 1, compiled per block size: the first wave and a later one.
 
-    first_wave(model, tokens [B, C*b], starts [B, C]) -> (KV [B, C*b, K, H], anchor KV [B, A, K, H])
-    later_wave(model, tokens, starts, anchor KV) -> KV
+    first_wave(model, tokens [B, C*b], starts [B, C]) -> (Kept, C*b keys; anchor KV [B, A, K, H])
+    later_wave(model, tokens, starts, anchor KV) -> Kept
     """
     weights = weight_specs(config, mesh)
     shard = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
     options = mesh_lib.compiler_options(mesh)
 
-    def first_wave(model: Decoder, tokens: Tokens, starts: Int[Array, "B 1"]) -> tuple[KV, KV]:
-        attend = FirstWave(starts, anchor, implementation, gpu=mesh_lib.is_gpu(mesh))
+    def first_wave(model: Decoder, tokens: Tokens, starts: Int[Array, "B 1"]) -> tuple[Kept, KV]:
+        gpu = mesh_lib.is_gpu(mesh)
+        attend = FirstWave(starts, anchor, implementation, layer_cache, gpu=gpu)
         return _run(model, tokens, starts, attend)
 
-    def later_wave(model: Decoder, tokens: Tokens, starts: Int[Array, "B 1"], anchors: KV) -> KV:
-        return _run(model, tokens, starts, LaterWave(anchors, implementation))[0]
+    def later_wave(model: Decoder, tokens: Tokens, starts: Int[Array, "B 1"], anchors: KV) -> Kept:
+        return _run(model, tokens, starts, LaterWave(anchors, implementation, layer_cache))[0]
 
-    blocks, cache, tail = mesh_lib.BLOCKS, mesh_lib.CACHE, mesh_lib.TAIL
+    blocks, tail = mesh_lib.BLOCKS, mesh_lib.TAIL
+    cache = (layer_cache.layout(),) * config.num_layers
     first = shard(first_wave, in_specs=(weights, blocks, blocks), out_specs=(cache, tail))
     later = shard(later_wave, in_specs=(weights, blocks, blocks, tail), out_specs=cache)
     jit = functools.partial(jax.jit, compiler_options=options)
@@ -150,16 +168,12 @@ def programs(
 
 def _run(
     model: Decoder, tokens: Tokens, starts: Int[Array, "B 1"], attend: Attend[State]
-) -> tuple[KV, KV]:
+) -> tuple[Kept, KV]:
     # The hidden state is dropped: of the last layer only K and V are computed.
     positions = starts + jnp.arange(tokens.shape[1])
-    nothing = KV((), ())
-    _, (kept, anchors) = model.run(tokens, positions, attend, (nothing, nothing), axis=TENSOR)
+    nothing: State = ((), KV((), ()))
+    _, (kept, anchors) = model.run(tokens, positions, attend, nothing, axis=TENSOR)
     return kept, anchors
-
-
-def _append(kv: KV, k: Keys, v: Values) -> KV:
-    return KV((*kv.k, k), (*kv.v, v))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,13 +183,15 @@ class FirstWave:
     starts: Array  # [B, 1], the position of this device's block
     anchor: int
     implementation: str
+    layer_cache: type[LayerCache]
     gpu: bool
 
     def start(self, spec: LayerSpec, k: Keys, v: Values, state: State) -> State:
         kept, anchors = state
         packed = jnp.stack([k[:, : self.anchor], v[:, : self.anchor]])  # [2, B, A, K, H]
         anchor_k, anchor_v = broadcast(packed, gpu=self.gpu)
-        return _append(kept, k, v), _append(anchors, anchor_k, anchor_v)
+        anchors = KV((*anchors.k, anchor_k), (*anchors.v, anchor_v))
+        return (*kept, self.layer_cache.of(k, v)), anchors
 
     def __call__(
         self, spec: LayerSpec, q: Queries, k: Keys, v: Values, state: State
@@ -202,9 +218,10 @@ class LaterWave:
 
     anchors: KV
     implementation: str
+    layer_cache: type[LayerCache]
 
     def start(self, spec: LayerSpec, k: Keys, v: Values, state: State) -> State:
-        return _append(state[0], k, v), state[1]
+        return (*state[0], self.layer_cache.of(k, v)), state[1]
 
     def __call__(
         self, spec: LayerSpec, q: Queries, k: Keys, v: Values, state: State

@@ -10,6 +10,7 @@ import star_jax
 from star_jax import exact, generate, models, phase2, query, sampling, star
 from star_jax import mesh as mesh_lib
 from star_jax.cache import KV, Cache
+from star_jax.layer_cache import Plain
 from star_jax.models import DecoderConfig
 from star_jax.placement import placement_of
 
@@ -58,7 +59,7 @@ class Programs:
         self.context = DEVICES // shapes.tensor
         self.mesh: Mesh = aot.gpu_mesh(kind, context=self.context, tensor=shapes.tensor)
         self.model = models.build(self.config, self._weight)
-        self._star = star.programs(self.config, self.mesh, shapes.block, implementation)
+        self._star = star.programs(self.config, self.mesh, shapes.block, implementation, Plain)
         self._sampling, self._implementation = sampling, implementation
         self._query = query.programs(
             self.config, self.mesh, implementation, generate.STRIDE, sampling.mode
@@ -82,7 +83,7 @@ class Programs:
 
     def _exact(self, attention):
         tokens = self._array((1, self.context * self.shapes.block), mesh_lib.BLOCKS)
-        program = exact.program(self.config, self.mesh, attention, self._implementation)
+        program = exact.program(self.config, self.mesh, attention, self._implementation, Plain)
         return program.trace(self.model, tokens, tokens)
 
     def ask(self):
@@ -158,4 +159,5 @@ class Programs:
     def _cache(self):
         length = self.context * self.shapes.block * self.shapes.waves
         kv = self._kv(length, mesh_lib.CACHE)
-        return Cache(kv, self._array((1, self.context), mesh_lib.BLOCKS))
+        layers = tuple(Plain(k, v) for k, v in zip(*kv, strict=True))
+        return Cache(layers, self._array((1, self.context), mesh_lib.BLOCKS))

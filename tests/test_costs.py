@@ -23,7 +23,7 @@ def engine(attention=None, *, data=1, devices=1, **options):
 
 def shard(encoded) -> int:
     """Keys that one device has room for."""
-    kv = encoded.groups[0].cache.kv.k[0]
+    kv = encoded.groups[0].cache.layers[0].k
     return kv.addressable_shards[0].data.shape[1]
 
 

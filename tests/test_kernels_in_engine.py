@@ -56,5 +56,5 @@ def test_the_programs_hold_the_kernels(interpreted):
     engine = Engine(model(), mesh=mesh, attention=Dense(), implementation="triton")
     assert engine.implementation == "triton"
     assert engine.fingerprint  # of weights, which are then not traced
-    jaxpr = str(jax.make_jaxpr(lambda: engine.prefill(tiny.ids(20)).groups[0].cache.kv)())
+    jaxpr = str(jax.make_jaxpr(lambda: engine.prefill(tiny.ids(20)).groups[0].cache.layers)())
     assert "pallas_call" in jaxpr

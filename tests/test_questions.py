@@ -72,7 +72,7 @@ def test_the_keys_of_a_context_are_there_once(directory):  # noqa: F811
     e = engine(directory, (1, 8, 1), "star")
     context = e.prefill(tiny.ids(4000, vocab=FIELDS["vocab_size"]))
     group = context.groups[0]
-    cache_bytes = sum(x.nbytes for x in jax.tree.leaves(group.cache.kv)) // 8  # a device's
+    cache_bytes = sum(x.nbytes for x in jax.tree.leaves(group.cache.layers)) // 8  # a device's
     programs = query.programs(e.config, e.mesh, e.implementation, STRIDE, sampling.GREEDY.mode)
 
     def temporary(count):

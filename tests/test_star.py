@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import star_jax
 from star_jax import Dense, Engine, Ring, Star, Ulysses
 from star_jax.attention import xla
+from star_jax.layer_cache import Plain
 
 BLOCK = 32
 TOLERANCE = 1e-4
@@ -160,7 +161,7 @@ def test_ten_contexts_compile_two_wave_programs():
     e = engine(Star(block_size=48, anchor_size=24), context=4)
     for length in (49, 60, 96, 100, 192, 193, 300, 500, 777, 1000):
         e.prefill(tiny.ids(length))
-    programs: Any = star_jax.star.programs(e.config, e.mesh, 24, "xla")
+    programs: Any = star_jax.star.programs(e.config, e.mesh, 24, "xla", Plain)
     first, later = programs
     assert (first._cache_size(), later._cache_size()) == (1, 1)
 
@@ -170,12 +171,12 @@ def test_a_block_that_is_never_valid_is_never_seen():
     e = engine(Star(block_size=BLOCK), context=4)
     context, query = e.prefill(tiny.ids(150)), tiny.ids(9, seed=1)
     group = context.groups[0]
-    valid, kv = np.asarray(group.cache.valid)[0], group.cache.kv
-    shard = kv.k[0].shape[1] // 4
+    valid, layers = np.asarray(group.cache.valid)[0], group.cache.layers
+    shard = layers[0].k.shape[1] // 4
     past = np.concatenate([np.arange(shard) >= n for n in valid])[None, :, None, None]
     poison = lambda x: jax.device_put(np.where(past, 1e4, np.asarray(x)), x.sharding)  # noqa: E731
-    poisoned = jax.tree.map(poison, kv)
+    poisoned = jax.tree.map(poison, layers)
     assert past.any()
-    group = dataclasses.replace(group, cache=group.cache._replace(kv=poisoned))
+    group = dataclasses.replace(group, cache=group.cache._replace(layers=poisoned))
     other = dataclasses.replace(context, groups=(group,))
     np.testing.assert_array_equal(e.score(context, query), e.score(other, query))

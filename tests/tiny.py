@@ -133,7 +133,7 @@ def kept(engine, context, row: int = 0):
             result[at[:count]] = shard[:count]
         return result[None]
 
-    return [order(x) for x in cache.kv.k], [order(x) for x in cache.kv.v]
+    return [order(x.k) for x in cache.layers], [order(x.v) for x in cache.layers]
 
 
 def difference(actual, expected) -> float:
