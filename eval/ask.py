@@ -38,7 +38,7 @@ def ask(
     *,
     held: Held,
     max_new_tokens: int,
-    stop: Sequence[str],
+    stop: Sequence[str] = (),
     ignore_eos: bool = False,
     sampling: Sampling | None = None,
     begin: Callable[[str], None] = lambda doing: None,

@@ -16,7 +16,7 @@ from star_jax.fingerprint import Fingerprint
 from star_jax.sizes import whole
 
 T = TypeVar("T")
-Kind = TypeVar("Kind", bound="Encoded")  # methods return what they are called on
+Asked = TypeVar("Asked", bound="Encoded")  # methods return what they are called on
 
 FEW = 512  # tokens of padding that are not worth a pass of their own
 SHOWN = 8  # rows of a batch whose lengths its `repr` tells
@@ -112,14 +112,14 @@ class Encoded:
         """Of the tokens of each row: see `digest`."""
         return [digest(row) for row in self.tokens]
 
-    def prefix(self: Kind, length: int | np.integer) -> Kind:
+    def prefix(self: Asked, length: int | np.integer) -> Asked:
         """The context of the first `length` tokens of each row, as if no more were encoded.
 
         It shares the keys and values; nothing is computed. Shorter rows stay whole.
         """
         return self.cut(whole("length", length))
 
-    def cut(self: Kind, length: int | np.integer) -> Kind:
+    def cut(self: Asked, length: int | np.integer) -> Asked:
         """`prefix`, but `length` may be 0: a query then attends to its own tokens alone."""
         return dataclasses.replace(
             self,
@@ -127,7 +127,7 @@ class Encoded:
             groups=tuple(group.cut([int(length)] * len(group.rows)) for group in self.groups),
         )
 
-    def block_until_ready(self: Kind) -> Kind:
+    def block_until_ready(self: Asked) -> Asked:
         """Waits until phase 1 has run."""
         jax.block_until_ready([group.cache for group in self.groups])
         return self

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from star_jax import checkpoint, checks, inputs, models, query, sizes
 from star_jax import mesh as mesh_lib
 from star_jax.checks import DTYPES, check
-from star_jax.context import Context, ContextBatch, Encoded, Group, grouped
+from star_jax.context import Asked, Context, ContextBatch, Encoded, Group, grouped
 from star_jax.fingerprint import Fingerprint, Weights, of_tokenizer
 from star_jax.generate import STRIDE, Generation, Settings
 from star_jax.inputs import Ids, Many, Nested, One, Questions
@@ -323,7 +323,7 @@ class Engine:
 
     def start(
         self,
-        context: Encoded,
+        context: Asked,
         query_ids: Ids,
         *,
         max_new_tokens: int | np.integer,
@@ -332,7 +332,7 @@ class Engine:
         sampling: Sampling | Mapping[str, Any] | None = None,
         samples: int | np.integer | None = None,
         stride: int | np.integer = STREAMED,
-    ) -> Generation:
+    ) -> Generation[Asked]:
         """`generate`, as an object to iterate over while answers come: see `Generation`.
 
         `stride`: tokens between two events of an answer, at most 32.
@@ -377,7 +377,7 @@ class Engine:
 
     def _start(
         self,
-        context: Encoded,
+        context: Asked,
         query_ids: Ids,
         max_new_tokens: int | np.integer,
         stop: Sequence[str] | None,
@@ -387,7 +387,7 @@ class Engine:
         *,
         stride: int = STRIDE,
         keep: bool = True,
-    ) -> tuple[Questions, Generation]:
+    ) -> tuple[Questions, Generation[Asked]]:
         """The questions, checked, and their answers to come."""
         eos = () if ignore_eos else self.eos_token_ids
         limits = inputs.limits(max_new_tokens, stop, eos, has_tokenizer=self.has_tokenizer)

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Generic
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from star_jax import cache, inputs, query
 from star_jax import mesh as mesh_lib
 from star_jax.array_typing import Array
 from star_jax.cache import KV, bucket
-from star_jax.context import Encoded, Group
+from star_jax.context import Asked, Encoded, Group
 from star_jax.inputs import Questions
 from star_jax.models import Decoder
 from star_jax.query import Decoding, Ends, Programs
@@ -48,7 +49,7 @@ class Settings:
     stride: int
 
 
-class Generation:
+class Generation(Generic[Asked]):
     """Answers under way. Iterate over it for events; each tells what is new of one answer.
 
     `answers` are in the order of contexts, questions and samples, as `Event.index` counts them.
@@ -59,7 +60,7 @@ class Generation:
     def __init__(
         self,
         model: Decoder,
-        context: Encoded,
+        context: Asked,
         questions: Questions,
         settings: Settings,
         *,
@@ -120,7 +121,7 @@ class Generation:
             row.stop_reason = row.stop_reason or "cancelled"
 
     @property
-    def context(self) -> Encoded:
+    def context(self) -> Asked:
         """The context with question and answer (without EOS) in it, to go on from.
 
         Nothing is encoded again but the last token of the answer, which has not gone through

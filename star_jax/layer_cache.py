@@ -6,7 +6,7 @@ key is stored is the kind's own.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from star_jax import mesh as mesh_lib
 from star_jax.array_typing import Array, Keys, PerRow, Queries, Values
@@ -21,7 +21,7 @@ class LayerCache(Protocol):
     """The keys (after RoPE) and values of one layer, in some form."""
 
     @classmethod
-    def of(cls, k: Keys, v: Values) -> Self:
+    def of(cls, k: Keys, v: Values) -> "LayerCache":
         """Keeps these: a wave's, on one device."""
         ...
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from star_jax.array_typing import Array, Keys, Queries, Values
+from star_jax.array_typing import Array, Float, Keys, Queries, Values
 from star_jax.attention import Partial, Segment, merge, merge_over_axis, partial_attention
 from star_jax.attention.partial import Method
 from star_jax.cache import KV, Cache
@@ -63,7 +63,7 @@ def _attend_context(
     return _apart(part, q)
 
 
-def _together(q: Queries, rows: int) -> Queries:
+def _together(q: Queries, rows: int) -> Float[Array, "fewer more N H"]:
     """[Q, T, N, H] -> [B, Q / B * T, N, H]"""
     return q.reshape(rows, -1, *q.shape[2:])
 

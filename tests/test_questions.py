@@ -1,5 +1,7 @@
 """Several questions to a context, asked together: as each alone, and its keys in memory once."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +9,8 @@ import test_meshes
 import tiny
 from test_meshes import FIELDS, NEW, directory, engine, ids  # noqa: F401
 
-from star_jax import Star, query, sampling
+import star_jax
+from star_jax import Engine, Star, query, sampling
 from star_jax.generate import STRIDE
 from star_jax.inputs import ask, question
 
@@ -67,10 +70,14 @@ def test_an_empty_query_asks_the_last_token_of_the_context(kind, directory):  # 
     assert e.generate(e.prefill([7]), [], max_new_tokens=2).tokens  # nothing is before it
 
 
-def test_the_keys_of_a_context_are_there_once(directory):  # noqa: F811
-    """Asking 16 questions takes as much of the cache as one does, before and while they run."""
-    e = engine(directory, (1, 8, 1), "star")
-    context = e.prefill(tiny.ids(4000, vocab=FIELDS["vocab_size"]))
+def test_the_keys_of_a_context_are_there_once():
+    """Asking 16 questions takes as much of the cache as one does, before and while they run.
+
+    Wide heads, and few of them: the scores of all questions are small beside the keys of one.
+    """
+    model = tiny.model(num_attention_heads=2, num_key_value_heads=2, head_dim=128)
+    e = Engine(model, mesh=star_jax.make_mesh(context=8), attention=Star(block_size=512))
+    context = e.prefill(tiny.ids(4000))
     group = context.groups[0]
     cache_bytes = sum(x.nbytes for x in jax.tree.leaves(group.cache.layers)) // 8  # a device's
     programs = query.programs(e.config, e.mesh, e.implementation, STRIDE, sampling.GREEDY.mode)
@@ -79,12 +86,13 @@ def test_the_keys_of_a_context_are_there_once(directory):  # noqa: F811
         questions = ask(context, [[1, 2, 3]] * count, vocab_size=e.config.vocab_size)
         asking = question(group, questions.of_rows)
         compiled = programs.hidden.lower(e.model, group.cache, asking).compile()
-        analysis = compiled.memory_analysis()
+        analysis: Any = compiled.memory_analysis()
         return analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
 
     (one_in, one_temp), (many_in, many_temp) = temporary(1), temporary(16)
     assert many_in - one_in < cache_bytes // 100
-    assert many_temp - one_temp < cache_bytes // 2, (one_temp, many_temp, cache_bytes)
+    copies = 16 * cache_bytes // 2  # of one layer
+    assert many_temp - one_temp < copies / 2, (one_temp, many_temp, copies)
 
 
 def test_bad_questions_are_named(directory):  # noqa: F811
@@ -97,7 +105,6 @@ def test_bad_questions_are_named(directory):  # noqa: F811
         "queries of context 1 must be a list": lambda: e.score(batch, [[[1]], [2]]),
         "queries of context 1: 0 has token ids": lambda: e.score(batch, [[[1]], [[10**6]]]),
         "at most 4096 at once": lambda: e.score(context, [[1]] * 5000),
-        "stream takes one query": lambda: next(e.stream(context, [[1]], max_new_tokens=1)),
         "2 seeds for 3 questions": lambda: e.generate(
             context, [[1]] * 3, max_new_tokens=1, sampling={"seed": (1, 2)}
         ),
