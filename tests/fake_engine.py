@@ -16,6 +16,7 @@ from typing import Any
 import llamas
 from test_tokenizer import save as save_tokenizer
 
+from star_jax.context import ContextBatch
 from star_jax.engine import Engine
 from star_jax.kinds import Kind
 from star_jax.star import Star
@@ -49,11 +50,13 @@ def save_checkpoint(directory: pathlib.Path, *, weights: bool = False) -> None:
         llamas.write(directory, llamas.build(CONFIG), CONFIG)
 
 
-class FakeContext:
-    def __init__(self, rows: list[list[int]]):
-        self.rows = rows
+class FakeContext(ContextBatch):
+    """Knows its tokens, and nothing else."""
 
-    def block_until_ready(self) -> "FakeContext":
+    def __init__(self, rows: list[list[int]]):
+        object.__setattr__(self, "tokens", rows)
+
+    def block_until_ready(self) -> Any:
         return self
 
 
@@ -92,7 +95,7 @@ class FakeEngine(Engine):
         time.sleep(float(os.environ.get("FAKE_ENGINE_SECONDS", "0")))
         return [
             [self._answer(tokens, query, max_new_tokens) for query in queries]
-            for tokens, queries in zip(context.rows, query_ids, strict=True)
+            for tokens, queries in zip(context.tokens, query_ids, strict=True)
         ]
 
     def _answer(self, context: list[int], query: list[int], max_new_tokens: int) -> Answer:
