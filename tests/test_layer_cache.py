@@ -41,7 +41,7 @@ class Half(NamedTuple):
 QUERIES = [tiny.ids(n, seed=n) for n in (5, 9, 3)]
 
 
-def engines(attention: Any, **axes: Any) -> tuple[Engine, Engine]:
+def engines(attention: Any, **axes: Any) -> tuple[Any, Any]:
     """One with the plain kind, one with the other."""
     how: Any = {"mesh": star_jax.make_mesh(**axes), "attention": attention, "tokenizer": Letters()}
     return Engine(tiny.model(), **how), Engine(tiny.model(), layer_cache=Half, **how)

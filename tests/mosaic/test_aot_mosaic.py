@@ -20,10 +20,13 @@ def assemble(dump, monkeypatch, q, segments):
     monkeypatch.setenv("MOSAIC_GPU_DUMP_PTX", "1")
     mesh = aot.gpu_mesh("h200", context=1)
 
-    def run(q, segments):
+    leaves, tree = jax.tree.flatten(segments)  # a segment holds arrays alone, not their shapes
+
+    def run(q, *leaves):
+        segments = jax.tree.unflatten(tree, leaves)
         return attention.partial_attention(q, segments, scale=0.1, implementation="mosaic")
 
-    arguments = jax.tree.map(lambda x: aot.abstract(x.shape, x.dtype, mesh), (q, segments))
+    arguments = [aot.abstract(x.shape, x.dtype, mesh) for x in (q, *leaves)]
     compiled = aot.compile(run, *arguments)
     (ptx,) = dump.glob("*.ptx")
     (report,) = dump.glob("*.ptxas")
