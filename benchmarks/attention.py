@@ -15,7 +15,7 @@ from absl import flags
 import star_jax
 from benchmarks import attention_table, machine, measure, options, oracle
 from benchmarks.problems import HEADS, problems
-from star_jax.eval import cli
+from star_jax.runs import cli
 
 _LENGTHS = flags.DEFINE_list("lengths", ["2048", "8192", "32768"], "Of prefill.")
 _KEYS = flags.DEFINE_list("keys", ["8192", "32768", "131072", "1048576"], "Of decoding.")

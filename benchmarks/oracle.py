@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.problems import Arrays, Problem, abstract
-from star_jax import mesh as mesh_lib
 from star_jax.array_typing import Array
 from star_jax.attention import Partial, reference
+from star_jax.runtime import mesh as mesh_lib
 
 OUT_TOLERANCE = 1e-2  # of |difference| / |expected|, in norm: outputs and weights are bfloat16
 # The same of each query and head by itself, the largest. Under a causal mask |out|^2 falls like

@@ -6,8 +6,8 @@ import jax
 
 from benchmarks.clock import Pass
 from benchmarks.problems import Arrays, Problem, abstract
-from star_jax import mesh as mesh_lib
 from star_jax.attention import Partial, partial_attention, resolve
+from star_jax.runtime import mesh as mesh_lib
 
 IMPLEMENTATIONS = ("mosaic", "triton", "cudnn", "xla")
 

@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags
 
 from benchmarks import llama_shapes, options, prefill_gpu, prefill_table
-from star_jax.eval import cli
+from star_jax.runs import cli
 
 _MODELS = [*llama_shapes.CPU, *llama_shapes.GPU]
 _LENGTHS = {

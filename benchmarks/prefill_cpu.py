@@ -28,8 +28,8 @@ from jax.sharding import Mesh
 import star_jax
 from benchmarks import llama_shapes, peers
 from star_jax import Dense, Engine, Ring, Star
-from star_jax.eval import timing
-from star_jax.kinds import Kind
+from star_jax.prefill.kinds import Kind
+from star_jax.runs import timing
 
 THEIRS, DENSE = "transformers", "dense"  # what others are compared with
 QUERY = 8  # tokens of the query that checks

@@ -27,10 +27,10 @@ import star_jax
 from benchmarks import clock, llama_shapes, machine
 from star_jax import Dense, Engine, Star, models
 from star_jax.array_typing import Array
+from star_jax.cache.context import Context
 from star_jax.checks import Advice
-from star_jax.context import Context
-from star_jax.eval import timing
 from star_jax.models import Decoder, DecoderConfig
+from star_jax.runs import timing
 
 DTYPE = "bfloat16"
 DENSE_MOST = 131072  # tokens; beyond, dense attention would take minutes

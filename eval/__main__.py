@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags  # type: ignore[import-untyped]
 
-from star_jax.eval import cli, config, help, runner
+from star_jax.eval import config, help, runner
+from star_jax.runs import cli
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file with a get_config().")
 flags.mark_flag_as_required("config")
@@ -21,7 +22,8 @@ def main(argv: Sequence[str]) -> None:
     del argv
     table = runner.run(config.resolve(_CONFIG.value))
     with cli.printing():
-        print(table)
+        if table:  # the first process has it
+            print(table)
 
 
 if __name__ == "__main__":

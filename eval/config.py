@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import star_jax
 from star_jax import engine
 from star_jax.attention import IMPLEMENTATIONS
-from star_jax.eval import limits, ruler
+from star_jax.eval import ruler
 from star_jax.eval.settings import (
     AttentionConfig,
     DataConfig,
@@ -24,16 +24,27 @@ from star_jax.eval.settings import (
     MeshConfig,
     ModelConfig,
 )
-from star_jax.kinds import KINDS, Kind
-from star_jax.sampling import Sampling
+from star_jax.prefill.kinds import KINDS, Kind
+from star_jax.runs import limits
+from star_jax.runs.drawing import sampling, stop_words
+from star_jax.runs.jsonl import CHAT
+
+__all__ = [  # what config files and the runner take from here
+    "AttentionConfig",
+    "DataConfig",
+    "EvalConfig",
+    "GenerationConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "Row",
+    "resolve",
+]
 
 SUITES = ("jsonl", "ruler")
 _LONGEST = 40  # characters of a size
 SOME_LENGTH = 2**24  # stands for L where only the questions tell
 # Fields that may be a number or a list, too: a config file need not write them as text.
 _LISTS = {"kind", "block_size", "anchor_size", "tasks", "lengths", "stop"}
-CHAT = "chat"  # the template that comes with the model
-DATE = "26 Jul 2024"  # for templates that show one, whenever a run goes on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,38 +278,6 @@ def num_samples(data: DataConfig, available: int | None) -> int:
     if data.num_samples == -1:
         return 500 if available is None else available
     return data.num_samples if available is None else min(data.num_samples, available)
-
-
-def stop_words(stop: str | Sequence[str], *, field: str = "generation.stop") -> tuple[str, ...]:
-    """The stop words of a comma list, spaces kept; a config file may also give a tuple.
-
-    A comma at the end is ignored, as the reference does. `field` is how errors call it.
-    """
-    given = stop
-    if isinstance(stop, str):
-        stop = stop.rstrip(",").split(",") if stop.strip(",") else ()
-    found = tuple(stop)
-    if not all(found):
-        raise ValueError(f"{field}={given!r} has an empty stop word, which would end every answer")
-    return found
-
-
-def sampling(generation: GenerationConfig, indices: Sequence[int] = ()) -> Sampling:
-    """How the answers to the questions with these indices are drawn."""
-    if not 0 <= generation.seed < 2**32:
-        raise ValueError(f"generation.seed={generation.seed} must be from 0 to 2**32 - 1")
-    fields = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-    for name in fields:
-        limits.check_finite(f"generation.{name}", getattr(generation, name))
-    for name in ("top_k", "top_p", "min_p"):
-        value = getattr(generation, name)
-        if generation.temperature == 0 and value != getattr(Sampling(), name):
-            raise ValueError(f"generation.{name}={value} needs a generation.temperature above 0")
-    seeds = tuple(generation.seed * 2**32 + index % 2**32 for index in indices)
-    try:
-        return Sampling(**{name: getattr(generation, name) for name in fields}, seed=seeds or 0)
-    except ValueError as e:
-        raise ValueError(f"generation.{e}") from e
 
 
 def existing(path: str) -> str:

@@ -8,9 +8,10 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from star_jax.eval import intervals, records
+from star_jax.eval import intervals
 from star_jax.eval.config import Row
-from star_jax.text.printable import printable
+from star_jax.printable import printable
+from star_jax.runs import records
 
 FILES = ("manifest.json", "summary.csv", "summary.md")  # of a run, beside the rows' folders
 

@@ -1,28 +1,31 @@
 """A run: every question, asked with every kind of attention, into files that can be resumed."""
 
+import contextlib
 import dataclasses
-import functools
+import itertools
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from star_jax import attention, checkpoint, models
-from star_jax import engine as engine_lib
-from star_jax.checks import Advice
+from star_jax.advice import Advice
 from star_jax.engine import Engine
 from star_jax.eval import config as config_lib
-from star_jax.eval import devices, fingerprint, limits, places, records, report, suites, timing
-from star_jax.eval.ask import Held, ask, is_cut, record
+from star_jax.eval import plans, report
 from star_jax.eval.config import EvalConfig, Row
-from star_jax.eval.progress import Progress
-from star_jax.eval.sample import Sample
+from star_jax.eval.plans import Plan
 from star_jax.eval.suites import Cell
-from star_jax.eval.terminal import say
-from star_jax.tokenizer import Tokenizer
+from star_jax.runs import devices, places, records, timing
+from star_jax.runs.ask import Held, ask, is_cut, record
+from star_jax.runs.drawing import sampling, stop_words
+from star_jax.runs.progress import Progress
+from star_jax.runs.sample import Sample
+from star_jax.runs.terminal import say
+from star_jax.runtime import processes
+from star_jax.text.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass
@@ -65,154 +68,116 @@ def run(config: EvalConfig) -> str:
     """Runs what is left of a checked configuration; returns the table of results.
 
     Everything that can be wrong is looked for before the model is loaded, and nothing is
-    written before the first batch has been answered.
+    written before the first batch has been answered. Of several processes the first writes, and
+    it alone returns a table.
     """
-    mesh = devices.make_mesh(**dataclasses.asdict(config.mesh), prefix="mesh.")
-    asked = config.attention.implementation or None
-    attention.resolve(asked, mesh)  # before anything is fetched
-    directory = checkpoint.resolve(config.model.path)
-    model = models.read(directory)
-    some = config_lib.lengths(config.data)[0] or config_lib.SOME_LENGTH
-    for row in config_lib.rows(config.attention, some):
-        implementation = engine_lib.check(
-            mesh, row.attention, asked, config=model, dtype=config.model.dtype
-        )
-    tokenizer = Tokenizer.from_pretrained(directory)
-    if tokenizer is None:
-        raise ValueError(f"{config.model.path} has no tokenizer files, and questions are text")
-    for length in config_lib.lengths(config.data):
-        limits.check_tokens("data.lengths", length or 0, positions=model.max_position_embeddings)
-    limits.check_tokens(
-        "generation.max_new_tokens",
-        config.generation.max_new_tokens,
-        positions=model.max_position_embeddings,
-    )
-    cells = suites.cells(config, tokenizer)
-    settings = _settings(config, directory, mesh, implementation)
-    num_samples = max(len(cell.indices) for cell in cells)
-    limits.check_batch("data.batch_size", config_lib.batch_size(config), questions=num_samples)
-    manifest = os.path.join(config.output_dir, "manifest.json")
-    with (
-        places.writable(config.profile_dir or config.output_dir),
-        devices.compile_cache(config.compile_cache_dir),
-        places.output_directory(config.output_dir),
-    ):
-        for name in report.FILES:
-            places.check_regular(os.path.join(config.output_dir, name))
-        records.check_manifest(manifest, settings, num_samples=num_samples)
-        jobs = _jobs(config, cells, has_manifest=os.path.exists(manifest))
+    plan = plans.make(config)
+    with contextlib.ExitStack() as held:
+        scores = processes.of_first(lambda: _begin(plan, held))
+        processes.check_same(plan.settings)
+        if not processes.is_first():
+            held.enter_context(devices.compile_cache(config.compile_cache_dir))
+        jobs = _jobs(plan, scores)
         if not any(job.left() for job in jobs):
             say(f"{config.output_dir} has all the answers; there is nothing to do")
         else:
-            for cell in cells:
+            for cell in plan.cells:
                 cell.draw(0)  # a length that holds no question is told now
-            _print_plan(jobs, mesh)
+            _print_plan(jobs, plan.mesh)
             engine = Engine.from_pretrained(
-                directory,
-                mesh=mesh,
+                plan.directory,
+                mesh=plan.mesh,
                 attention=jobs[0].parts[0].row.attention,
                 dtype=config.model.dtype,
-                implementation=implementation,
+                implementation=plan.implementation,
             )
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Advice)  # the report notes it, row by row
-                _answer_all(
-                    config,
-                    engine,
-                    tokenizer,
-                    jobs,
-                    append_first=functools.partial(
-                        records.append_first,
-                        manifest=manifest,
-                        settings=settings,
-                        num_samples=num_samples,
-                    ),
-                )
+                _answer_all(plan, engine, jobs)
+        if not processes.is_first():
+            return ""
         return report.write(
             config.output_dir,
             _entries(jobs),
             devices=config.mesh.context,
-            peak_memory=timing.peak_memory(mesh.devices.flat),
+            peak_memory=timing.peak_memory(plan.mesh.devices.flat),
         )
 
 
-def _settings(
-    config: EvalConfig, directory: str, mesh: Mesh, implementation: str
-) -> dict[str, Any]:
-    """All that the results depend on, as flat fields; the order of lists does not count."""
-    sizes = {
-        f"attention.{name}": sorted(
-            config_lib.items(f"attention.{name}", getattr(config.attention, name))
-        )
-        for name in ("block_size", "anchor_size")
-        if config_lib.has_sizes(config.attention)
-    }
-    return {
-        "model.files": fingerprint.of_checkpoint(directory),
-        "model.dtype": config.model.dtype,
-        "attention.kind": sorted(config_lib.items("attention.kind", config.attention.kind)),
-        **sizes,
-        "attention.implementation": implementation,
-        **{f"mesh.{name}": size for name, size in mesh.shape.items()},
-        "mesh.device": mesh.devices.flat[0].device_kind,
-        **suites.settings(config.data),
-        **{f"generation.{k}": v for k, v in dataclasses.asdict(config.generation).items()},
-        "generation.stop": config_lib.stop_words(config.generation.stop),
-        "jax": jax.__version__,
-    }
+def _begin(plan: Plan, held: contextlib.ExitStack) -> dict[str, list[float | None]]:
+    """Holds the output for this run; the scores that are in it, by record file."""
+    config = plan.config
+    held.enter_context(places.writable(config.profile_dir or config.output_dir))
+    held.enter_context(devices.compile_cache(config.compile_cache_dir))
+    held.enter_context(places.output_directory(config.output_dir))
+    for name in report.FILES:
+        places.check_regular(os.path.join(config.output_dir, name))
+    records.check_manifest(plan.manifest, plan.settings, num_samples=plan.num_samples)
+    has_manifest = os.path.exists(plan.manifest)
+    scores = {}
+    for cell, _, path in _parts(plan):
+        if os.path.exists(path) and not has_manifest:
+            raise ValueError(
+                f"{path} is there, and no manifest.json that says how it was made: "
+                "use another output_dir"
+            )
+        scores[path] = [one["score"] for one in records.recover(path, cell.indices)]
+    return scores
 
 
-def _jobs(config: EvalConfig, cells: Sequence[Cell], *, has_manifest: bool) -> list[Job]:
-    """The cells with their rows, and what is done of each."""
-    jobs = []
-    for cell in cells:
+def _parts(plan: Plan) -> Iterator[tuple[Cell, Row, str]]:
+    """The rows of each cell, with their record files."""
+    for cell in plan.cells:
         folder = "all" if cell.length is None else str(cell.length)
-        parts = []
-        for row in config_lib.rows(config.attention, cell.whole):
-            path = os.path.join(config.output_dir, row.name, folder, f"{cell.task}.jsonl")
-            if os.path.exists(path) and not has_manifest:
-                raise ValueError(
-                    f"{path} is there, and no manifest.json that says how it was made: "
-                    "use another output_dir"
-                )
-            found = records.recover(path, cell.indices)
-            parts.append(Part(row, path, [one["score"] for one in found]))
-        jobs.append(Job(cell, parts))
-    return jobs
+        for row in config_lib.rows(plan.config.attention, cell.whole):
+            yield (
+                cell,
+                row,
+                os.path.join(plan.config.output_dir, row.name, folder, f"{cell.task}.jsonl"),
+            )
 
 
-def _answer_all(
-    config: EvalConfig,
-    engine: Engine,
-    tokenizer: Tokenizer,
-    jobs: Sequence[Job],
-    *,
-    append_first: Callable[[str, Sequence[records.Record]], None],
-) -> None:
+def _jobs(plan: Plan, scores: Mapping[str, list[float | None]]) -> list[Job]:
+    """The cells with their rows, and what is done of each."""
+    return [
+        Job(cell, [Part(row, path, list(scores[path])) for _, row, path in parts])
+        for cell, parts in itertools.groupby(_parts(plan), key=lambda part: part[0])
+    ]
+
+
+def _answer_all(plan: Plan, engine: Engine, jobs: Sequence[Job]) -> None:
     """Answers what is left, batch after batch, each with every kind of attention in turn."""
-    held = Held()
+    held, is_first_batch = Held(), True
     with Progress(sum(job.left() * _work(job.cell) for job in jobs)) as progress:
-        append = append_first
         for job in jobs:
             engines = {part.row: engine.with_attention(part.row.attention) for part in job.parts}
             least = min(len(part.scores) for part in job.parts)
             for batch in records.missing(
-                least, len(job.cell.indices), config_lib.batch_size(config)
+                least, len(job.cell.indices), config_lib.batch_size(plan.config)
             ):
                 progress.begin(f"making {len(batch)} question{'s' * (len(batch) > 1)}")
-                drawn = _draw(job.cell, batch, tokenizer)
+                drawn = _draw(job.cell, batch, plan.tokenizer)
                 for part in job.parts:
                     questions = drawn[max(0, len(part.scores) - batch.start) :]
                     if not questions.samples:
                         continue
                     asked = engines[part.row]
-                    found = _answer(questions, job.cell, asked, config, held, progress.begin)
-                    append(part.path, found)
-                    if append is append_first:
-                        append = records.append
-                        _profile(questions, job.cell, asked, config, held)
+                    found = _answer(questions, job.cell, asked, plan.config, held, progress.begin)
+                    if processes.is_first():
+                        _append(plan, part.path, found, is_first_batch)
+                    if is_first_batch:
+                        _profile(questions, job.cell, asked, plan.config, held)
+                    is_first_batch = False
                     part.scores += [one["score"] for one in found]
                     progress.advance(len(found) * _work(job.cell), _describe(job))
+
+
+def _append(plan: Plan, path: str, found: Sequence[records.Record], is_first_batch: bool) -> None:
+    if is_first_batch:
+        how: dict[str, Any] = {"settings": plan.settings, "num_samples": plan.num_samples}
+        records.append_first(path, found, manifest=plan.manifest, **how)
+    else:
+        records.append(path, found)
 
 
 def _work(cell: Cell) -> float:
@@ -248,11 +213,9 @@ def _answer(
         questions.queries,
         held=held,
         max_new_tokens=cell.max_new_tokens,
-        stop=config_lib.stop_words(config.generation.stop),
+        stop=stop_words(config.generation.stop),
         ignore_eos=config.generation.ignore_eos,
-        sampling=config_lib.sampling(
-            config.generation, [sample.index for sample in questions.samples]
-        ),
+        sampling=sampling(config.generation, [sample.index for sample in questions.samples]),
         begin=begin,
     )
     rows = zip(
@@ -285,7 +248,11 @@ def _profile(
     """Answers a batch once more, now that its programs are compiled, under the profiler."""
     if config.profile_dir:
         held.let_go()  # or nothing would be encoded
-        with jax.profiler.trace(config.profile_dir):
+        with (
+            jax.profiler.trace(config.profile_dir)
+            if processes.is_first()
+            else contextlib.nullcontext()
+        ):
             _answer(questions, cell, engine, config, held)
 
 
@@ -309,18 +276,9 @@ def _entries(jobs: Sequence[Job]) -> list[report.Entry]:
     ]
 
 
-def describe_mesh(mesh: Mesh) -> str:
-    """The mesh in a line, with the devices that it leaves out."""
-    axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
-    unused = len(jax.devices()) - mesh.size
-    return f"mesh: {axes}, on {mesh.devices.flat[0].device_kind}" + (
-        f"; {unused} more devices are not used" if unused else ""
-    )
-
-
 def _print_plan(jobs: Sequence[Job], mesh: Mesh) -> None:
     say(
-        describe_mesh(mesh),
+        devices.describe_mesh(mesh),
         *(
             f"{job.cell.task} @ {job.cell.length or 'all'}: {len(job.cell.indices)} questions, "
             f"{job.left()} answers to give: {', '.join(part.row.name for part in job.parts)}"

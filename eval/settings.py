@@ -5,6 +5,9 @@ The `name: text` lines are what `--help` shows of each.
 
 import dataclasses
 
+from star_jax.runs.devices import MeshConfig
+from star_jax.runs.drawing import GenerationConfig
+
 
 @dataclasses.dataclass
 class ModelConfig:
@@ -36,22 +39,6 @@ class AttentionConfig:
 
 
 @dataclasses.dataclass
-class MeshConfig:
-    """The axes of the device mesh.
-
-    data: contexts side by side.
-    context: devices that share a context.
-    tensor: devices that share each weight.
-    cpu_devices: how many to simulate on the CPU; 0: none.
-    """
-
-    data: int = 1
-    context: int = 1
-    tensor: int = 1
-    cpu_devices: int = 0
-
-
-@dataclasses.dataclass
 class DataConfig:
     """The questions.
 
@@ -80,32 +67,6 @@ class DataConfig:
     seed: int = 0
     template: str = "base"
     keys: str = ""
-
-
-@dataclasses.dataclass
-class GenerationConfig:
-    """How answers are drawn, by `star_jax.Sampling`, and where they end.
-
-    max_new_tokens: at most so many an answer; 0: the task's own.
-    stop: a comma list of stop words.
-    ignore_eos: go on after EOS.
-    temperature: 0: the likeliest token, always.
-    top_k: draw from the k likeliest; 0: from all.
-    top_p: draw from the likeliest with this share.
-    min_p: at least this probable, next to the likeliest.
-    repetition_penalty: of tokens that were there before; 1: none.
-    seed: of the draws, together with a question's index. A record has the seed of its answer.
-    """
-
-    max_new_tokens: int = 0
-    stop: str = ""
-    ignore_eos: bool = False
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int = 0
 
 
 @dataclasses.dataclass

@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from star_jax.eval import config as config_lib
-from star_jax.eval import fingerprint, jsonl, ruler
-from star_jax.eval.config import CHAT, DATE, DataConfig, EvalConfig
-from star_jax.eval.metrics import string_match_all
-from star_jax.eval.places import check_regular
-from star_jax.eval.sample import Sample
+from star_jax.eval import ruler
+from star_jax.eval.config import DataConfig, EvalConfig
+from star_jax.runs import hashes, jsonl
+from star_jax.runs.jsonl import CHAT, DATE
+from star_jax.runs.metrics import string_match_all
+from star_jax.runs.places import check_regular
+from star_jax.runs.sample import Sample
 from star_jax.text.prompt import Prompt
-from star_jax.tokenizer import Tokenizer
+from star_jax.text.tokenizer import Tokenizer
 
 _MAX_NEW_TOKENS = 128  # where neither the configuration nor the task says
 
@@ -58,15 +60,15 @@ def settings(data: DataConfig) -> dict[str, Any]:
         "data.template": data.template,
     }
     if data.suite == "jsonl":
-        hashes = {path: fingerprint.of_file(path) for path, _, _ in _files(data)}
+        found = {path: hashes.of_file(path) for path, _, _ in _files(data)}
         return common | {
-            "data.path": {f"{task}@{length}": hashes[path] for path, task, length in _files(data)}
+            "data.path": {f"{task}@{length}": found[path] for path, task, length in _files(data)}
         }
     tasks = sorted(config_lib.tasks(data))
     return common | {
         "data.tasks": tasks,
         "data.seed": data.seed,
-        "data.keys": fingerprint.of_file(data.keys) if data.keys else "",
+        "data.keys": hashes.of_file(data.keys) if data.keys else "",
         "wonderwords": (
             "" if data.keys and "cwe" not in tasks else importlib.metadata.version("wonderwords")
         ),

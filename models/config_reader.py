@@ -17,7 +17,7 @@ from star_jax.models.config_fields import check_number, is_one_of
 from star_jax.models.config_rope import rope_from, rope_section
 from star_jax.models.family import Family
 from star_jax.models.registry import family_of
-from star_jax.text.printable import printable
+from star_jax.printable import printable
 
 _SIZES = (
     "vocab_size",

@@ -9,17 +9,17 @@ if sys.argv[:1] == ["-m"] and interrupts.is_ours(sys.orig_argv):
     interrupts.catch()
 
 from star_jax import version
-from star_jax.context import Context, ContextBatch
-from star_jax.dense import Dense
+from star_jax.cache.context import Context, ContextBatch
 from star_jax.engine import Engine
-from star_jax.generate import Generation
-from star_jax.likelihood import Scores
-from star_jax.mesh import make_mesh, simulate_cpu_devices
-from star_jax.ring import Ring
-from star_jax.sampling import Sampling
-from star_jax.star import Star
-from star_jax.stopping import Answer, Event
-from star_jax.ulysses import Ulysses
+from star_jax.generate.generation import Generation
+from star_jax.generate.likelihood import Scores
+from star_jax.generate.sampling import Sampling
+from star_jax.generate.stopping import Answer, Event
+from star_jax.prefill.dense import Dense
+from star_jax.prefill.ring import Ring
+from star_jax.prefill.star import Star
+from star_jax.prefill.ulysses import Ulysses
+from star_jax.runtime.mesh import make_mesh, simulate_cpu_devices
 
 __version__ = version.read()
 

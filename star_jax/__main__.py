@@ -8,7 +8,7 @@ import pathlib
 import sys
 
 import star_jax
-from star_jax.eval import cli
+from star_jax.runs import cli
 
 _FOLDER = pathlib.Path(__file__).parent
 _COMMANDS = {"eval": "eval/__main__.py", "infer": "infer.py", "convert": "convert.py"}

@@ -1,26 +1,18 @@
 """What cannot run is refused before anything is loaded, and what is unwise is warned of."""
 
 import dataclasses
-import sys
-import warnings
 
 from jax.sharding import AxisType, Mesh
 
-from star_jax import mesh as mesh_lib
+from star_jax.advice import Advice, warn
 from star_jax.attention import resolve
-from star_jax.kinds import Kind, check_kind
 from star_jax.models import DecoderConfig
-from star_jax.placement import weight_specs
+from star_jax.prefill.kinds import Kind, check_kind
+from star_jax.runtime import mesh as mesh_lib
+from star_jax.runtime.placement import weight_specs
 from star_jax.sizes import shown
 
 DTYPES = ("bfloat16", "float16", "float32")
-
-
-class Advice(UserWarning):
-    """Something runs as asked, and another setting would do the same faster.
-
-    It has a class of its own for those who say it in their own way, and silence it.
-    """
 
 
 def check(
@@ -70,11 +62,3 @@ def advise(rows: list[list[int]], config: DecoderConfig, mesh: Mesh, attention: 
         warn(f"a context of {longest} tokens is beyond the model's {most} positions")
     for advice in attention.advice([len(row) for row in rows], config, mesh):
         warn(advice, Advice)
-
-
-def warn(message: str, category: type[UserWarning] = UserWarning) -> None:
-    """Warns whoever has called the library."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back and frame.f_globals["__name__"].partition(".")[0] == "star_jax":
-        level, frame = level + 1, frame.f_back
-    warnings.warn(f"star_jax: {message}", category, stacklevel=level)

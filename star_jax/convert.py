@@ -18,10 +18,11 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from star_jax import checkpoint, interrupts, models, orbax_files, tensor_files
-from star_jax import mesh as mesh_lib
+from star_jax import checkpoint, interrupts, models
+from star_jax.checkpoint import orbax_files, tensor_files
 from star_jax.engine import DTYPES
-from star_jax.eval import cli
+from star_jax.runs import cli
+from star_jax.runtime import mesh as mesh_lib
 
 _STORED = "stored"
 

@@ -2,50 +2,30 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Required, TypedDict, Unpack, overload
+from typing import overload
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from star_jax import checkpoint, checks, inputs, models, query, sizes
-from star_jax import mesh as mesh_lib
+from star_jax import checkpoint, checks, models
+from star_jax.cache.context import Context, ContextBatch, Group, grouped
+from star_jax.cache.layer import LayerCache, Plain
+from star_jax.checkpoint.fingerprint import Fingerprint, Weights, of_tokenizer
 from star_jax.checks import DTYPES, check
-from star_jax.context import Asked, Context, ContextBatch, Encoded, Group, grouped
-from star_jax.fingerprint import Fingerprint, Weights, of_tokenizer
-from star_jax.generate import STRIDE, Generation, Settings
-from star_jax.inputs import Ids, Many, Nested, One, Questions
-from star_jax.kinds import Kind
-from star_jax.layer_cache import LayerCache, Plain
-from star_jax.likelihood import Scores, likelihood_of, score_document, score_queries
+from star_jax.generate import inputs
+from star_jax.generate.answering import Answering
+from star_jax.generate.inputs import Ids, Many, One
+from star_jax.generate.likelihood import Scores, score_document
 from star_jax.models import Decoder, DecoderConfig
-from star_jax.placement import place
-from star_jax.sampling import GREEDY, Sampling, parse
-from star_jax.stopping import Answer
-from star_jax.tokenizer import Tokenizer
-
-STREAMED = 4  # tokens between two pieces of text
-
-
-class _How(TypedDict, total=False):
-    """The options of `generate`, for its overloads."""
-
-    max_new_tokens: Required[int | np.integer]
-    stop: Sequence[str] | None
-    ignore_eos: bool
-    sampling: Sampling | Mapping[str, Any] | None
+from star_jax.prefill.kinds import Kind
+from star_jax.runtime import mesh as mesh_lib
+from star_jax.runtime.placement import place
+from star_jax.runtime.runtime import Runtime
+from star_jax.text.tokenizer import Tokenizer
 
 
-class _One(_How, total=False):
-    samples: None
-
-
-class _Many(_How):
-    samples: int | np.integer
-
-
-class Engine:
+class Engine(Answering):
     """A model on a mesh, with one kind of attention for its contexts."""
 
     def __init__(
@@ -61,10 +41,8 @@ class Engine:
         dtype = str(jax.tree.leaves(model)[0].dtype)
         implementation = check(mesh, attention, implementation, config=model.config, dtype=dtype)
         self.model = place(model, mesh)
-        self.mesh = mesh
+        self.runtime = Runtime(model.config, mesh, implementation, layer_cache)
         self.attention = attention
-        self.implementation = implementation
-        self.layer_cache = layer_cache
         self.tokenizer = tokenizer
         self.eos_token_ids = model.config.eos_token_ids
         self._weights = Weights()
@@ -119,6 +97,15 @@ class Engine:
         return self.model.config
 
     @property
+    def mesh(self) -> Mesh:
+        return self.runtime.mesh
+
+    @property
+    def implementation(self) -> str:
+        """Of attention."""
+        return self.runtime.implementation
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The checkpoint's; `has_tokenizer` says whether there is one, since ids do without.
 
@@ -133,10 +120,6 @@ class Engine:
     def tokenizer(self, tokenizer: Tokenizer | None) -> None:
         self._tokenizer = tokenizer
 
-    @property
-    def has_tokenizer(self) -> bool:
-        return self._tokenizer is not None
-
     def with_attention(self, attention: Kind) -> "Engine":
         """The same weights with another kind of attention."""
         other = Engine(
@@ -145,7 +128,7 @@ class Engine:
             attention=attention,
             implementation=self.implementation,
             tokenizer=self._tokenizer,
-            layer_cache=self.layer_cache,
+            layer_cache=self.runtime.layer_cache,
         )
         other.eos_token_ids = self.eos_token_ids
         other._weights = self._weights
@@ -185,52 +168,8 @@ class Engine:
 
     def _encode(self, tokens: list[list[int]], rows: tuple[int, ...]) -> Group:
         padded = tokens + [[]] * (-len(tokens) % self.mesh.shape[mesh_lib.DATA])
-        cache, shards = self.attention.encode(
-            self.model,
-            padded,
-            mesh=self.mesh,
-            implementation=self.implementation,
-            layer_cache=self.layer_cache,
-        )
+        cache, shards = self.attention.encode(self.model, padded, runtime=self.runtime)
         return Group(rows, tokens, [len(row) for row in tokens], cache, shards, self.mesh)
-
-    @overload
-    def score(self, context: Context, query_ids: One) -> np.ndarray: ...
-    @overload
-    def score(self, context: Context, query_ids: Many) -> list[np.ndarray]: ...
-    @overload
-    def score(self, context: ContextBatch, query_ids: One | Many) -> list[np.ndarray]: ...
-    @overload
-    def score(self, context: ContextBatch, query_ids: Nested) -> list[list[np.ndarray]]: ...
-    def score(self, context: Encoded, query_ids: Ids) -> np.ndarray | list[Any]:
-        """Phase 2, teacher-forced: the logits after each query token, float32 [Lq, V].
-
-        See `generate` for what may be asked at once. The logits come to the host part by part:
-        devices hold those of 128 tokens of each query at a time. Where log-probabilities are
-        enough, `likelihood` takes less.
-        """
-        questions = self._ask(context, query_ids)
-        programs = self._programs(context)
-        scores = score_queries(self.model, context, questions.of_rows, programs=programs)
-        return questions.shaped(scores)
-
-    @overload
-    def likelihood(self, context: Context, query_ids: One) -> Scores: ...
-    @overload
-    def likelihood(self, context: Context, query_ids: Many) -> list[Scores]: ...
-    @overload
-    def likelihood(self, context: ContextBatch, query_ids: One | Many) -> list[Scores]: ...
-    @overload
-    def likelihood(self, context: ContextBatch, query_ids: Nested) -> list[list[Scores]]: ...
-    def likelihood(self, context: Encoded, query_ids: Ids) -> Scores | list[Any]:
-        """The log-probability of each query token after the first, given all before it.
-
-        As `score`, of whose logits it needs no more than those of 128 tokens at any time.
-        """
-        questions = self._ask(context, query_ids)
-        programs = self._programs(context)
-        scores = likelihood_of(self.model, context, questions.of_rows, programs=programs)
-        return questions.shaped(scores)
 
     @overload
     def score_document(self, document_ids: One, *, window: int | np.integer = ...) -> Scores: ...
@@ -256,182 +195,3 @@ class Engine:
         programs = self._programs(document)
         scores = score_document(self.model, document, window=size, programs=programs)
         return scores if document.is_batch else scores[0]
-
-    @overload
-    def generate(self, context: Context, query_ids: One, **how: Unpack[_One]) -> Answer: ...
-    @overload
-    def generate(self, context: Context, query_ids: One, **how: Unpack[_Many]) -> list[Answer]: ...
-    @overload
-    def generate(self, context: Context, query_ids: Many, **how: Unpack[_One]) -> list[Answer]: ...
-    @overload
-    def generate(
-        self, context: Context, query_ids: Many, **how: Unpack[_Many]
-    ) -> list[list[Answer]]: ...
-    @overload
-    def generate(
-        self, context: ContextBatch, query_ids: One | Many, **how: Unpack[_One]
-    ) -> list[Answer]: ...
-    @overload
-    def generate(
-        self, context: ContextBatch, query_ids: One | Many, **how: Unpack[_Many]
-    ) -> list[list[Answer]]: ...
-    @overload
-    def generate(
-        self, context: ContextBatch, query_ids: Nested, **how: Unpack[_One]
-    ) -> list[list[Answer]]: ...
-    @overload
-    def generate(
-        self, context: ContextBatch, query_ids: Nested, **how: Unpack[_Many]
-    ) -> list[list[list[Answer]]]: ...
-    def generate(
-        self,
-        context: Encoded,
-        query_ids: Ids,
-        *,
-        max_new_tokens: int | np.integer,
-        stop: Sequence[str] | None = None,
-        ignore_eos: bool = False,
-        sampling: Sampling | Mapping[str, Any] | None = None,
-        samples: int | np.integer | None = None,
-    ) -> Answer | list[Any]:
-        """Phase 2: answers, greedy unless `sampling` says otherwise.
-
-        Args:
-          context: from `prefill`; it is not consumed.
-          query_ids: token ids; or a list of such queries, asked together: the context's keys lie
-            in memory once, and are read once a token for all of them. For a batch: one query for
-            all contexts, or one for each, or a list of queries for each. A query may be empty,
-            where the context ends the prompt.
-          max_new_tokens: at most this many.
-          stop: strings that end an answer; they need a tokenizer.
-          ignore_eos: go on after EOS.
-          sampling: how tokens are drawn; a mapping of its fields will do.
-          samples: how many answers to draw for each query, at once: the context is read once
-            for all of them. An answer becomes a list of that many.
-
-        Returns:
-          An `Answer`; for several queries a list, one for each; for a batch a list, one (or one
-          such list) for each context.
-        """
-        questions, generation = self._start(
-            context, query_ids, max_new_tokens, stop, ignore_eos, sampling, samples, keep=False
-        )
-        answers: list[Any] = generation.finish()
-        if samples is not None:
-            answers = [answers[i : i + samples] for i in range(0, len(answers), int(samples))]
-        return questions.shaped(answers)
-
-    def start(
-        self,
-        context: Asked,
-        query_ids: Ids,
-        *,
-        max_new_tokens: int | np.integer,
-        stop: Sequence[str] | None = None,
-        ignore_eos: bool = False,
-        sampling: Sampling | Mapping[str, Any] | None = None,
-        samples: int | np.integer | None = None,
-        stride: int | np.integer = STREAMED,
-    ) -> Generation[Asked]:
-        """`generate`, as an object to iterate over while answers come: see `Generation`.
-
-        `stride`: tokens between two events of an answer, at most 32.
-        """
-        stride = sizes.whole("stride", stride, most=STRIDE)
-        return self._start(
-            context,
-            query_ids,
-            max_new_tokens,
-            stop,
-            ignore_eos,
-            sampling,
-            samples,
-            stride=stride,
-        )[1]
-
-    def stream(
-        self,
-        context: Encoded,
-        query_ids: One,
-        *,
-        max_new_tokens: int | np.integer,
-        stop: Sequence[str] | None = None,
-        ignore_eos: bool = False,
-        sampling: Sampling | Mapping[str, Any] | None = None,
-    ) -> Iterator[str]:
-        """`generate` for one context and query, yielding the answer's text as it comes.
-
-        The pieces together are the text that `generate` returns: what may turn out to be a stop
-        word, or a character whose last bytes are still to come, is held back.
-        """
-        if inputs.encoded(context).is_batch:
-            raise ValueError("stream takes one context, not a batch")
-        if not self.has_tokenizer:
-            raise ValueError("stream yields text, and the checkpoint has no tokenizer")
-        questions, generation = self._start(
-            context, query_ids, max_new_tokens, stop, ignore_eos, sampling, None, stride=STREAMED
-        )
-        if not questions.single:
-            raise ValueError("stream takes one query, not a list of them")
-        return (event.text for event in generation if event.text)
-
-    def _start(
-        self,
-        context: Asked,
-        query_ids: Ids,
-        max_new_tokens: int | np.integer,
-        stop: Sequence[str] | None,
-        ignore_eos: bool,
-        sampling: Sampling | Mapping[str, Any] | None,
-        samples: int | np.integer | None,
-        *,
-        stride: int = STRIDE,
-        keep: bool = True,
-    ) -> tuple[Questions, Generation[Asked]]:
-        """The questions, checked, and their answers to come."""
-        eos = () if ignore_eos else self.eos_token_ids
-        limits = inputs.limits(max_new_tokens, stop, eos, has_tokenizer=self.has_tokenizer)
-        settings = Settings(
-            limits, parse(sampling), inputs.samples(samples), self.implementation, stride
-        )
-        questions = self._ask(context, query_ids, limits.max_new_tokens)
-        generation = Generation(
-            self.model,
-            context,
-            questions,
-            settings,
-            decode=None if self._tokenizer is None else self._tokenizer.decode,
-            probe=None if self._tokenizer is None else self._tokenizer.probe,
-            keep=keep,
-        )
-        return questions, generation
-
-    def _programs(self, context: Encoded) -> query.Programs:
-        return query.programs(
-            self.config,
-            self.mesh,
-            self.implementation,
-            STRIDE,
-            GREEDY.mode,
-            context.groups[0].cache.kind,
-            context.has_turns,
-        )
-
-    def _ask(self, context: Encoded, query_ids: Ids, max_new_tokens: int = 0) -> Questions:
-        inputs.encoded(context).check(self.mesh, self.fingerprint)
-        questions = inputs.ask(
-            context,
-            query_ids,
-            vocab_size=self.config.vocab_size,
-            may_be_empty=max_new_tokens > 0,
-        )
-        longest = max(
-            len(tokens) + max(map(len, row))
-            for tokens, row in zip(context.tokens, questions.of_rows, strict=True)
-        )
-        needed, most = longest + max_new_tokens, self.config.max_position_embeddings
-        if needed > most:
-            checks.warn(
-                f"context, query and answer may take {needed} positions, beyond the model's {most}"
-            )
-        return questions

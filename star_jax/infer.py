@@ -11,10 +11,10 @@ says that its output is to be overwritten.
 """
 
 import contextlib
+import dataclasses
 import functools
 import os
 import secrets
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,17 +25,19 @@ from jax.sharding import Mesh
 
 from star_jax import checkpoint, interrupts, models
 from star_jax import engine as engine_lib
-from star_jax.checks import Advice
+from star_jax.advice import Advice
 from star_jax.engine import DTYPES, Engine
-from star_jax.eval import cli, devices, fingerprint, jsonl, limits, places, records, timing
-from star_jax.eval.ask import Held, ask, record
-from star_jax.eval.config import CHAT, GenerationConfig, sampling, stop_words
-from star_jax.eval.metrics import string_match_all
-from star_jax.eval.progress import Progress
-from star_jax.eval.runner import describe_mesh
-from star_jax.eval.terminal import say
-from star_jax.kinds import KINDS, Kind
-from star_jax.tokenizer import Tokenizer
+from star_jax.prefill.kinds import KINDS, Kind
+from star_jax.runs import cli, devices, hashes, jsonl, limits, places, records, timing
+from star_jax.runs.ask import Held, ask, record
+from star_jax.runs.devices import MeshConfig, describe_mesh
+from star_jax.runs.drawing import GenerationConfig, sampling, stop_words
+from star_jax.runs.jsonl import CHAT
+from star_jax.runs.metrics import string_match_all
+from star_jax.runs.progress import Progress
+from star_jax.runs.terminal import say
+from star_jax.runtime import processes
+from star_jax.text.tokenizer import Tokenizer
 
 _MODEL = flags.DEFINE_string("model_path", None, "A directory, or a hub id.", required=True)
 _KIND = flags.DEFINE_string("attn_type", None, "star, dense, ring or ulysses.", required=True)
@@ -56,10 +58,22 @@ _DTYPE = flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "Of weights, activations
 _BATCH = flags.DEFINE_integer(
     "batch_size", 0, "Questions asked at once, at most 4096; 0: as --data says."
 )
-_DATA = flags.DEFINE_integer("data", 1, "Mesh axis: contexts side by side; the batch.")
-_CONTEXT = flags.DEFINE_integer("context", 1, "Mesh axis: devices that share a context.")
-_TENSOR = flags.DEFINE_integer("tensor", 1, "Mesh axis: devices that share each weight.")
-_CPUS = flags.DEFINE_integer("cpu_devices", 0, "CPU devices to simulate; 0: none.")
+_MESH: dict[str, flags.FlagHolder[Any]] = {  # see devices.MeshConfig
+    "data": flags.DEFINE_integer("data", 1, "Mesh axis: contexts side by side; the batch."),
+    "context": flags.DEFINE_integer("context", 1, "Mesh axis: devices that share a context."),
+    "tensor": flags.DEFINE_integer("tensor", 1, "Mesh axis: devices that share each weight."),
+    "cpu_devices": flags.DEFINE_integer(
+        "cpu_devices", 0, "CPU devices to simulate, in each process; 0: none."
+    ),
+    "coordinator": flags.DEFINE_string(
+        "coordinator", "", "HOST:PORT of process 0, of several; auto: what Slurm, MPI or such say."
+    ),
+    "num_processes": flags.DEFINE_integer("num_processes", 0, "How many; 0: what Slurm says."),
+    "process_id": flags.DEFINE_integer("process_id", -1, "From 0 on; -1: what Slurm says."),
+    "timeout": flags.DEFINE_integer(
+        "timeout", processes.TIMEOUT, "Seconds that processes wait for each other."
+    ),
+}
 _COMPILED = flags.DEFINE_string(
     "compile_cache_dir", "", "Keeps compiled programs for the next run."
 )
@@ -76,28 +90,56 @@ _DRAWS = {  # see star_jax.Sampling; the temperature is greedy here
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """What the flags ask for, checked."""
+
+    lines: list[jsonl.Line]
+    attention: Kind
+    stop: Sequence[str]
+    generation: GenerationConfig
+    mesh: Mesh
+    directory: str  # of the checkpoint
+    tokenizer: Tokenizer
+    output: str
+    manifest: str
+    settings: Mapping[str, Any]
+
+
 def main(argv: Sequence[str]) -> None:
     """Checks all that can be checked, then loads the model and answers what is left."""
     del argv
+    job = _checked()
+    with contextlib.ExitStack() as held:
+        done = processes.of_first(lambda: _begin(job, held))
+        processes.check_same(job.settings)
+        held.enter_context(devices.compile_cache(_COMPILED.value))
+        if done == len(job.lines):
+            say(f"{job.output} has all the answers; there is nothing to do")
+            return
+        say(describe_mesh(job.mesh))
+        engine = Engine.from_pretrained(
+            job.directory, mesh=job.mesh, attention=job.attention, dtype=_DTYPE.value
+        )
+        answered = _answer_all(job, engine, done)
+        say(timing.rates(answered, timing.peak_memory(job.mesh.devices.flat)))
+
+
+def _checked() -> _Job:
     attention, stop = _attention(), stop_words(_STOP.value, field="--stop_words")
     _check_flags()
     lines = jsonl.read(_INPUT.value)
     lines = lines if _SAMPLES.value == -1 else lines[: _SAMPLES.value]
     limits.check_batch("--batch_size", _BATCH.value, questions=len(lines))
     output, manifest = _written()
-    seed = _seed(manifest)
-    generation = _generation(seed)
     try:
-        sampling(generation)
+        sampling(_generation(_SEED.value or 0))
     except ValueError as e:  # names the evaluation's settings
         raise ValueError(str(e).replace("generation.", "--")) from e
     mesh = devices.make_mesh(
-        data=_DATA.value,
-        context=_CONTEXT.value,
-        tensor=_TENSOR.value,
-        cpu_devices=_CPUS.value,
-        prefix="--",
+        MeshConfig(**{name: flag.value for name, flag in _MESH.items()}), prefix="--"
     )
+    seed = processes.of_first(lambda: _seed(manifest))
     directory = checkpoint.resolve(_MODEL.value)
     model = models.read(directory)
     limits.check_tokens(
@@ -109,37 +151,51 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError(f"--model_path={_MODEL.value} has no tokenizer files; questions are text")
     if _TEMPLATE.value == CHAT:
         jsonl.in_chat(lines[0], tokenizer)  # raises if it cannot be cut
-    settings = _settings(attention, stop, directory, mesh, seed)
-    with places.output_file(output), devices.compile_cache(_COMPILED.value):
-        places.check_regular(manifest)
-        done = _done(output, manifest, settings, lines) if _CACHE.value else 0
-        if done == len(lines):
-            say(f"{output} has all the answers; there is nothing to do")
-            return
-        say(describe_mesh(mesh))
-        engine = Engine.from_pretrained(
-            directory, mesh=mesh, attention=attention, dtype=_DTYPE.value
-        )
-        all_answered: list[dict[str, Any]] = []
-        append: Callable[..., None] = functools.partial(
-            records.append_first, manifest=manifest, settings=settings, num_samples=len(lines)
-        )
-        held = Held()
-        with Progress(len(lines) - done) as progress:
-            for batch in records.missing(done, len(lines), _BATCH.value or _DATA.value):
-                asked = [lines[i] for i in batch]
-                answered = _answer(engine, tokenizer, asked, stop, generation, held, progress.begin)
+    return _Job(
+        lines,
+        attention,
+        stop,
+        _generation(seed),
+        mesh,
+        directory,
+        tokenizer,
+        output,
+        manifest,
+        _settings(attention, stop, directory, mesh, seed),
+    )
+
+
+def _begin(job: _Job, held: contextlib.ExitStack) -> int:
+    """Holds the output for this run; how many lines have their answers in it."""
+    held.enter_context(places.output_file(job.output))
+    places.check_regular(job.manifest)
+    return _done(job.output, job.manifest, job.settings, job.lines) if _CACHE.value else 0
+
+
+def _answer_all(job: _Job, engine: Engine, done: int) -> list[dict[str, Any]]:
+    """Answers what is left, batch after batch, and writes it down."""
+    all_answered: list[dict[str, Any]] = []
+    append: Callable[..., None] = functools.partial(
+        records.append_first,
+        manifest=job.manifest,
+        settings=job.settings,
+        num_samples=len(job.lines),
+    )
+    held = Held()
+    with Progress(len(job.lines) - done) as progress:
+        for batch in records.missing(done, len(job.lines), _BATCH.value or _MESH["data"].value):
+            answered = _answer(job, engine, [job.lines[i] for i in batch], held, progress.begin)
+            if processes.is_first():
                 with interrupts.held():
                     if batch.start == 0:
-                        os.truncate(output, 0)  # an old run's, if there is any, with --nouse_cache
-                    append(output, answered)
-                append = records.append
-                all_answered += answered
-                # Once is enough: they name each length.
-                warnings.simplefilter("ignore", Advice)
-                progress.advance(len(batch), f"{batch.stop}/{len(lines)} questions")
-        peak = timing.peak_memory(mesh.devices.flat)
-        print(timing.rates(all_answered, peak), file=sys.stderr)
+                        os.truncate(job.output, 0)  # an old run's, if any, with --nouse_cache
+                    append(job.output, answered)
+            append = records.append
+            all_answered += answered
+            # Once is enough: they name each length.
+            warnings.simplefilter("ignore", Advice)
+            progress.advance(len(batch), f"{batch.stop}/{len(job.lines)} questions")
+    return all_answered
 
 
 def _done(
@@ -210,7 +266,7 @@ def _settings(
     """All that the answers depend on, as flat fields, named like the flags."""
     flag = {"block_size": "block_size", "anchor_size": "anchor_block_size"}
     return {
-        "model_path (its files)": fingerprint.of_checkpoint(directory),
+        "model_path (its files)": hashes.of_checkpoint(directory),
         "attn_type": _KIND.value,
         **{flag[name]: size for name, size in attention.sizes.items()},
         "tokens_to_generate": _TOKENS.value,
@@ -218,7 +274,7 @@ def _settings(
         "template": _TEMPLATE.value,
         "seed": seed,
         **{name: flag.value for name, flag in _DRAWS.items()},
-        "input_path (its contents)": fingerprint.of_file(_INPUT.value),
+        "input_path (its contents)": hashes.of_file(_INPUT.value),
         "dtype": _DTYPE.value,
         **mesh.shape,
         "device": mesh.devices.flat[0].device_kind,
@@ -237,11 +293,9 @@ def _generation(seed: int) -> GenerationConfig:
 
 
 def _answer(
+    job: _Job,
     engine: Engine,
-    tokenizer: Tokenizer,
     lines: Sequence[jsonl.Line],
-    stop: Sequence[str],
-    generation: GenerationConfig,
     held: Held,
     begin: Callable[[str], None],
 ) -> list[dict[str, Any]]:
@@ -249,17 +303,17 @@ def _answer(
     begin(f"tokenising {len(lines)} question{'s' * (len(lines) > 1)}")
     samples = [line.sample for line in lines]
     if _TEMPLATE.value == CHAT:
-        samples = [jsonl.in_chat(line, tokenizer) for line in lines]
-    contexts = [tokenizer.encode_context(sample.context) for sample in samples]
-    queries = [tokenizer.encode_query(sample.query) for sample in samples]
+        samples = [jsonl.in_chat(line, job.tokenizer) for line in lines]
+    contexts = [job.tokenizer.encode_context(sample.context) for sample in samples]
+    queries = [job.tokenizer.encode_query(sample.query) for sample in samples]
     answers, seconds = ask(
         engine,
         contexts,
         queries,
         held=held,
         max_new_tokens=_TOKENS.value,
-        stop=stop,
-        sampling=sampling(generation, [sample.index for sample in samples]),
+        stop=job.stop,
+        sampling=sampling(job.generation, [sample.index for sample in samples]),
         begin=begin,
     )
     found = []

@@ -11,7 +11,7 @@ import reprlib
 import stat
 from typing import Any
 
-from star_jax.text.printable import printable
+from star_jax.printable import printable
 
 LIMIT = 64 * 2**20  # bytes; the largest that are known, indexes of weights, have less than one
 _SHOWN = 300  # characters of a name

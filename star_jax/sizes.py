@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from star_jax.text.printable import printable
+from star_jax.printable import printable
 
 MOST = 2**31 - 1  # positions, ids and lengths are int32 on the devices
 SHOWN = 60  # characters of a value in a message

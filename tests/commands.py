@@ -16,7 +16,6 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import traceback
 import warnings
 from collections.abc import Mapping
@@ -41,13 +40,10 @@ class Result:
 
 
 @functools.cache
-def _server() -> subprocess.Popen[str]:
-    cache = tempfile.TemporaryDirectory()
+def _server(number: int) -> subprocess.Popen[str]:
     environment = {
         "PYTHONDONTWRITEBYTECODE": "1",  # tests compare all files that a command leaves
         "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}",
-        "JAX_COMPILATION_CACHE_DIR": cache.name,  # what one compiles serves all
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     server = subprocess.Popen(
         [sys.executable, __file__],
@@ -56,9 +52,63 @@ def _server() -> subprocess.Popen[str]:
         text=True,
         env=os.environ | environment,
     )
-    atexit.register(cache.cleanup)
     atexit.register(server.communicate)  # closes its stdin, and so ends it
+    assert server.stdout
+    assert server.stdout.readline() == "ready\n"
     return server
+
+
+def ready(count: int) -> None:
+    """Returns when so many commands can begin side by side."""
+    for number in range(count):
+        _server(number)
+
+
+class Command:
+    """`python -m module argv...` under way in a folder; with `fake`, on the fake engine.
+
+    number: of those that run side by side. What each says goes to files of its own.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        module: str,
+        *argv: str,
+        fake: bool = False,
+        env: Mapping[str, str] | None = None,
+        number: int = 0,
+    ):
+        server = _server(number)
+        assert server.stdin
+        assert server.stdout
+        self._ends = server.stdout
+        self._files = [folder / f"{name}{number or ''}" for name in ("stdout", "stderr")]
+        request = {
+            "module": module,
+            "argv": argv,
+            "fake": fake,
+            "env": dict(env or {}),
+            "folder": str(folder),
+            "files": list(map(str, self._files)),
+        }
+        print(json.dumps(request), file=server.stdin, flush=True)
+        self.pid = int(server.stdout.readline())
+
+    def kill(self, after: float = 0.0) -> None:
+        """Kills it after so many seconds, if it has not ended before."""
+        select.select([self._ends], [], [], after)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def said(self) -> str:
+        """What it has said on stderr so far."""
+        return self._files[1].read_text()
+
+    def result(self) -> Result:
+        """Waits until it has ended."""
+        code = int(self._ends.readline())
+        return Result(code, *(file.read_text() for file in self._files))
 
 
 def run(
@@ -69,20 +119,11 @@ def run(
     env: Mapping[str, str] | None = None,
     kill_after: float | None = None,
 ) -> Result:
-    """Runs `python -m module argv...` in a folder; with `fake`, on the fake engine."""
-    server = _server()
-    assert server.stdin
-    assert server.stdout
-    request = {"module": module, "argv": argv, "fake": fake, "env": dict(env or {})}
-    print(json.dumps(request | {"folder": str(folder)}), file=server.stdin, flush=True)
-    pid = int(server.stdout.readline())
+    """Runs a command to its end; see `Command`."""
+    command = Command(folder, module, *argv, fake=fake, env=env)
     if kill_after is not None:
-        select.select([server.stdout], [], [], kill_after)  # or until it has ended
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    code = int(server.stdout.readline())
-    texts = [(folder / name).read_text() for name in ("stdout", "stderr")]
-    return Result(code, *texts)
+        command.kill(kill_after)
+    return command.result()
 
 
 def results(folder: pathlib.Path) -> dict[str, object]:
@@ -115,7 +156,7 @@ def _drop_times(fields: dict[str, object], more: set[str] | None = None) -> dict
 
 def _child(request: dict[str, Any]) -> None:
     os.chdir(request["folder"])
-    for number, name in ((1, "stdout"), (2, "stderr")):
+    for number, name in enumerate(request["files"], start=1):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.environ.update(request["env"])
     if request["fake"]:
@@ -150,6 +191,7 @@ def main() -> None:
 
     from star_jax.eval import runner  # noqa: F401
 
+    print("ready", flush=True)
     warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called")  # no backend is up yet
     for line in sys.stdin:
         pid = os.fork()

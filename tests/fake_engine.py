@@ -16,12 +16,12 @@ from typing import Any
 import llamas
 from test_tokenizer import save as save_tokenizer
 
-from star_jax.context import ContextBatch
+from star_jax.cache.context import ContextBatch
 from star_jax.engine import Engine
-from star_jax.kinds import Kind
-from star_jax.star import Star
-from star_jax.stopping import Answer
-from star_jax.tokenizer import Tokenizer
+from star_jax.generate.stopping import Answer
+from star_jax.prefill.kinds import Kind
+from star_jax.prefill.star import Star
+from star_jax.text.tokenizer import Tokenizer
 
 CONFIG = {
     "model_type": "llama",

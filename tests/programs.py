@@ -7,12 +7,16 @@ import published
 from jax.sharding import Mesh, PartitionSpec
 
 import star_jax
-from star_jax import exact, generate, models, phase2, query, sampling, star
-from star_jax import mesh as mesh_lib
-from star_jax.cache import KV, Cache
-from star_jax.layer_cache import Plain
+from star_jax import models
+from star_jax.cache.layer import Plain
+from star_jax.cache.sharded import KV, Cache
+from star_jax.generate import attention as phase2
+from star_jax.generate import compiled, sampling
 from star_jax.models import DecoderConfig
-from star_jax.placement import placement_of
+from star_jax.prefill import exact, star
+from star_jax.runtime import mesh as mesh_lib
+from star_jax.runtime.placement import placement_of
+from star_jax.runtime.runtime import Runtime
 
 DEVICES = 8
 DTYPE = "bfloat16"
@@ -59,11 +63,10 @@ class Programs:
         self.context = DEVICES // shapes.tensor
         self.mesh: Mesh = aot.gpu_mesh(kind, context=self.context, tensor=shapes.tensor)
         self.model = models.build(self.config, self._weight)
-        self._star = star.programs(self.config, self.mesh, shapes.block, implementation, Plain)
-        self._sampling, self._implementation = sampling, implementation
-        self._query = query.programs(
-            self.config, self.mesh, implementation, generate.STRIDE, sampling.mode
-        )
+        self._runtime = Runtime(self.config, self.mesh, implementation, Plain)
+        self._star = star.programs(self._runtime, shapes.block)
+        self._sampling = sampling
+        self._query = compiled.programs(self._runtime, sampling.mode)
 
     def first_wave(self):
         return self._star[0].trace(self.model, *self._wave())
@@ -83,7 +86,7 @@ class Programs:
 
     def _exact(self, attention):
         tokens = self._array((1, self.context * self.shapes.block), mesh_lib.BLOCKS)
-        program = exact.program(self.config, self.mesh, attention, self._implementation, Plain)
+        program = exact.program(self._runtime, attention)
         return program.trace(self.model, tokens, tokens)
 
     def ask(self):
@@ -106,7 +109,7 @@ class Programs:
 
     def decode(self):
         tail = phase2.Tail(self._kv(self.shapes.query, mesh_lib.TAIL), self._row(), self._row())
-        state = query.Decoding(
+        state = compiled.Decoding(
             generated=self._kv(self.shapes.new, mesh_lib.TAIL, rows=self.shapes.samples),
             token=self._samples(),
             step=self._array((), mesh_lib.WHOLE),
@@ -119,10 +122,10 @@ class Programs:
 
     def _question(self):
         tokens = self._array((1, self.shapes.query), mesh_lib.QUERY)
-        return query.Question(tokens, self._row(), self._row())
+        return compiled.Question(tokens, self._row(), self._row())
 
     def _ends(self):
-        return query.Ends(self._array((2 + 3,), mesh_lib.WHOLE))
+        return compiled.Ends(self._array((2 + 3,), mesh_lib.WHOLE))
 
     def _weight(self, name, shape, axes):
         sharding, repeat = placement_of(shape, axes, self.mesh)

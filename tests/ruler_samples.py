@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from star_jax.eval import ruler
-from star_jax.eval.sample import Sample
+from star_jax.runs.sample import Sample
 
 TASKS = sorted(ruler.TASKS)
 NEEDLE_TASKS = [task for task in TASKS if task.startswith("niah")]

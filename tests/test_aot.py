@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import pytest
 from programs import DEVICES, Programs, Shapes, layer_elements
 
-from star_jax import Sampling, phase2
+from star_jax import Sampling
+from star_jax.generate import attention as phase2
 
 LAYERS = 2
 SHAPES = Shapes(layers=LAYERS)

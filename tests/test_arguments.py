@@ -19,7 +19,9 @@ import test_generate
 import tiny
 from jax.sharding import AxisType, Mesh
 
-from star_jax import Sampling, Star, checkpoint, checks, inputs, mesh, sampling, sizes
+from star_jax import Sampling, Star, checkpoint, checks, sizes
+from star_jax.generate import inputs, sampling
+from star_jax.runtime import mesh
 
 
 def unchecked(f: Any) -> Any:

@@ -15,8 +15,9 @@ from absl.testing import flagsaver
 import star_jax
 from benchmarks import llama_shapes, prefill, prefill_gpu, prefill_table
 from benchmarks.prefill_gpu import Row
-from star_jax import models, star
+from star_jax import models
 from star_jax.attention import partial_attention
+from star_jax.prefill import star
 
 ROOT = pathlib.Path(__file__).parents[1]
 TOY = llama_shapes.GPU["gpu_toy"]

@@ -10,7 +10,7 @@ import transformers
 from test_tokenizer import load, save
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from star_jax.tokenizer import Tokenizer
+from star_jax.text.tokenizer import Tokenizer
 
 # Templates in the style of published ones; what a model's own `apply_chat_template` would render.
 LLAMA3 = (

@@ -14,8 +14,8 @@ import tokenizers
 import transformers
 from test_tokenizer import load
 
+from star_jax.printable import printable
 from star_jax.text import chat
-from star_jax.text.printable import printable
 
 STOPPED = {
     "no end": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",

@@ -17,7 +17,8 @@ from huggingface_hub.utils._paths import filter_repo_objects
 from safetensors.numpy import load_file, save_file
 
 import star_jax
-from star_jax import checkpoint, models, tensor_files
+from star_jax import checkpoint, models
+from star_jax.checkpoint import tensor_files
 from star_jax.models import Decoder
 
 FIELDS = {**llamas.VARIANTS["llama-3"], "num_attention_heads": 8, "num_key_value_heads": 8}

@@ -13,7 +13,7 @@ from command_folder import evaluate, files, fill, infer
 
 import star_jax
 from star_jax.eval import help, settings
-from star_jax.text.printable import printable
+from star_jax.printable import printable
 
 COMMANDS = ["star_jax.eval", "star_jax.infer", "star_jax.convert"]
 
@@ -62,7 +62,7 @@ def test_the_commands_are_listed(tmp_path: pathlib.Path) -> None:
 def test_every_setting_is_documented_with_its_type_and_default(tmp_path: pathlib.Path) -> None:
     text = commands.run(tmp_path, "star_jax.eval", "--help").stdout
     found = list(help.settings())
-    assert len(found) == 2 + 4 + 4 + 9 + 9 + 3
+    assert len(found) == 2 + 4 + 8 + 9 + 9 + 3
     for one in found:
         assert len(one.doc) > 10
         default = "" if one.default is None else f", default {one.default!r}"
@@ -118,7 +118,7 @@ def test_names_from_files_reach_the_terminal_spelled_out(tmp_path: pathlib.Path)
 
 def test_a_warning_is_one_line(tmp_path: pathlib.Path) -> None:
     code = (
-        "import sys, warnings; from star_jax.eval import cli\n"
+        "import sys, warnings; from star_jax.runs import cli\n"
         "def main(argv): warnings.warn('star_jax: one\\x1b[1m\\ntwo')\n"
         "cli.run(main)"
     )
@@ -170,7 +170,7 @@ def test_help_that_cannot_be_written_is_one_line(
 
 
 def test_standard_output_may_be_closed(tmp_path: pathlib.Path) -> None:
-    code = "from star_jax.eval import cli; cli.run(lambda argv: None)"
+    code = "from star_jax.runs import cli; cli.run(lambda argv: None)"
     done = shell('"$0" -c "$1" >&-', code, cwd=tmp_path)
     assert "Traceback" not in done.stderr
     assert done.returncode == 0
@@ -217,7 +217,7 @@ def test_a_run_that_is_told_to_end_leaves_nothing(
 
 
 def test_an_output_that_nobody_reads_is_no_traceback(tmp_path: pathlib.Path) -> None:
-    code = "from star_jax.eval import cli\ncli.run(lambda argv: print('x' * 10**6))"
+    code = "from star_jax.runs import cli\ncli.run(lambda argv: print('x' * 10**6))"
     for to in ("> /dev/full", "| true"):
         run = shell(f'"$0" -c "$1" {to}', code, cwd=tmp_path)
         assert run.returncode == 1, run.stderr

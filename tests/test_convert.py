@@ -18,9 +18,10 @@ from test_checkpoint import save as save_safetensors
 from test_tokenizer import save as save_tokenizer
 
 import star_jax
-from star_jax import checkpoint, convert, models, orbax_files
-from star_jax.eval import fingerprint
+from star_jax import checkpoint, convert, models
+from star_jax.checkpoint import orbax_files
 from star_jax.models import Decoder
+from star_jax.runs import hashes
 
 # Fewer key/value heads than there may be devices, and a vocabulary that they do not divide.
 FIELDS = {
@@ -313,18 +314,18 @@ def test_large_tensors_are_cut_so_that_slices_can_be_read(tmp_path: pathlib.Path
 
 def test_the_fingerprint_is_of_all_that_was_converted(pair: tuple[str, str]) -> None:
     directory = pathlib.Path(pair[1])
-    expected = fingerprint.of_checkpoint(str(directory))
-    assert fingerprint.of_checkpoint(str(directory)) == expected
-    assert expected != fingerprint.of_checkpoint(pair[0])
+    expected = hashes.of_checkpoint(str(directory))
+    assert hashes.of_checkpoint(str(directory)) == expected
+    assert expected != hashes.of_checkpoint(pair[0])
     changed = [directory / "config.json", directory / "tokenizer.json", *weight_files(directory)]
     for path in changed:
         kept = path.read_bytes()
         path.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]) if kept else b"\0")
-        assert fingerprint.of_checkpoint(str(directory)) != expected, path
+        assert hashes.of_checkpoint(str(directory)) != expected, path
         path.unlink()
-        assert fingerprint.of_checkpoint(str(directory)) != expected, path
+        assert hashes.of_checkpoint(str(directory)) != expected, path
         path.write_bytes(kept)
-    assert fingerprint.of_checkpoint(str(directory)) == expected
+    assert hashes.of_checkpoint(str(directory)) == expected
 
 
 def test_orbax_is_imported_where_it_is_needed_only() -> None:

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from command_folder import evaluate, files, fill, infer, without_times
 
-from star_jax import convert, tensor_files
-from star_jax.eval import records
+from star_jax import convert
+from star_jax.checkpoint import tensor_files
+from star_jax.runs import records
 
 
 @pytest.fixture(name="here")
@@ -112,7 +113,7 @@ def test_a_signal_leaves_nothing_behind(number: signal.Signals, here: pathlib.Pa
     """In the midst of the weights, while Orbax's threads write."""
     code = f"""
 import os, runpy, sys
-from star_jax import tensor_files
+from star_jax.checkpoint import tensor_files
 read, asked = tensor_files.read, []
 def stop(*args, **kwargs):
     asked.append(1)

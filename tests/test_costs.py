@@ -11,8 +11,11 @@ import pytest
 import tiny
 
 import star_jax
-from star_jax import Dense, Engine, Ring, Star, context, exact, generate, query, star
-from star_jax.cache import ROUND, eighths
+from star_jax import Dense, Engine, Ring, Star
+from star_jax.cache import context
+from star_jax.cache.sharded import ROUND, eighths
+from star_jax.generate import compiled, run
+from star_jax.prefill import exact, star
 
 
 def engine(attention=None, *, data=1, devices=1, **options):
@@ -72,20 +75,20 @@ def test_nine_tokens_cost_the_same_whatever_the_limit():
 
 def test_room_grows_with_the_answer(monkeypatch):
     """In few steps, each a program, and never beyond the limit."""
-    monkeypatch.setattr(query, "ROOM", 8)
-    query.programs.cache_clear()
+    monkeypatch.setattr(compiled, "ROOM", 8)
+    compiled.programs.cache_clear()
     rooms: list[int] = []
-    grow = generate._grow
-    monkeypatch.setattr(generate, "_grow", noting(rooms, grow, lambda mesh, n: n))
+    grow = run._grow
+    monkeypatch.setattr(run, "_grow", noting(rooms, grow, lambda mesh, n: n))
     e = engine()
     encoded, ask = e.prefill(tiny.ids(100)), tiny.ids(5, seed=1)
     long = e.generate(encoded, ask, max_new_tokens=300)
     assert rooms == [32, 128, 512]
-    query.programs.cache_clear()
-    monkeypatch.setattr(query, "ROOM", 512)
+    compiled.programs.cache_clear()
+    monkeypatch.setattr(compiled, "ROOM", 512)
     assert e.generate(encoded, ask, max_new_tokens=300).tokens == long.tokens
     assert rooms == [32, 128, 512]
-    query.programs.cache_clear()
+    compiled.programs.cache_clear()
 
 
 @pytest.mark.parametrize("waves", [1, 2, 7, 8, 9, 15, 17, 33, 100, 129])
@@ -145,7 +148,7 @@ def test_decoding_reads_the_keys_that_are_there(monkeypatch):
 
     e, ask = engine(Star(block_size=512)), tiny.ids(5, seed=1)
     tiles: dict[int, list[int]] = {}
-    query.programs.cache_clear()
+    compiled.programs.cache_clear()
     with monkeypatch.context() as m:
         m.setattr(jax.lax, "fori_loop", counting)
         for n in (4096, 8193):
@@ -154,7 +157,7 @@ def test_decoding_reads_the_keys_that_are_there(monkeypatch):
             e.generate(encoded, ask, max_new_tokens=8, ignore_eos=True)
             jax.effects_barrier()
             tiles[n] = [int(count) for count in read]
-    query.programs.cache_clear()  # those that count
+    compiled.programs.cache_clear()  # those that count
     assert set(tiles[4096]) == {8}
     assert shard(encoded) == 18 * 512
     assert set(tiles[8193]) == {17}
@@ -245,13 +248,13 @@ def test_transfers_of_an_answer(monkeypatch):
     answer()
     puts: list[Any] = []
     gets: list[Any] = []
-    put, get = jax.device_put, jax.device_get
-    monkeypatch.setattr(jax, "device_put", noting(puts, put))
+    put, get = jax.make_array_from_callback, jax.device_get
+    monkeypatch.setattr(jax, "make_array_from_callback", noting(puts, put))
     monkeypatch.setattr(jax, "device_get", noting(gets, get))
     with jax.transfer_guard_host_to_device("disallow"):  # none that is not asked for
         assert len(answer().tokens) == 64
         assert len(puts) == 7
-        assert len(gets) == 1 + math.ceil(63 / generate.STRIDE) == 3
+        assert len(gets) == 1 + math.ceil(63 / compiled.STRIDE) == 3
         puts.clear()
         answer(sampling=star_jax.Sampling(seed=1, top_p=0.9, repetition_penalty=1.2))
         assert len(puts) == 7
@@ -284,15 +287,15 @@ def test_devices_go_on_while_the_host_reads(monkeypatch):
     e.tokenizer = tiny_letters()
     encoded, ask = e.prefill(tiny.ids(200)), tiny.ids(5, seed=1)
     events: list[str] = []
-    programs, extend = query.programs, generate._extend
+    programs, extend = compiled.programs, run._extend
 
     def noted(*args):
         found = programs(*args)
         decode: Any = noting(events, found.decode, lambda *a: "call")
         return found._replace(decode=decode)
 
-    monkeypatch.setattr(query, "programs", noted)
-    monkeypatch.setattr(generate, "_extend", noting(events, extend, lambda *a: "read"))
+    monkeypatch.setattr(compiled, "programs", noted)
+    monkeypatch.setattr(run, "_extend", noting(events, extend, lambda *a: "read"))
     e.generate(encoded, ask, max_new_tokens=96, ignore_eos=True)
     assert events == ["call", "read", "call", "read", "call", "read", "read"]
     events.clear()

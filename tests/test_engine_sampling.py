@@ -12,7 +12,8 @@ import test_sampling
 import tiny
 
 import star_jax
-from star_jax import Engine, Sampling, inputs, sampling
+from star_jax import Engine, Sampling
+from star_jax.generate import inputs, sampling, stopping
 
 NEW = 40  # more than a stride
 MANY = 2000
@@ -163,13 +164,13 @@ def test_a_stream_is_the_text_also_with_stop_words(engine, context, at):
 def test_a_stream_comes_as_it_is_made(engine, context, monkeypatch):
     """Its first piece is there before the last token is, and input is checked at the call."""
     made = []
-    extend = star_jax.stopping.Row.extend
+    extend = stopping.Row.extend
 
     def note(row, tokens, logprobs):
         made.append(len(tokens))
         extend(row, tokens, logprobs)
 
-    monkeypatch.setattr(star_jax.stopping.Row, "extend", note)
+    monkeypatch.setattr(stopping.Row, "extend", note)
     pieces = engine.stream(context, QUERY, max_new_tokens=NEW, ignore_eos=True)
     next(pieces)
     assert sum(made) == 1

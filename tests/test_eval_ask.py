@@ -7,7 +7,7 @@ import tiny
 from test_generate import engine
 
 from star_jax import Engine, Sampling
-from star_jax.eval.ask import Held, ask
+from star_jax.runs.ask import Held, ask
 
 A, B, C = (tiny.ids(n) for n in (100, 70, 90))
 QUERIES = [tiny.ids(n, seed=n) for n in (5, 9, 3, 7)]

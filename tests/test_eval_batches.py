@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from star_jax.eval import config, records, runner
+from star_jax.eval import config, runner
+from star_jax.runs import records
 
 ROOT = pathlib.Path(__file__).parent.parent
 

@@ -14,7 +14,7 @@ import pytest
 import safetensors.numpy
 from command_folder import evaluate, files, fill, infer, without_times, write_lines
 
-from star_jax.eval import records
+from star_jax.runs import records
 
 
 @pytest.fixture(name="here")

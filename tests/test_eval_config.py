@@ -9,6 +9,7 @@ import pytest
 
 from star_jax import Dense, Ring, Star
 from star_jax.eval import config, ruler
+from star_jax.runs import drawing
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 
@@ -150,10 +151,10 @@ def test_what_is_wrong_is_named(changes: dict[str, Any], says: str) -> None:
 
 def test_a_question_has_a_seed_of_its_own() -> None:
     generation = config.GenerationConfig(temperature=0.5, top_k=3, seed=7)
-    sampling = config.sampling(generation, [0, 5, -1])
+    sampling = drawing.sampling(generation, [0, 5, -1])
     assert (sampling.temperature, sampling.top_k) == (0.5, 3)
     assert sampling.seed == (7 * 2**32, 7 * 2**32 + 5, 8 * 2**32 - 1)
-    assert not config.sampling(config.GenerationConfig()).mode.draws
+    assert not drawing.sampling(config.GenerationConfig()).mode.draws
 
 
 def test_every_kind_is_a_row() -> None:
@@ -197,7 +198,7 @@ def test_a_config_file_may_give_tuples() -> None:
     given = config.resolve(given)
     assert config.lengths(given.data) == (512, 1024)
     assert config.tasks(given.data) == ("niah_single_1",)
-    assert config.stop_words(given.generation.stop) == ("a,b", "c")
+    assert drawing.stop_words(given.generation.stop) == ("a,b", "c")
 
 
 def test_defaults() -> None:
@@ -205,10 +206,10 @@ def test_defaults() -> None:
     assert config.tasks(given.data) == tuple(ruler.TASKS)
     assert config.num_samples(given.data, None) == 500
     assert config.num_samples(given.data, 7) == 7
-    assert config.stop_words("") == ()
-    assert config.stop_words("a,") == config.stop_words("a") == ("a",)
-    assert config.stop_words(",") == ()
-    assert config.stop_words(" a,<|eot_id|>") == (" a", "<|eot_id|>")
+    assert drawing.stop_words("") == ()
+    assert drawing.stop_words("a,") == config.stop_words("a") == ("a",)
+    assert drawing.stop_words(",") == ()
+    assert drawing.stop_words(" a,<|eot_id|>") == (" a", "<|eot_id|>")
 
 
 def test_more_samples_than_there_are_is_all() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from star_jax import json_files
-from star_jax.eval import jsonl
-from star_jax.eval.sample import Sample
+from star_jax.runs import jsonl
+from star_jax.runs.sample import Sample
 
 GOOD = {"index": 4, "input_context": "c", "input_query": "q", "outputs": ["a", "b"]}
 

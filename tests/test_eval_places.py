@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from star_jax.eval import places
+from star_jax.runs import places
 
 
 def test_an_output_directory_is_made_and_goes_again_if_nothing_came(tmp_path: pathlib.Path) -> None:
@@ -59,7 +59,7 @@ def test_a_directory_that_must_not_be_written_to_is_an_error(
 
 def test_two_runs_in_one_place_are_refused(tmp_path: pathlib.Path) -> None:
     hold = (
-        "import sys, time; from star_jax.eval import places\n"
+        "import sys, time; from star_jax.runs import places\n"
         f"with places.output_directory({str(tmp_path)!r}):\n"
         "    print('held', flush=True); sys.stdin.read()"
     )

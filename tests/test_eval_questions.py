@@ -10,7 +10,7 @@ import transformers
 from fake_engine import FakeEngine
 from test_eval_runner import TASKS, _here, jsonl, run
 
-from star_jax.eval import records
+from star_jax.runs import records
 
 __all__ = ["_here"]  # the fixture of every test
 

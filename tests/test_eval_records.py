@@ -7,7 +7,7 @@ import resource
 
 import pytest
 
-from star_jax.eval import records
+from star_jax.runs import records
 
 INDICES = [10, 11, 12, 13, 14]
 

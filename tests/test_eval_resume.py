@@ -10,7 +10,7 @@ from commands import results
 from fake_engine import FakeEngine
 from test_eval_runner import _here, run
 
-from star_jax.eval import records
+from star_jax.runs import records
 
 __all__ = ["_here"]  # a fixture
 

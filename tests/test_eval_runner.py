@@ -12,9 +12,10 @@ import pytest
 from commands import results
 from fake_engine import FakeEngine
 
-from star_jax.checks import Advice
-from star_jax.eval import config, records, ruler, runner
-from star_jax.tokenizer import Tokenizer
+from star_jax.advice import Advice
+from star_jax.eval import config, ruler, runner
+from star_jax.runs import records
+from star_jax.text.tokenizer import Tokenizer
 
 TASKS = ["niah_single_1", "niah_multikey_2"]
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from star_jax.eval import progress, timing
+from star_jax.runs import progress, timing
 
 
 def test_compiling_is_apart() -> None:

@@ -12,9 +12,10 @@ import pytest
 import tiny
 
 import star_jax
-from star_jax import Engine, Star, fingerprint, models
+from star_jax import Engine, Star, models
+from star_jax.checkpoint import fingerprint
 from star_jax.models import Decoder
-from star_jax.placement import place
+from star_jax.runtime.placement import place
 
 QUERY = tiny.ids(5, seed=1)
 # Axes of `make_mesh`: one device, contexts and batches shared, weights shared, heads repeated.

@@ -12,8 +12,8 @@ from jax.sharding import PartitionSpec as P
 
 import star_jax
 from star_jax import models
-from star_jax.mesh import CONTEXT, TENSOR
-from star_jax.placement import placement_of
+from star_jax.runtime.mesh import CONTEXT, TENSOR
+from star_jax.runtime.placement import placement_of
 
 LENGTH = 24
 MESH = star_jax.make_mesh(context=4, tensor=2)

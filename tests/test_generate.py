@@ -10,10 +10,11 @@ import tiny
 from jax.sharding import NamedSharding, PartitionSpec
 
 import star_jax
-from star_jax import Engine, Star, inputs
-from star_jax.generate import STRIDE
-from star_jax.stopping import Answer, Limits, Row
-from star_jax.tokenizer import Tokenizer
+from star_jax import Engine, Star
+from star_jax.generate import inputs
+from star_jax.generate.compiled import STRIDE
+from star_jax.generate.stopping import Answer, Limits, Row
+from star_jax.text.tokenizer import Tokenizer
 
 
 class Letters(Tokenizer):

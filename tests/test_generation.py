@@ -9,7 +9,7 @@ from test_generate import Letters, engine
 
 import star_jax
 from star_jax import Engine, Ring, Star
-from star_jax.generate import STRIDE
+from star_jax.generate.compiled import STRIDE
 
 TOLERANCE = 2e-4
 TURNS = [(tiny.ids(n, seed=n), new) for n, new in ((9, 5), (40, 1), (3, 40), (17, 12))]
@@ -134,7 +134,7 @@ def test_four_turns_of_dialogue_equal_encoding_all_at_once(attention, shape):
 
 def test_each_turn_encodes_only_what_is_new(monkeypatch):
     """What goes through the model in a turn is the query, and the answer's last token."""
-    from star_jax import inputs
+    from star_jax.generate import inputs
 
     e = engine()
     context = e.prefill(tiny.ids(200))

@@ -9,7 +9,7 @@ import commands
 import pytest
 from command_folder import INFER, QUESTIONS, files, fill, infer, without_times, write_lines
 
-from star_jax.eval import records
+from star_jax.runs import records
 
 
 @pytest.fixture(name="here")

@@ -42,7 +42,8 @@ def spawn(
 # In the midst of each command's work.
 CODE = """
 import atexit, gc, os, runpy, shutil, signal, sys, time
-from star_jax import engine, orbax_files
+from star_jax import engine
+from star_jax.checkpoint import orbax_files
 module, number = sys.argv[1], int(sys.argv[2])
 
 def kill(*args):

@@ -13,7 +13,7 @@ import pytest
 from test_eval_records import INDICES, lines, record
 
 from star_jax import interrupts
-from star_jax.eval import places, records
+from star_jax.runs import places, records
 
 
 @pytest.fixture(name="_raised")

@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from star_jax import json_files
-from star_jax.text.printable import printable
+from star_jax.printable import printable
 
 
 def test_an_object_is_read(tmp_path: pathlib.Path) -> None:

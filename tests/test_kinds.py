@@ -8,9 +8,10 @@ import pytest
 import tiny
 
 import star_jax
-from star_jax import Dense, Ring, Star, Ulysses, kinds
-from star_jax.checks import Advice
+from star_jax import Dense, Ring, Star, Ulysses
+from star_jax.advice import Advice
 from star_jax.eval.config import Row
+from star_jax.prefill import kinds
 
 ROOT = pathlib.Path(__file__).parents[1]
 EACH: list[Any] = [Dense(), Ring(), Ulysses(), Star(block_size=64, anchor_size=32)]

@@ -11,9 +11,11 @@ import tiny
 from test_generate import Letters
 
 import star_jax
-from star_jax import Dense, Engine, Star, layer_cache, sampling
-from star_jax import mesh as mesh_lib
+from star_jax import Dense, Engine, Star
 from star_jax.attention import Segment
+from star_jax.cache import layer as layer_cache
+from star_jax.generate import sampling
+from star_jax.runtime import mesh as mesh_lib
 
 
 class Half(NamedTuple):

@@ -9,7 +9,8 @@ import tiny
 import torch
 
 import star_jax
-from star_jax import Dense, Engine, Ring, Star, query
+from star_jax import Dense, Engine, Ring, Star
+from star_jax.generate import compiled
 
 FIELDS = llamas.VARIANTS["llama-3.1"]
 LENGTH, BLOCK = 150, 32
@@ -75,7 +76,7 @@ def test_a_batch_of_documents_of_different_lengths(engine):
 def test_a_document_that_has_ended_costs_nothing_more(engine, monkeypatch):
     """Two of the three rows have one window; the long one beside them has sixteen."""
     calls: list[int] = []
-    programs = query.programs
+    programs = compiled.programs
 
     def noted(*args):
         found = programs(*args)
@@ -87,7 +88,7 @@ def test_a_document_that_has_ended_costs_nothing_more(engine, monkeypatch):
         counted: Any = likelihood
         return found._replace(likelihood=counted)
 
-    monkeypatch.setattr(query, "programs", noted)
+    monkeypatch.setattr(compiled, "programs", noted)
     documents = [ids(60), ids(1025), ids(64)]
     e = engine.with_attention(Star(block_size=BLOCK))
     batch = e.score_document(documents, window=64)

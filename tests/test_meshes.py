@@ -11,7 +11,7 @@ import tiny
 
 import star_jax
 from star_jax import Dense, Engine, Ring, Star, Ulysses, checkpoint, models
-from star_jax import mesh as mesh_lib
+from star_jax.runtime import mesh as mesh_lib
 
 MESHES = {"1x8x1": (1, 8, 1), "1x4x2": (1, 4, 2), "1x2x4": (1, 2, 4), "2x2x2": (2, 2, 2)}
 MESHES["1x1x8"] = (1, 1, 8)

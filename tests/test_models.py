@@ -11,8 +11,8 @@ import transformers
 
 import star_jax
 from star_jax import checkpoint, models
-from star_jax.kinds import Kind
 from star_jax.models import Decoder
+from star_jax.prefill.kinds import Kind
 
 TOLERANCE = 1e-4
 CLOSE = 1e-5  # of float32 logits; 3e-6 was measured

@@ -13,9 +13,10 @@ import transformers
 
 import star_jax
 from star_jax import checkpoint, models
-from star_jax.eval import metrics, ruler
-from star_jax.eval.sample import Sample
-from star_jax.tokenizer import Tokenizer
+from star_jax.eval import ruler
+from star_jax.runs import metrics
+from star_jax.runs.sample import Sample
+from star_jax.text.tokenizer import Tokenizer
 
 CHECKPOINT = pathlib.Path(__file__).parents[1] / "checkpoints" / "needle"
 KEYS = (CHECKPOINT / "keys.txt").read_text().split()

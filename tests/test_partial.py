@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from star_jax import mesh as mesh_lib
 from star_jax.attention import Partial, merge, merge_over_axis
+from star_jax.runtime import mesh as mesh_lib
 
 
 def softmax_partial(scores, values):

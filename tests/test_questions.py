@@ -10,9 +10,9 @@ import tiny
 from test_meshes import FIELDS, NEW, directory, engine, ids  # noqa: F401
 
 import star_jax
-from star_jax import Engine, Star, query, sampling
-from star_jax.generate import STRIDE
-from star_jax.inputs import ask, question
+from star_jax import Engine, Star
+from star_jax.generate import compiled, sampling
+from star_jax.generate.inputs import ask, question
 
 LENGTH = 200
 QUESTIONS = [ids(n, seed=n) for n in (9, 1, 16, 3, 12)]
@@ -80,7 +80,7 @@ def test_the_keys_of_a_context_are_there_once():
     context = e.prefill(tiny.ids(4000))
     group = context.groups[0]
     cache_bytes = sum(x.nbytes for x in jax.tree.leaves(group.cache.layers)) // 8  # a device's
-    programs = query.programs(e.config, e.mesh, e.implementation, STRIDE, sampling.GREEDY.mode)
+    programs = compiled.programs(e.runtime, sampling.GREEDY.mode)
 
     def temporary(count):
         questions = ask(context, [[1, 2, 3]] * count, vocab_size=e.config.vocab_size)

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from ruler_samples import NEEDLE_TASKS, TASKS, make, read, words
 
-from star_jax.eval import metrics, ruler
+from star_jax.eval import ruler
 from star_jax.eval.ruler import draft
+from star_jax.runs import metrics
 
 LENGTHS = [512, 1024, 2048, 4096]
 NOISE = (

@@ -6,9 +6,9 @@ import re
 import pytest
 from ruler_samples import make, ranked, words
 
-from star_jax.eval import metrics
 from star_jax.eval.ruler import words as ruler_words
-from star_jax.eval.sample import Sample
+from star_jax.runs import metrics
+from star_jax.runs.sample import Sample
 
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 WORD_TASKS = ["cwe", "fwe"]

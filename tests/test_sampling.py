@@ -11,7 +11,8 @@ import scipy.stats
 import torch
 import transformers
 
-from star_jax import Sampling, sampling
+from star_jax import Sampling
+from star_jax.generate import sampling
 
 VOCAB, DRAWS = 40, 20000
 PROMPT = 0x0123456789ABCDEF

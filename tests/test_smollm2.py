@@ -10,7 +10,7 @@ import transformers
 
 import star_jax
 from star_jax.engine import Engine
-from star_jax.kinds import Kind
+from star_jax.prefill.kinds import Kind
 from tools import demo_language, smollm2
 
 TOLERANCE = 1e-4  # of max(1, max|logit|), in float32

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import star_jax
 from star_jax import Dense, Engine, Ring, Star, Ulysses
 from star_jax.attention import xla
-from star_jax.layer_cache import Plain
+from star_jax.prefill import star
 
 BLOCK = 32
 TOLERANCE = 1e-4
@@ -161,7 +161,7 @@ def test_ten_contexts_compile_two_wave_programs():
     e = engine(Star(block_size=48, anchor_size=24), context=4)
     for length in (49, 60, 96, 100, 192, 193, 300, 500, 777, 1000):
         e.prefill(tiny.ids(length))
-    programs: Any = star_jax.star.programs(e.config, e.mesh, 24, "xla", Plain)
+    programs: Any = star.programs(e.runtime, 24)
     first, later = programs
     assert (first._cache_size(), later._cache_size()) == (1, 1)
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from star_jax.stopping import Answer, Limits, Row, find
+from star_jax.generate.stopping import Answer, Limits, Row, find
 
 # Tokens are bytes, some of them parts of a character; one is a special token.
 PIECES = [b"a", b"b", b"ab", b"ba", b"bb", b"\xc3", b"\xa9", "né".encode(), b"", b"<s>"]

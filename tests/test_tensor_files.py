@@ -17,7 +17,8 @@ from safetensors.numpy import save_file
 from test_checkpoint import CONFIG, INDEX, SINGLE, arrays, load, refusal, save, save_sharded
 
 import star_jax
-from star_jax import checkpoint, tensor_files
+from star_jax import checkpoint
+from star_jax.checkpoint import tensor_files
 
 
 def test_slices_are_read_in_pieces(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

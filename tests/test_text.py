@@ -13,8 +13,8 @@ from odd_files import ODD
 from test_tokenizer import load
 from tokenizer_files import KINDS
 
-from star_jax.stopping import Limits, Row
-from star_jax.tokenizer import Prompt, Tokenizer
+from star_jax.generate.stopping import Limits, Row
+from star_jax.text.tokenizer import Prompt, Tokenizer
 
 TEXTS = [
     "The sky",

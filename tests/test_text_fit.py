@@ -8,7 +8,7 @@ import fake_engine
 import pytest
 
 import star_jax
-from star_jax.eval import cli
+from star_jax.runs import cli
 
 
 def test_an_engine_warns_of_a_tokenizer_that_does_not_fit(tmp_path: pathlib.Path) -> None:

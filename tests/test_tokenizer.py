@@ -7,7 +7,7 @@ import tokenizers
 import transformers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
-from star_jax.tokenizer import Prompt, Tokenizer
+from star_jax.text.tokenizer import Prompt, Tokenizer
 
 SPECIAL = ["<s>", "</s>", "<unk>"]
 

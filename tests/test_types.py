@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from typing import Any, assert_type
 from star_jax import Answer, Context, ContextBatch, Engine, Event, Scores
-from star_jax.tokenizer import Tokenizer
+from star_jax.text.tokenizer import Tokenizer
 
 
 def right(engine: Engine, n: int, some: int | None, array: jax.Array) -> None:

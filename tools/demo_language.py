@@ -12,7 +12,7 @@ import time
 
 import star_jax
 from star_jax.engine import Engine
-from star_jax.tokenizer import Tokenizer
+from star_jax.text.tokenizer import Tokenizer
 from tools import smollm2
 
 DOCUMENT = pathlib.Path(__file__).parent / "constitution.txt"

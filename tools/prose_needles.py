@@ -15,8 +15,8 @@ from typing import Any
 
 from absl import flags
 
-from star_jax.eval import cli, limits
 from star_jax.eval.ruler import niah, words
+from star_jax.runs import cli, limits
 from tools import demo_language, smollm2
 
 _OUTPUT = flags.DEFINE_string("output", None, "Where the lines are written.", required=True)
@@ -31,7 +31,7 @@ MARGIN = 64  # tokens for the chat template and the answer
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    from star_jax.tokenizer import Tokenizer
+    from star_jax.text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.from_pretrained(smollm2.make())
     if tokenizer is None:

@@ -14,10 +14,10 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from star_jax.eval.metrics import string_match_all
 from star_jax.eval.ruler import cwe, fwe, niah, vt
 from star_jax.eval.ruler.draft import Draft, largest
-from star_jax.eval.sample import Sample
+from star_jax.runs.metrics import string_match_all
+from star_jax.runs.sample import Sample
 
 # What stands before the context, and between the question and the answer's prefix.
 TEMPLATES: dict[str, tuple[str, str]] = {

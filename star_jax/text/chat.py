@@ -10,7 +10,7 @@ import threading
 import unicodedata
 from typing import Any
 
-from star_jax.text.printable import printable
+from star_jax.printable import printable
 from star_jax.text.prompt import Prompt, common
 
 SECONDS = 3  # of computing

@@ -10,7 +10,7 @@ from typing import Any
 import tokenizers
 
 from star_jax import json_files, quiet
-from star_jax.text.printable import printable
+from star_jax.printable import printable
 
 # A directory with none of these has no tokenizer.
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")

@@ -215,7 +215,7 @@ def _show(what: str, peak: dict[str, int]) -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
-    from star_jax import mesh as mesh_lib
+    from star_jax.runtime import mesh as mesh_lib
 
     given_axes = json.loads(sys.argv[3])
     mesh_lib.simulate_cpu_devices(max(1, math.prod(given_axes.values())))

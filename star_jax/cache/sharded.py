@@ -1,0 +1,195 @@
+"""The sharded cache of a context: one K/V entry per token, on the device that encoded it.
+
+On each device the valid keys are a prefix of its shard, in whatever order the context
+was dealt out: positions are in the keys (RoPE), and attention does not care where in
+memory a key lies.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from star_jax.array_typing import Array
+from star_jax.cache.layer import LayerCache
+from star_jax.runtime import mesh as mesh_lib
+
+# Keys that a device has room for are a multiple of this: copies by TMA want it, and a kernel that
+# is given anything else would pad, and so copy, a layer's whole cache for every token.
+ROUND = 8
+
+Layers = tuple[Array, ...]
+
+
+class KV(NamedTuple):
+    """Keys (after RoPE) and values, one array [B, S, K, H] per layer."""
+
+    k: Layers
+    v: Layers
+
+
+Kept = tuple[LayerCache, ...]  # of a context: for each layer what it keeps
+
+
+class Turns(NamedTuple):
+    """The earlier turns of a dialogue: what was asked and answered since phase 1."""
+
+    kv: KV  # S whole on every device of `context`: layout `mesh.TAIL`
+    valid: Array  # [B], valid keys, layout `mesh.ROWS`
+
+
+class Cache(NamedTuple):
+    """What phase 2 reads of a context; never written by a query."""
+
+    layers: Kept  # S sharded over `context`
+    valid: Array  # [B, C], valid keys on each device, layout `mesh.BLOCKS`
+    turns: Turns | None = None
+
+    @property
+    def kind(self) -> type[LayerCache]:
+        return type(self.layers[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Shards:
+    """How a context is dealt out to the devices of `context`.
+
+    Device c holds, one after another, tokens starts[c][i] ... starts[c][i] + size - 1. The
+    starts of a device grow: whatever the length of a context, or of a part of it from its
+    first token on, its keys are a prefix of every shard.
+    """
+
+    starts: tuple[tuple[int, ...], ...]
+    size: int
+
+    @property
+    def length(self) -> int:
+        """Of the longest context that fits, in tokens."""
+        return sum(map(len, self.starts)) * self.size
+
+    def positions(self) -> np.ndarray:
+        """The position of every token, in the order of the shards: [length]."""
+        return (np.asarray(self.starts)[..., None] + np.arange(self.size)).reshape(-1)
+
+    def valid(self, lengths: list[int]) -> np.ndarray:
+        """How many keys of every shard are of contexts of these lengths: int32 [B, C]."""
+        begin = np.asarray(self.starts)  # [C, parts]
+        inside = np.asarray(lengths)[:, None, None] - begin
+        return np.clip(inside, 0, self.size).sum(axis=-1, dtype=np.int32)
+
+
+def allocate(like: Kept, length: int, *, mesh: Mesh) -> Kept:
+    """A cache of zeros: the layers of `like`, with room for `length` keys on every device."""
+    keys = length * mesh.shape[mesh_lib.CONTEXT]
+    return _allocate(mesh, type(like[0]), len(like), keys)(like)
+
+
+@functools.cache
+def _allocate(
+    mesh: Mesh, kind: type[LayerCache], layers: int, length: int
+) -> Callable[[Kept], Kept]:
+    def zeros(x: Array) -> Array:
+        return jnp.zeros((x.shape[0], length, *x.shape[2:]), x.dtype)
+
+    def allocate_cache(like: Kept) -> Kept:
+        return jax.tree.map(zeros, like)
+
+    shardings = jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec), kind.layout(), is_leaf=lambda x: isinstance(x, P)
+    )
+    return jax.jit(allocate_cache, out_shardings=(shardings,) * layers)
+
+
+def write(cache: Kept, wave: Kept, index: int, *, mesh: Mesh) -> Kept:
+    """Writes wave `index` into every device's shard. The old cache is donated."""
+    return _write(mesh, type(cache[0]), len(cache))(cache, wave, np.int32(index))
+
+
+@functools.cache
+def _write(
+    mesh: Mesh, kind: type[LayerCache], layers: int
+) -> Callable[[Kept, Kept, np.int32], Kept]:
+    def write_wave(cache: Kept, wave: Kept, index: Array) -> Kept:
+        def one(old: Array, new: Array) -> Array:
+            return jax.lax.dynamic_update_slice_in_dim(old, new, index * new.shape[1], axis=1)
+
+        return jax.tree.map(one, cache, wave)
+
+    layout = (kind.layout(),) * layers
+    local = jax.shard_map(
+        write_wave,
+        mesh=mesh,
+        in_specs=(layout, layout, P()),
+        out_specs=layout,
+        check_vma=False,
+    )
+    return jax.jit(local, donate_argnums=0)
+
+
+def join(*parts: tuple[KV, Array], size: int, mesh: Mesh) -> Turns:
+    """The valid keys of several parts, one after another for each row, with room for `size`.
+
+    Each part is K/V in the layout `mesh.TAIL`, and how many of them are valid: [B].
+    """
+    pairs = tuple((kv, valid) for kv, valid in parts)  # some are `Turns`
+    return Turns(*_join(mesh, size, len(pairs))(pairs))
+
+
+@functools.cache
+def _join(
+    mesh: Mesh, size: int, count: int
+) -> Callable[[tuple[tuple[KV, Array], ...]], tuple[KV, Array]]:
+    def join_parts(parts: tuple[tuple[KV, Array], ...]) -> tuple[KV, Array]:
+        room = [kv.k[0].shape[1] for kv, _ in parts]
+        valid = jnp.stack([valid for _, valid in parts], axis=1)  # [B, parts]
+        ends = jnp.cumsum(valid, axis=1)
+        key = jnp.arange(size)
+        # Which part each key comes from, and where the keys of that part lie.
+        part = (key[None, :, None] >= ends[:, None, :]).sum(axis=-1)  # [B, S]
+        part = jnp.minimum(part, len(parts) - 1)
+        shift = np.cumsum([0, *room[:-1]]) - (ends - valid)  # [B, parts]
+        at = jnp.clip(key + jnp.take_along_axis(shift, part, axis=1), 0, sum(room) - 1)
+
+        def one(*arrays: Array) -> Array:
+            whole = jnp.concatenate(arrays, axis=1)
+            return jnp.take_along_axis(whole, at[:, :, None, None], axis=1)
+
+        return jax.tree.map(one, *(kv for kv, _ in parts)), ends[:, -1]
+
+    layout = (mesh_lib.TAIL, mesh_lib.ROWS)
+    local = jax.shard_map(
+        join_parts,
+        mesh=mesh,
+        in_specs=((layout,) * count,),
+        out_specs=layout,
+        check_vma=False,
+    )
+    return jax.jit(local)
+
+
+def bucket(length: int, *, least: int = 16) -> int:
+    """The power of two, at least `least`, that programs for this length are compiled for."""
+    return max(least, 1 << (length - 1).bit_length()) if length > 0 else least
+
+
+def eighths(length: int, *, least: int = 1) -> int:
+    """The next multiple of an eighth of a power of two, below `length`, or of `least`.
+
+    So at most an eighth is for nothing, and programs are compiled for eight sizes per octave.
+    """
+    step = max(bucket(length, least=1) // 16, least)
+    return -(-length // step) * step
+
+
+def pad(rows: list[list[int]], length: int) -> np.ndarray:
+    """Token ids as a matrix [len(rows), length]. Padding is 0, and never counts as valid."""
+    tokens = np.zeros((len(rows), length), np.int32)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row)] = row
+    return tokens

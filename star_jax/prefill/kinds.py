@@ -1,0 +1,61 @@
+"""The kinds of attention: how contexts are encoded. Each is one object; all are in one registry."""
+
+from collections.abc import Hashable, Sequence
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from jax.sharding import Mesh
+
+from star_jax.cache.sharded import Cache, Shards
+from star_jax.models import Decoder, DecoderConfig
+from star_jax.prefill.dense import Dense
+from star_jax.prefill.ring import Ring
+from star_jax.prefill.star import Star
+from star_jax.prefill.ulysses import Ulysses
+from star_jax.runtime.runtime import Runtime
+from star_jax.sizes import shown
+
+
+@runtime_checkable
+class Kind(Hashable, Protocol):
+    """How contexts are encoded. It is frozen: programs are kept by kind.
+
+    name: what configurations and reports call it. is_exact: it is causal attention, and has no
+    sizes.
+    """
+
+    name: ClassVar[str]
+    is_exact: ClassVar[bool]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """In tokens, by the names that its constructor has for them."""
+        ...
+
+    def check(self, config: DecoderConfig, mesh: Mesh) -> None:
+        """Raises ValueError if it cannot encode for this model on this mesh."""
+        ...
+
+    def advice(self, lengths: Sequence[int], config: DecoderConfig, mesh: Mesh) -> list[str]:
+        """What would be better, where contexts have these lengths: a warning each."""
+        ...
+
+    def encode(
+        self,
+        model: Decoder,
+        rows: list[list[int]],
+        *,
+        runtime: Runtime,
+    ) -> tuple[Cache, Shards]:
+        """Encodes one context per row, of any lengths; their number fits the mesh's `data`."""
+        ...
+
+
+KINDS: dict[str, type[Any]] = {kind.name: kind for kind in (Dense, Ring, Ulysses, Star)}
+
+
+def check_kind(attention: object) -> None:
+    """Raises ValueError for what is no kind of attention."""
+    if not isinstance(attention, tuple(KINDS.values())):
+        raise ValueError(
+            f"attention={shown(attention)} must be Star(...), Ring(), Ulysses() or Dense()"
+        )

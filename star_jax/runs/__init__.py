@@ -1,0 +1,1 @@
+"""A run over many questions: commands, files that survive kills, progress, times."""

@@ -1,0 +1,155 @@
+"""Questions from a file of JSON lines, in the format of the reference implementation.
+
+{"index"?, "input_context", "input_query", "answer_prefix"?, "outputs": [...] | "output": "..." |
+neither}. An answer's prefix is put after the query; in a chat template, after the header of the
+assistant's turn.
+"""
+
+import codecs
+import dataclasses
+import math
+from typing import Any
+
+from star_jax import json_files
+from star_jax.runs.places import check_regular
+from star_jax.runs.sample import Sample
+from star_jax.text.tokenizer import Tokenizer
+
+CHAT = "chat"  # the template that comes with the model
+DATE = "26 Jul 2024"  # for templates that show one, whenever a run goes on
+KEPT = ("others", "truncation", "length")  # fields that are handed through to the record
+_DEEPEST = 100  # what can just be read could not be written any more
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One line: the question, all the fields that the file gives, and where it stands."""
+
+    sample: Sample
+    fields: dict[str, Any]
+    place: str  # file:line
+
+
+def read(path: str) -> list[Line]:
+    """Reads and checks a whole file; blank lines are passed over.
+
+    Without an index (or with the -1 that the reference writes then), a sample's index is its
+    position, from 0.
+
+    Raises:
+      OSError: the file cannot be read.
+      ValueError: a line is not a question; or the file has none, or is no regular file (it is
+        read twice). Names file and line.
+    """
+    lines: list[Line] = []
+    numbers: dict[int, int] = {}  # index -> line number
+    check_regular(path)
+    with open(path, "rb") as file:
+        for number, text in enumerate(file, start=1):
+            if not text.strip():
+                continue
+            try:
+                line = _parse(text, len(lines), f"{path}:{number}")
+            except ValueError as e:
+                raise ValueError(f"{path}:{number}: {e}") from e
+            if lines and has_index(line) != has_index(lines[0]):
+                raise ValueError(f"{path}:{number}: either all lines have an index or none")
+            index = line.sample.index
+            if index in numbers:
+                raise ValueError(f"{path}:{number}: {index=} is also that of line {numbers[index]}")
+            numbers[index] = number
+            lines.append(line)
+    if not lines:
+        raise ValueError(f"{path}: no questions in it")
+    return lines
+
+
+def has_index(line: Line) -> bool:
+    """Whether the file gives the line an index."""
+    return line.fields.get("index") not in (None, -1)
+
+
+def in_chat(line: Line, tokenizer: Tokenizer) -> Sample:
+    """The question of a line in the model's chat template; see `Tokenizer.chat`.
+
+    Raises:
+      ValueError: the template cannot be cut around it. Names file and line.
+    """
+    try:
+        context, query = tokenizer.chat(
+            line.sample.context,
+            line.fields["input_query"],
+            answer_prefix=line.fields.get("answer_prefix", ""),
+            date_string=DATE,
+        )
+    except ValueError as e:
+        raise ValueError(f"{line.place}: {e}") from e
+    return dataclasses.replace(line.sample, context=context, query=query)
+
+
+def _parse(text: bytes, position: int, place: str) -> Line:
+    text = text.removeprefix(codecs.BOM_UTF8)  # which some programs begin a file with
+    fields = json_files.parse(text, limit=len(text))  # a context may be longer than any header
+    for name in ("input_context", "input_query"):
+        if name not in fields:
+            raise ValueError(f"no {name!r}; there is {sorted(fields)}")
+        _check_text(name, fields[name])
+        if not fields[name].strip():
+            raise ValueError(f"{name!r} is empty")
+    _check_text("answer_prefix", fields.get("answer_prefix", ""))
+    for name in KEPT:
+        _check_kept(name, fields.get(name), _DEEPEST)
+    index = -1 if fields.get("index") is None else fields["index"]
+    if not isinstance(index, int) or isinstance(index, bool):
+        raise ValueError(f"{index=} is not an integer")
+    length = fields.get("length")
+    sample = Sample(
+        index=position if index == -1 else index,
+        context=fields["input_context"],
+        query=fields["input_query"] + fields.get("answer_prefix", ""),
+        outputs=_outputs(fields),
+        needle=None,
+        length=length if isinstance(length, int) else None,
+    )
+    return Line(sample, fields, place)
+
+
+def _check_kept(name: str, value: Any, levels: int) -> None:
+    """Refuses what would make a record that is no JSON, or cannot be written at all."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name!r} has the number {value}, which JSON cannot say")
+    if not isinstance(value, dict | list):
+        return
+    if not levels:
+        raise ValueError(f"{name!r} is nested more than {_DEEPEST} deep")
+    for part in value.values() if isinstance(value, dict) else value:
+        _check_kept(name, part, levels - 1)
+
+
+def _outputs(fields: dict[str, Any]) -> tuple[str, ...]:
+    """The reference answers; none is allowed: the answer is then not scored."""
+    name = "output" if fields.get("outputs") is None else "outputs"
+    outputs = fields.get(name)
+    if outputs is None:
+        return ()
+    if name == "output" and not isinstance(outputs, list):
+        outputs = [outputs]
+    if not isinstance(outputs, list):
+        raise ValueError(f"'outputs' is not a list but a {type(outputs).__name__}")
+    outputs = [
+        str(o) if isinstance(o, int | float) and not isinstance(o, bool) else o for o in outputs
+    ]
+    for output in outputs:
+        _check_text(name, output)
+        if not output.strip():
+            raise ValueError(f"{name!r} has an empty answer, which any prediction would match")
+    return tuple(outputs)
+
+
+def _check_text(name: str, text: Any) -> None:
+    if not isinstance(text, str):
+        raise ValueError(f"{name!r} is not a string but a {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:  # JSON can spell half a surrogate pair
+        raise ValueError(f"{name!r} is not valid text ({e.reason})") from e

@@ -1,0 +1,259 @@
+"""Several processes, joined over gloo: what one writes is what one process alone would."""
+
+import json
+import pathlib
+import socket
+import time
+from typing import Any
+
+import command_folder
+import commands
+import jax
+import library_run
+import numpy as np
+import pytest
+import test_generate
+import tiny
+from command_folder import write_lines
+
+import star_jax
+from star_jax.runtime import processes
+
+QUESTIONS = [
+    {
+        "index": i,
+        "input_context": f"the grass is green, and the sky is number {i}. " * 4,
+        "input_query": "is it?",
+        "outputs": ["e"],
+    }
+    for i in range(4)
+]
+TIMEOUT = 10  # seconds, after which a process that is gone ends the others
+
+
+@pytest.fixture
+def here(tmp_path: pathlib.Path) -> pathlib.Path:
+    command_folder.fill(tmp_path)
+    write_lines(tmp_path / "in.jsonl", *QUESTIONS)
+    return tmp_path
+
+
+def flags(index: int, count: int, port: int, prefix: str) -> list[str]:
+    return [
+        f"--{prefix}coordinator=localhost:{port}",
+        f"--{prefix}num_processes={count}",
+        f"--{prefix}process_id={index}",
+        f"--{prefix}timeout={TIMEOUT}",
+    ]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return int(free.getsockname()[1])
+
+
+def evaluation(mesh: str, devices: int, output: str) -> list[str]:
+    data, context, tensor = mesh.split("x")
+    settings = {
+        "attention.kind": "star,ring" if mesh == "1x4x1" else "star",
+        "attention.block_size": 16,
+        "mesh.data": data,
+        "mesh.context": context,
+        "mesh.tensor": tensor,
+        "mesh.cpu_devices": devices,
+        "data.suite": "jsonl",
+        "data.path": "in.jsonl",
+        "data.num_samples": -1,
+        "output_dir": output,
+    }
+    return ["--config=config.py", *(f"--config.{k}={v}" for k, v in settings.items())]
+
+
+def evaluate(here: pathlib.Path, mesh: str, count: int, output: str) -> list[commands.Command]:
+    """The processes of an evaluation, under way."""
+    commands.ready(count)
+    port, argv = free_port(), evaluation(mesh, 4 // count, output)
+    return [
+        commands.Command(
+            here, "star_jax.eval", *argv, *flags(i, count, port, "config.mesh."), number=i
+        )
+        for i in range(count)
+    ]
+
+
+def results(running: list[commands.Command]) -> list[commands.Result]:
+    return [process.result() for process in running]
+
+
+@pytest.mark.parametrize(
+    ("mesh", "count"), [("2x2x1", 2), ("1x4x1", 2), ("1x2x2", 2), ("2x2x1", 4), ("1x2x2", 4)]
+)
+def test_the_records_are_those_of_one_process(here: pathlib.Path, mesh: str, count: int) -> None:
+    one = commands.run(here, "star_jax.eval", *evaluation(mesh, 4, "one"))
+    assert one.code == 0, one.stderr
+    first, *others = results(evaluate(here, mesh, count, "several"))
+    assert first.code == 0, first.stderr
+    assert commands.results(here / "several") == commands.results(here / "one")
+    assert first.stdout.splitlines()[-1:] == one.stdout.splitlines()[-1:]
+    assert f"of {count} processes" in first.stderr
+    for other in others:  # they say nothing of their own
+        assert other.code == 0, other.stderr
+        assert "|" not in other.stdout and "mesh:" not in other.stderr, other
+
+
+def test_one_that_is_killed_ends_the_others_and_nothing_is_lost(here: pathlib.Path) -> None:
+    write_lines(here / "in.jsonl", *(q | {"index": i} for i, q in enumerate(QUESTIONS * 5)))
+    one = commands.run(here, "star_jax.eval", *evaluation("1x4x1", 4, "one"))
+    assert one.code == 0, one.stderr
+    for victim in (1, 0):
+        running = evaluate(here, "1x4x1", 2, "killed")
+        wait_for(here / "killed", lines=3 if victim else 9)
+        running[victim].kill()
+        found = results(running)
+        assert found[victim].code == -9
+        other = found[1 - victim]
+        assert other.code not in (0, -9)
+        assert "another process may have ended" in other.stderr or "died" in other.stderr
+    assert all(r.code == 0 for r in results(evaluate(here, "1x4x1", 2, "killed")))
+    assert commands.results(here / "killed") == commands.results(here / "one")
+
+
+def wait_for(folder: pathlib.Path, *, lines: int) -> None:
+    """Until so many records are there."""
+    for _ in range(1200):
+        files = list(folder.rglob("*.jsonl"))
+        if sum(len(file.read_bytes().splitlines()) for file in files) >= lines:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{lines} records never came")
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_one_that_never_comes(here: pathlib.Path, index: int) -> None:
+    argv = [*evaluation("1x4x1", 2, "out"), *flags(index, 2, free_port(), "config.mesh.")]
+    argv = [a.replace(f"timeout={TIMEOUT}", "timeout=3") for a in argv]
+    result = commands.run(here, "star_jax.eval", *argv)
+    assert result.error.startswith("error: not all 2 processes came to localhost:")
+    assert not (here / "out").exists()
+
+
+def test_one_that_is_given_another_file_says_so(here: pathlib.Path) -> None:
+    write_lines(here / "other.jsonl", *QUESTIONS[1:])
+    commands.ready(2)
+    port, argv = free_port(), evaluation("1x4x1", 2, "out")
+    running = [
+        commands.Command(
+            here,
+            "star_jax.eval",
+            *argv,
+            *flags(i, 2, port, "config.mesh."),
+            *(["--config.data.path=other.jsonl"] if i else []),
+            number=i,
+        )
+        for i in range(2)
+    ]
+    first, second = results(running)
+    assert "process 1: error: process 1 is not given what the others are: data.path" in (
+        second.stderr
+    )
+    assert first.code != 0
+    assert not list(here.rglob("out/*"))
+
+
+def test_what_only_the_first_can_see_ends_all(here: pathlib.Path) -> None:
+    (here / "out").mkdir()
+    (here / "out" / "manifest.json").write_text("{}")
+    first, second = results(evaluate(here, "1x4x1", 2, "out"))
+    assert "manifest.json: not a manifest" in first.stderr
+    assert second.code != 0 and "error" not in second.stderr
+
+
+def test_infer_draws_alike_on_all(here: pathlib.Path) -> None:
+    """Without a seed, the first process draws one for all of them."""
+    commands.ready(2)
+    port = free_port()
+    given = command_folder.INFER | {"context": 4, "cpu_devices": 2, "temperature": 1.0}
+    argv = [f"--{name}={value}" for name, value in given.items()]
+    running = [
+        commands.Command(here, "star_jax.infer", *argv, *flags(i, 2, port, ""), number=i)
+        for i in range(2)
+    ]
+    first, second = results(running)
+    assert first.code == 0, first.stderr
+    assert second.code == 0, second.stderr
+    several = [json.loads(line) for line in (here / "out.jsonl").read_text().splitlines()]
+    manifest = json.loads((here / "out.jsonl.manifest.json").read_text())
+    given |= {"cpu_devices": 4, "output_path": "one.jsonl", "seed": manifest["settings"]["seed"]}
+    one = commands.run(here, "star_jax.infer", *(f"--{k}={v}" for k, v in given.items()))
+    assert one.code == 0, one.stderr
+    alone = [json.loads(line) for line in (here / "one.jsonl").read_text().splitlines()]
+    assert [command_folder.without_times(r) for r in several] == [
+        command_folder.without_times(r) for r in alone
+    ]
+
+
+def test_the_library_gives_each_process_what_one_would_get(tmp_path: pathlib.Path) -> None:
+    """On a mesh whose axis `data` lies across processes: no process has all of a result."""
+    commands.ready(2)
+    port = free_port()
+    running = [
+        commands.Command(
+            tmp_path,
+            "library_run",
+            *(f"localhost:{port}", "2", str(i), "2", "2x2x1", "found"),
+            number=i,
+        )
+        for i in range(2)
+    ]
+    for result in results(running):
+        assert result.code == 0, result.stderr
+    first, second = (json.loads((tmp_path / f"found.{i}").read_text()) for i in range(2))
+    assert first == second
+    expected: Any = library_run.found(star_jax.make_mesh(data=2, context=2))
+    assert first["drawn"] != expected["drawn"]  # other seeds
+    for name in ("logits", "likelihood"):
+        for a, b in zip(first[name], expected[name], strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=2e-4)
+    exact = first.keys() - {"logits", "likelihood", "drawn"}
+    assert {name: first[name] for name in exact} == {name: expected[name] for name in exact}
+
+
+def test_processes_ask_each_other_nothing_to_put_an_array(monkeypatch: Any) -> None:
+    """`jax.device_put` would: whether all of them put the same, at every call."""
+    e = test_generate.engine()
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("device_put")
+
+    monkeypatch.setattr(jax, "device_put", refuse)
+    context = e.prefill(tiny.ids(300))  # several waves
+    assert e.generate(context, [1, 2], max_new_tokens=40, ignore_eos=True).tokens
+    assert e.score(context.prefix(20), [1, 2]).shape == (2, 128)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"coordinator": "somewhere"}, "coordinator='somewhere' must be HOST:PORT"),
+        ({"coordinator": "a:1", "process_id": 2}, "process_id=2 must be at most 1"),
+        ({"coordinator": "a:1", "process_id": -5}, "process_id=-5 must be at least 0"),
+        ({"coordinator": "a:1", "num_processes": -2}, "num_processes=-2 must be at least 1"),
+        ({"coordinator": "a:1", "timeout": 0}, "timeout=0 must be at least 1"),
+    ],
+)
+def test_bad_settings_are_named(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        processes.start(**({"num_processes": 2, "process_id": 0} | given))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--config.mesh.process_id=1"], "mesh.process_id=1 needs mesh.coordinator"),
+        (["--config.mesh.coordinator=x"], "mesh.coordinator='x' must be HOST:PORT"),
+        (["--config.mesh.coordinator=auto"], "mesh.coordinator"),
+    ],
+)
+def test_eval_names_its_settings(here: pathlib.Path, given: list[str], said: str) -> None:
+    assert said in commands.run(here, "star_jax.eval", "--config=config.py", *given).error
