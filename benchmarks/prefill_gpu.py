@@ -26,9 +26,9 @@ from jax.sharding import Mesh
 import star_jax
 from benchmarks import clock, llama_shapes, machine
 from star_jax import Dense, Engine, Star, models
+from star_jax.advice import Advice
 from star_jax.array_typing import Array
 from star_jax.cache.context import Context
-from star_jax.checks import Advice
 from star_jax.models import Decoder, DecoderConfig
 from star_jax.runs import timing
 
@@ -159,9 +159,9 @@ def measure(
       Wrong: keys and values are not those that the float32 reference of attention gives.
     """
     config = models.from_dict(fields)
-    few = dataclasses.replace(config, num_layers=min(CHECK_LAYERS, config.num_layers))
+    shallow = dataclasses.replace(config, num_layers=min(CHECK_LAYERS, config.num_layers))
     try:
-        difference = check(row, few, min(CHECK_LENGTH, config.max_position_embeddings), mesh)
+        difference = check(row, shallow, min(CHECK_LENGTH, config.max_position_embeddings), mesh)
         engine = _engine(row, random_model(config), mesh)
     except Wrong:
         raise

@@ -11,9 +11,10 @@ from jax.sharding import Mesh
 from star_jax import attention, checkpoint, models
 from star_jax import engine as engine_lib
 from star_jax.eval import config as config_lib
-from star_jax.eval import suites
 from star_jax.eval.config import EvalConfig
-from star_jax.eval.suites import Cell
+from star_jax.eval.lists import items
+from star_jax.eval.rows import SOME_LENGTH, has_sizes, rows
+from star_jax.eval.suites import SUITES, Cell
 from star_jax.runs import devices, hashes, limits
 from star_jax.runs.drawing import stop_words
 from star_jax.text.tokenizer import Tokenizer
@@ -51,22 +52,23 @@ def make(config: EvalConfig) -> Plan:
     attention.resolve(asked, mesh)  # before anything is fetched
     directory = checkpoint.resolve(config.model.path)
     model = models.read(directory)
-    some = config_lib.lengths(config.data)[0] or config_lib.SOME_LENGTH
-    for row in config_lib.rows(config.attention, some):
+    suite = SUITES[config.data.suite]
+    some = suite.lengths(config.data)[0] or SOME_LENGTH
+    for row in rows(config.attention, some):
         implementation = engine_lib.check(
             mesh, row.attention, asked, config=model, dtype=config.model.dtype
         )
     tokenizer = Tokenizer.from_pretrained(directory)
     if tokenizer is None:
         raise ValueError(f"{config.model.path} has no tokenizer files, and questions are text")
-    for length in config_lib.lengths(config.data):
+    for length in suite.lengths(config.data):
         limits.check_tokens("data.lengths", length or 0, positions=model.max_position_embeddings)
     limits.check_tokens(
         "generation.max_new_tokens",
         config.generation.max_new_tokens,
         positions=model.max_position_embeddings,
     )
-    cells = suites.cells(config, tokenizer)
+    cells = list(suite.cells(config, tokenizer))
     settings = _settings(config, directory, mesh, implementation)
     plan = Plan(config, mesh, directory, implementation, tokenizer, cells, settings)
     limits.check_batch("data.batch_size", config_lib.batch_size(config), questions=plan.num_samples)
@@ -77,22 +79,24 @@ def _settings(
     config: EvalConfig, directory: str, mesh: Mesh, implementation: str
 ) -> dict[str, Any]:
     """All that the results depend on, as flat fields; the order of lists does not count."""
+    suite = SUITES[config.data.suite]
     sizes = {
-        f"attention.{name}": sorted(
-            config_lib.items(f"attention.{name}", getattr(config.attention, name))
-        )
+        f"attention.{name}": sorted(items(f"attention.{name}", getattr(config.attention, name)))
         for name in ("block_size", "anchor_size")
-        if config_lib.has_sizes(config.attention)
+        if has_sizes(config.attention)
     }
     return {
         "model.files": hashes.of_checkpoint(directory),
         "model.dtype": config.model.dtype,
-        "attention.kind": sorted(config_lib.items("attention.kind", config.attention.kind)),
+        "attention.kind": sorted(items("attention.kind", config.attention.kind)),
         **sizes,
         "attention.implementation": implementation,
         **{f"mesh.{name}": size for name, size in mesh.shape.items()},
         "mesh.device": mesh.devices.flat[0].device_kind,
-        **suites.settings(config.data),
+        "data.suite": config.data.suite,
+        "data.lengths": sorted(length or 0 for length in suite.lengths(config.data)),
+        "data.template": config.data.template,
+        **suite.settings(config.data),
         **{f"generation.{k}": v for k, v in dataclasses.asdict(config.generation).items()},
         "generation.stop": stop_words(config.generation.stop),
         "jax": jax.__version__,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from star_jax.eval import intervals
-from star_jax.eval.config import Row
+from star_jax.eval.rows import Row
 from star_jax.printable import printable
 from star_jax.runs import records
 

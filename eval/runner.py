@@ -15,8 +15,9 @@ from star_jax.advice import Advice
 from star_jax.engine import Engine
 from star_jax.eval import config as config_lib
 from star_jax.eval import plans, report
-from star_jax.eval.config import EvalConfig, Row
+from star_jax.eval.config import EvalConfig
 from star_jax.eval.plans import Plan
+from star_jax.eval.rows import Row, rows
 from star_jax.eval.suites import Cell
 from star_jax.runs import devices, places, records, timing
 from star_jax.runs.ask import Held, ask, is_cut, record
@@ -129,7 +130,7 @@ def _parts(plan: Plan) -> Iterator[tuple[Cell, Row, str]]:
     """The rows of each cell, with their record files."""
     for cell in plan.cells:
         folder = "all" if cell.length is None else str(cell.length)
-        for row in config_lib.rows(plan.config.attention, cell.whole):
+        for row in rows(plan.config.attention, cell.whole):
             yield (
                 cell,
                 row,
@@ -181,7 +182,7 @@ def _append(plan: Plan, path: str, found: Sequence[records.Record], is_first_bat
 
 
 def _work(cell: Cell) -> float:
-    """Of one answer, in any unit: it grows with the context."""
+    """What one answer costs, in any unit: it grows with the context."""
     return float(cell.length or 1)
 
 
@@ -232,6 +233,7 @@ def _answer(
                 sample,
                 answer,
                 metric=cell.metric,
+                postprocess=cell.postprocess,
                 n_context_tokens=len(context),
                 n_query_tokens=len(query),
             ),

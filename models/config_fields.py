@@ -41,7 +41,7 @@ _GENERATION = """
     typical_p use_cache use_return_dict watermarking_config
 """
 
-# Of training, and of heads that are not a language model's.
+# These are for training, and for heads that are not a language model's.
 _TRAINING = """
     attention_dropout attention_probs_dropout_prob attn_dropout attn_pdrop classifier_dropout
     dropout embd_dropout embd_pdrop finetuning_task gradient_checkpointing hidden_dropout

@@ -53,7 +53,7 @@ def read(directory: str | os.PathLike[str]) -> DecoderConfig:
     if json_files.is_there(generation):
         defaults = json_files.read(generation)
         eos = defaults.get("eos_token_id")
-        _warn_of_bos("generation_config.json", defaults, fields.get("vocab_size"))
+        _warn_if_bos_is_unknown("generation_config.json", defaults, fields.get("vocab_size"))
     if eos in (None, []):
         return from_dict(fields)
     config = from_dict({**fields, "eos_token_id": None})  # what is not used is not checked
@@ -84,7 +84,7 @@ def from_dict(fields: dict[str, Any]) -> DecoderConfig:
         )
     if hf.head_dim < 1 or hf.head_dim % 2:
         raise ValueError(f"config.json: head_dim={hf.head_dim} must be even and above 0, for RoPE")
-    _warn_of_bos("config.json", fields, hf.vocab_size)
+    _warn_if_bos_is_unknown("config.json", fields, hf.vocab_size)
     return DecoderConfig(
         family=family.name,
         vocab_size=hf.vocab_size,
@@ -171,7 +171,7 @@ def _as_ids(where: str, eos: Any, vocab_size: int) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def _warn_of_bos(where: str, fields: dict[str, Any], vocab_size: Any) -> None:
+def _warn_if_bos_is_unknown(where: str, fields: dict[str, Any], vocab_size: Any) -> None:
     """BOS is the tokenizer's, and this one is not used: but somebody may rely on it."""
     bos: Any = fields.get("bos_token_id")
     is_id = isinstance(bos, int) and not isinstance(bos, bool) and isinstance(vocab_size, int)

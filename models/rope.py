@@ -30,7 +30,7 @@ class Rope:
 
 
 class Rotation(NamedTuple):
-    """Of each position, by each frequency; float32, and scaled where the model scales it."""
+    """The rotation of each position by each frequency, in float32, scaled as the model says."""
 
     cos: Float[Array, "B T 1 half"]
     sin: Float[Array, "B T 1 half"]
@@ -68,7 +68,7 @@ def _kept_by_yarn(rope: Rope, inv_freq: np.ndarray, head_dim: int) -> np.ndarray
     """
 
     def index(turns: float) -> float:
-        """Of the frequency that turns so often in the original context."""
+        """The index of the frequency that turns so often in the original context."""
         period = _given(rope.original_max_position_embeddings) / (2 * math.pi * turns)
         return head_dim * math.log(period) / (2 * math.log(rope.theta))
 

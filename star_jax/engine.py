@@ -102,7 +102,7 @@ class Engine(Answering):
 
     @property
     def implementation(self) -> str:
-        """Of attention."""
+        """What computes attention on the devices."""
         return self.runtime.implementation
 
     @property

@@ -283,7 +283,7 @@ def _settings(
 
 
 def _index(line: jsonl.Line) -> int:
-    """As the reference writes it: -1 where the input gives none."""
+    """The index, which the reference writes as -1 where the input gives none."""
     return line.sample.index if jsonl.has_index(line) else -1
 
 

@@ -8,7 +8,7 @@ NAME = "star-jax"
 
 
 def read() -> str:
-    """Of a clone what its pyproject.toml says; of an installed library what was made of that."""
+    """What pyproject.toml says in a clone, and what an installation made of that elsewhere."""
     file = pathlib.Path(__file__).parents[1] / "pyproject.toml"
     if file.is_file():
         project = tomllib.loads(file.read_text(encoding="utf-8")).get("project", {})

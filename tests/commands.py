@@ -12,16 +12,20 @@ import json
 import os
 import pathlib
 import runpy
-import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 import traceback
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
+# Of PYTHONPATH: the library, and nothing of PyTorch, which users need not have either.
+AS_USERS = f"{REPOSITORY}:{REPOSITORY / 'tests' / 'no_torch'}"
 
 
 class Result:
@@ -40,10 +44,10 @@ class Result:
 
 
 @functools.cache
-def _server(number: int) -> subprocess.Popen[str]:
+def _server() -> subprocess.Popen[str]:
     environment = {
         "PYTHONDONTWRITEBYTECODE": "1",  # tests compare all files that a command leaves
-        "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}",
+        "PYTHONPATH": f"{AS_USERS}:{REPOSITORY / 'tests'}",
     }
     server = subprocess.Popen(
         [sys.executable, __file__],
@@ -53,21 +57,14 @@ def _server(number: int) -> subprocess.Popen[str]:
         env=os.environ | environment,
     )
     atexit.register(server.communicate)  # closes its stdin, and so ends it
-    assert server.stdout
-    assert server.stdout.readline() == "ready\n"
     return server
-
-
-def ready(count: int) -> None:
-    """Returns when so many commands can begin side by side."""
-    for number in range(count):
-        _server(number)
 
 
 class Command:
     """`python -m module argv...` under way in a folder; with `fake`, on the fake engine.
 
-    number: of those that run side by side. What each says goes to files of its own.
+    code: what is run in place of a module, as `python -c` would run it. number: which of those it
+    is that run side by side. What each says goes to files of its own.
     """
 
     def __init__(
@@ -77,37 +74,44 @@ class Command:
         *argv: str,
         fake: bool = False,
         env: Mapping[str, str] | None = None,
+        code: str = "",
         number: int = 0,
     ):
-        server = _server(number)
+        server = _server()
         assert server.stdin
         assert server.stdout
-        self._ends = server.stdout
         self._files = [folder / f"{name}{number or ''}" for name in ("stdout", "stderr")]
+        self._ends = pathlib.Path(tempfile.mkdtemp()) / "code"
         request = {
             "module": module,
             "argv": argv,
+            "code": code,
             "fake": fake,
             "env": dict(env or {}),
             "folder": str(folder),
             "files": list(map(str, self._files)),
+            "ends": str(self._ends),
         }
         print(json.dumps(request), file=server.stdin, flush=True)
         self.pid = int(server.stdout.readline())
 
+    def _has_ended(self, within: float) -> bool:
+        end = time.monotonic() + within
+        while not self._ends.exists() and time.monotonic() < end:
+            time.sleep(0.005)
+        return self._ends.exists()
+
     def kill(self, after: float = 0.0) -> None:
         """Kills it after so many seconds, if it has not ended before."""
-        select.select([self._ends], [], [], after)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-
-    def said(self) -> str:
-        """What it has said on stderr so far."""
-        return self._files[1].read_text()
+        if not self._has_ended(within=after):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     def result(self) -> Result:
         """Waits until it has ended."""
-        code = int(self._ends.readline())
+        assert self._has_ended(within=600)
+        code = int(self._ends.read_text())
+        shutil.rmtree(self._ends.parent)
         return Result(code, *(file.read_text() for file in self._files))
 
 
@@ -117,10 +121,11 @@ def run(
     *argv: str,
     fake: bool = False,
     env: Mapping[str, str] | None = None,
+    code: str = "",
     kill_after: float | None = None,
 ) -> Result:
     """Runs a command to its end; see `Command`."""
-    command = Command(folder, module, *argv, fake=fake, env=env)
+    command = Command(folder, module, *argv, fake=fake, env=env, code=code)
     if kill_after is not None:
         command.kill(kill_after)
     return command.result()
@@ -170,7 +175,10 @@ def _child(request: dict[str, Any]) -> None:
     sys.argv = [request["module"], *request["argv"]]
     code = 0
     try:
-        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+        if request["code"]:
+            exec(request["code"], {"__name__": "__main__"})
+        else:
+            runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
     except SystemExit as e:
         code = e.code if isinstance(e.code, int) else int(e.code is not None)
         if isinstance(e.code, str):
@@ -184,6 +192,20 @@ def _child(request: dict[str, Any]) -> None:
         os._exit(code)  # taking down all that has been imported would take seconds
 
 
+def _see_to_its_end(request: dict[str, Any]) -> NoReturn:
+    """Forks the command, and waits for it: several run side by side."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    pid = os.fork()
+    if pid == 0:
+        _child(request)
+    print(pid, flush=True)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    ends = pathlib.Path(request["ends"])
+    ends.with_name("part").write_text(str(code))
+    ends.with_name("part").rename(ends)
+    os._exit(0)
+
+
 def main() -> None:
     import fake_engine  # noqa: F401
     import ml_collections.config_flags  # type: ignore[import-untyped]  # noqa: F401
@@ -191,15 +213,11 @@ def main() -> None:
 
     from star_jax.eval import runner  # noqa: F401
 
-    print("ready", flush=True)
     warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called")  # no backend is up yet
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait
     for line in sys.stdin:
-        pid = os.fork()
-        if pid == 0:
-            _child(json.loads(line))
-        print(pid, flush=True)
-        status = os.waitpid(pid, 0)[1]
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        if os.fork() == 0:
+            _see_to_its_end(json.loads(line))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import llamas
 from test_tokenizer import save as save_tokenizer
 
 from star_jax.cache.context import ContextBatch
@@ -47,6 +46,8 @@ def save_checkpoint(directory: pathlib.Path, *, weights: bool = False) -> None:
     save_tokenizer(directory, adds="<s> $A")
     (directory / "config.json").write_text(json.dumps(CONFIG))
     if weights:
+        import llamas  # which takes PyTorch
+
         llamas.write(directory, llamas.build(CONFIG), CONFIG)
 
 

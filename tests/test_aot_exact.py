@@ -22,12 +22,12 @@ def program(name: str, shapes: Shapes = SHAPES) -> aot.Program:
 
 def pairs(kind) -> np.ndarray:
     """How many (query, key) pairs each device has to attend to."""
-    deal = exact.cut_into_shards(DEVICES * SHAPES.block, kind.chunks(DEVICES))
-    return (deal.positions().reshape(DEVICES, -1) + 1).sum(axis=1)
+    shards = exact.cut_into_shards(DEVICES * SHAPES.block, kind.chunks(DEVICES))
+    return (shards.positions().reshape(DEVICES, -1) + 1).sum(axis=1)
 
 
 def test_ring_is_balanced(capsys):
-    """Pairs by the deal; FLOPs as counted, of a program that is the same on all devices."""
+    """Pairs as the shards have them; FLOPs as counted, of one program for all devices."""
     ring, dense = pairs(Ring()), pairs(Dense())
     config, length = SHAPES.config, DEVICES * SHAPES.block
     traced = Programs(SHAPES).ring()

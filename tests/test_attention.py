@@ -5,6 +5,7 @@ import functools
 from typing import Any
 
 import attention_cases
+import chex
 import flops
 import jax
 import jax.numpy as jnp
@@ -49,7 +50,7 @@ def test_the_reference_is_softmax_attention():
     arrays, options = make(Case("", 50, 50), "float32")
     q, (own,) = arrays.values()
     expected = jax.nn.dot_product_attention(q, own.k, own.v, is_causal=True, scale=options["scale"])
-    np.testing.assert_allclose(reference_of(arrays, options).out, expected, atol=1e-5)
+    chex.assert_trees_all_close(reference_of(arrays, options).out, expected, atol=1e-5, rtol=1e-7)
 
 
 def test_an_lse_gap_of_200_between_segments(monkeypatch):
@@ -93,7 +94,7 @@ def test_what_is_not_finite_stays_in_its_row(monkeypatch):
     arrays["q"] = arrays["q"].at[0].set(jnp.nan)
     actual = attention.partial_attention(**arrays, **options, implementation="xla")
     assert np.isnan(actual.out[0]).all()
-    np.testing.assert_allclose(actual.out[1], expected.out[1], atol=1e-5)
+    chex.assert_trees_all_close(actual.out[1], expected.out[1], atol=1e-5, rtol=1e-7)
 
 
 @pytest.mark.parametrize("window", [256, 1024, 4096])

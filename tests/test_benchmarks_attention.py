@@ -9,6 +9,7 @@ import time
 from typing import get_args
 
 import aot
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -180,7 +181,7 @@ def test_operators_of_gpus_take_these_arguments(name, kind):
         if not problem.anchor:
             return
         tensors = torch_attention._join(tensors)
-        assert tensors["k"].shape == (1, 8, 80, 64)
+        chex.assert_shape(tensors["k"], (1, 8, 80, 64))
         assert tensors["k"].transpose(1, 2).is_contiguous()
     segment = torch_attention.SEGMENTS[name]
     out, lse = torch_attention._attend(segment, tensors, problem)

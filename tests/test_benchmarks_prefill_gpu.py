@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import subprocess
 import sys
 from typing import Any
 
+import commands
 import jax.numpy as jnp
 import pytest
 from absl import flags
@@ -18,6 +20,7 @@ from benchmarks.prefill_gpu import Row
 from star_jax import models
 from star_jax.attention import partial_attention
 from star_jax.prefill import star
+from star_jax.runtime import runtime
 
 ROOT = pathlib.Path(__file__).parents[1]
 TOY = llama_shapes.GPU["gpu_toy"]
@@ -28,7 +31,8 @@ def test_the_command_times_each_row_in_a_process_of_its_own(tmp_path):
     out = tmp_path / "results.json"
     options = ["--model=gpu_toy", "--lengths=64,48", "--blocks=32", "--rounds=2", f"--out={out}"]
     command = [sys.executable, "-m", "benchmarks.prefill", *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": commands.AS_USERS}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     record = json.loads(out.read_text())
     assert record["command"].startswith("python -m benchmarks.prefill --model=gpu_toy ")
@@ -68,7 +72,7 @@ def without_the_anchor(q, segments, *, implementation, **options):
 
 def test_what_is_wrong_is_not_timed(monkeypatch, tmp_path):
     star.programs.cache_clear()
-    monkeypatch.setattr(star, "partial_attention", without_the_anchor)
+    monkeypatch.setattr(runtime, "partial_attention", without_the_anchor)
     try:
         with pytest.raises(prefill_gpu.Wrong, match="keys and values differ from those of"):
             list(prefill_gpu.measure(Row(32), TOY, [64], star_jax.make_mesh(), rounds=1))

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import huggingface_hub
 import jax
 import jax.numpy as jnp
@@ -88,11 +89,11 @@ def test_one_file_and_many_give_the_same_weights(tmp_path: pathlib.Path) -> None
     many = load(save_sharded(tmp_path / "many", tensors))
     assert len(weights(one)) == len(tensors)
     for a, b in zip(weights(one), weights(many), strict=True):
-        np.testing.assert_array_equal(a, b)
+        chex.assert_trees_all_equal(a, b)
     q = tensors["model.layers.1.self_attn.q_proj.weight"]
-    np.testing.assert_array_equal(one.layers[1].attention.q_weight[...].reshape(q.shape), q)
+    chex.assert_trees_all_equal(one.layers[1].attention.q_weight[...].reshape(q.shape), q)
     o = tensors["model.layers.0.self_attn.o_proj.weight"]
-    np.testing.assert_array_equal(one.layers[0].attention.o_weight[...].reshape(o.shape), o)
+    chex.assert_trees_all_equal(one.layers[0].attention.o_weight[...].reshape(o.shape), o)
 
 
 STORED = [np.float32, np.float16, ml_dtypes.bfloat16]
@@ -127,11 +128,11 @@ def test_every_dtype_is_cast_to_the_one_asked_for(
     found = named(model)
     assert set(found) == set(tensors)
     for name, x in expected.items():
-        np.testing.assert_array_equal(bits(found[name].reshape(x.shape)), bits(x))
+        chex.assert_trees_all_equal(bits(found[name].reshape(x.shape)), bits(x))
     if jnp.promote_types(stored, dtype) == dtype:  # nothing is lost on the way up
         for name, x in tensors.items():
             back: np.ndarray = found[name].reshape(x.shape).astype(stored)
-            np.testing.assert_array_equal(bits(back), bits(x))
+            chex.assert_trees_all_equal(bits(back), bits(x))
 
 
 @pytest.mark.parametrize(("context", "tensor"), [(4, 2), (1, 8), (8, 1)])
@@ -156,9 +157,9 @@ def test_each_device_receives_its_slice(context: int, tensor: int, tmp_path: pat
         assert len({s.device for s in shards}) == 8
         value = np.asarray(weight[...])
         for shard in shards:
-            np.testing.assert_array_equal(shard.data, value[shard.index])
+            chex.assert_trees_all_equal(shard.data, value[shard.index])
     down = tensors["model.layers.0.mlp.down_proj.weight"]
-    np.testing.assert_array_equal(mlp.down_weight[...], down)
+    chex.assert_trees_all_equal(mlp.down_weight[...], down)
 
 
 def test_a_slice_is_read_once_for_all_devices_that_hold_it(

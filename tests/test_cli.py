@@ -22,7 +22,7 @@ def spawn(*argv: str, cwd: pathlib.Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *argv],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(commands.REPOSITORY)},
+        env=os.environ | {"PYTHONPATH": commands.AS_USERS},
         capture_output=True,
         text=True,
         check=False,
@@ -149,7 +149,7 @@ def shell(line: str, *argv: str, cwd: pathlib.Path) -> subprocess.CompletedProce
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", line, sys.executable, *argv],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(commands.REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"},
+        env=os.environ | {"PYTHONPATH": commands.AS_USERS, "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -203,15 +203,16 @@ def test_a_run_that_is_told_to_end_leaves_nothing(
 ) -> None:
     here = fill(tmp_path)
     before = files(here)
-    line = f'"$0" -c "$1" {module} {RUNS[module]} {int(number)}'
-    done = shell(line, INTERRUPTED, cwd=here)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == (
+    argv = [module, *RUNS[module].split(), str(int(number))]
+    ended = commands.run(here, "-c", *argv, code=INTERRUPTED)
+    assert ended.code == 1
+    assert ended.stderr.splitlines()[-1] == (
         f"interrupted by {number.name}; the same command goes on from here"
     )
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in ended.stderr
     assert files(here) == before
     if number == signal.SIGHUP:
+        line = f'"$0" -c "$1" {module} {RUNS[module]} {int(number)}'
         done = shell(f"trap '' HUP; {line}", INTERRUPTED, cwd=here)
         assert done.stderr.splitlines()[-1] == "error: it goes on"
 

@@ -5,6 +5,7 @@ import math
 import pathlib
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import llamas
@@ -74,8 +75,8 @@ def test_published_configs_give_the_frequencies_of_transformers(name: str) -> No
     module = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(hf)  # all have the same
     expected = module.inv_freq.numpy()
     actual = rope.frequencies(config.rope, config.head_dim)
-    assert actual.shape == (config.head_dim // 2,)
-    np.testing.assert_allclose(actual, expected, rtol=2e-6)
+    chex.assert_shape(actual, (config.head_dim // 2,))
+    chex.assert_trees_all_close(actual, expected, rtol=2e-6, atol=0)
 
 
 def test_values_of_llama_31_8b() -> None:

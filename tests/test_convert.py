@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import llamas
@@ -74,7 +75,7 @@ def test_every_device_gets_the_same_bits(
         shards = zip(one.addressable_shards, other.addressable_shards, strict=True)
         for a, b in shards:
             assert (a.device, a.index) == (b.device, b.index)
-            np.testing.assert_array_equal(bits(np.asarray(a.data)), bits(np.asarray(b.data)))
+            chex.assert_trees_all_equal(bits(np.asarray(a.data)), bits(np.asarray(b.data)))
 
 
 @pytest.mark.parametrize("axes", [{}, {"context": 8}, MESHES[-1]])
@@ -93,8 +94,8 @@ def test_the_engine_answers_bit_for_bit_the_same(
         answer = None if axes else engine.generate(context, query, max_new_tokens=4)
         found.append((logits, answer))
     (logits, answer), (others, other) = found
-    assert np.isfinite(logits).all()
-    np.testing.assert_array_equal(logits, others)
+    chex.assert_tree_all_finite(logits)
+    chex.assert_trees_all_equal(logits, others)
     assert answer == other
 
 
@@ -124,7 +125,7 @@ def test_orbax_opens_it_and_casts_are_those_of_numpy(
         is_nan = np.isnan(expected)  # of which there are many
         assert (np.isnan(found[name].reshape(x.shape)) == is_nan).all()
         a, b = bits(found[name].reshape(x.shape)), bits(expected)
-        np.testing.assert_array_equal(a[~is_nan], b[~is_nan])
+        chex.assert_trees_all_equal(a[~is_nan], b[~is_nan])
 
 
 WRONG_FIELDS: dict[str, Any] = {
@@ -162,7 +163,7 @@ def test_a_checkpoint_of_orbax_alone_is_loaded(tmp_path: pathlib.Path) -> None:
     tensors = arrays()
     model = load(save_orbax(tmp_path, tensors), tensor=2)
     up = tensors["model.layers.1.mlp.up_proj.weight"]
-    np.testing.assert_array_equal(model.layers[1].mlp.up_weight[...], up)
+    chex.assert_trees_all_equal(model.layers[1].mlp.up_weight[...], up)
 
 
 def test_everything_wrong_with_the_tensors_is_one_error(tmp_path: pathlib.Path) -> None:
@@ -284,7 +285,7 @@ def test_slices_are_read_in_pieces(tmp_path: pathlib.Path, monkeypatch: pytest.M
             index = tuple(slice(int(a), int(b) + 1) for a, b in zip(low, high, strict=True))
             index = index[: rng.integers(0, 4)]
             found = orbax_files.read(tensor, index, np.dtype(np.float32))
-            np.testing.assert_array_equal(found, whole[index])
+            chex.assert_trees_all_equal(found, whole[index])
         ends = [end for _, end in orbax_files._pieces(5, 50, 35 * 4, 10)]
         assert ends[-1] == 50
         assert all(end % 10 == 0 for end in ends)
@@ -308,7 +309,7 @@ def test_large_tensors_are_cut_so_that_slices_can_be_read(tmp_path: pathlib.Path
     for name, tensor in tensors.items():
         assert np.prod(tensor.chunk) * 2 <= 2**20, name
     down = tensors[f"{prefix}.mlp.down_proj.weight"]
-    assert down.shape == (1024, 8192)
+    chex.assert_shape(down, (1024, 8192))
     assert down.chunk[1] <= 1024  # a slice for one of eight devices
 
 

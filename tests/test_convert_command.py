@@ -2,11 +2,8 @@
 
 import errno
 import json
-import os
 import pathlib
 import signal
-import subprocess
-import sys
 import types
 from typing import Any
 
@@ -125,12 +122,8 @@ sys.argv = ["convert", "--input=checkpoint", "--output=out"]
 runpy.run_module("star_jax.convert", run_name="__main__", alter_sys=True)
 """
     before = files(here)
-    environment = os.environ | {"PYTHONPATH": str(commands.REPOSITORY)}
-    done = subprocess.run(
-        [sys.executable, "-Bc", code],
-        cwd=here, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 1, done.stderr
+    done = commands.run(here, "-c", code=code)
+    assert done.code == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1] == (
         f"interrupted by {number.name}; nothing is left behind, and the same command starts over"

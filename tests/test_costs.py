@@ -94,8 +94,8 @@ def test_room_grows_with_the_answer(monkeypatch):
 @pytest.mark.parametrize("waves", [1, 2, 7, 8, 9, 15, 17, 33, 100, 129])
 def test_at_most_an_eighth_of_a_cache_is_empty(waves):
     assert waves <= eighths(waves) <= 9 / 8 * waves
-    deal = exact.cut_into_shards(waves * 8192, Dense().chunks(8))
-    assert waves * 8192 <= deal.length <= 9 / 8 * waves * 8192
+    shards = exact.cut_into_shards(waves * 8192, Dense().chunks(8))
+    assert waves * 8192 <= shards.length <= 9 / 8 * waves * 8192
 
 
 def test_sizes_are_few():

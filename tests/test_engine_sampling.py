@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -146,7 +147,7 @@ def test_greedy_is_the_default_and_says_how_likely_it_was(engine, context):
     scores = np.asarray(engine.score(context, QUERY + answer.tokens))[len(QUERY) - 1 : -1]
     assert answer.tokens == scores.argmax(-1).tolist()
     best = scores.max(-1) - np.log(np.exp(scores).sum(-1))
-    np.testing.assert_allclose(answer.logprobs, best, atol=1e-4)
+    chex.assert_trees_all_close(np.asarray(answer.logprobs), best, atol=1e-4, rtol=1e-7)
 
 
 @pytest.mark.parametrize("at", [0, 3, 38])

@@ -128,7 +128,7 @@ def test_the_commands_as_processes_of_their_own(here: pathlib.Path, module: str)
     result = subprocess.run(
         [sys.executable, "-m", module, "--nonsense=1"],
         cwd=here,
-        env=os.environ | {"PYTHONPATH": str(commands.REPOSITORY)},
+        env=os.environ | {"PYTHONPATH": commands.AS_USERS},
         capture_output=True,
         text=True,
     )

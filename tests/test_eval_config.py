@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from star_jax import Dense, Ring, Star
-from star_jax.eval import config, ruler
+from star_jax.eval import config, lists, rows, ruler
+from star_jax.eval.suites import SUITES
+from star_jax.eval.suites import ruler as ruler_suite
 from star_jax.runs import drawing
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
@@ -35,7 +37,7 @@ def make(**changes: Any) -> config.EvalConfig:
 
 
 def names(length: int | None = 512, **attention: str) -> list[str]:
-    return [row.name for row in config.rows(config.AttentionConfig(**attention), length)]
+    return [row.name for row in rows.rows(config.AttentionConfig(**attention), length)]
 
 
 @pytest.mark.parametrize(
@@ -70,8 +72,8 @@ def test_a_part_of_the_length_follows_the_length() -> None:
 
 
 def test_rows_are_the_librarys_kinds_of_attention() -> None:
-    rows = config.rows(config.AttentionConfig(block_size="64", anchor_size="8"), None)
-    assert [row.attention for row in rows] == [Dense(), Star(block_size=64, anchor_size=8)]
+    found = rows.rows(config.AttentionConfig(block_size="64", anchor_size="8"), None)
+    assert [row.attention for row in found] == [Dense(), Star(block_size=64, anchor_size=8)]
 
 
 @pytest.mark.parametrize(
@@ -159,8 +161,8 @@ def test_a_question_has_a_seed_of_its_own() -> None:
 
 def test_every_kind_is_a_row() -> None:
     resolved = config.resolve(make(attention__kind="ring,dense,ulysses"))
-    rows = config.rows(resolved.attention, 128)
-    assert [row.name for row in rows] == ["ring", "dense", "ulysses"]
+    found = rows.rows(resolved.attention, 128)
+    assert [row.name for row in found] == ["ring", "dense", "ulysses"]
     with pytest.raises(ValueError, match="'rings' is unknown; there is dense, ring, ulysses, star"):
         config.resolve(make(attention__kind="rings"))
 
@@ -178,17 +180,17 @@ def test_json_lines_need_no_lengths() -> None:
     jsonl = {"data__suite": "jsonl", "data__path": "x.jsonl"}
     for lengths in ("", "512,1024"):  # those of a config file that was made for RULER
         resolved = config.resolve(make(**jsonl, data__lengths=lengths))
-        assert config.lengths(resolved.data) == (None,)
-        assert config.needs_length(resolved.attention)
+        assert SUITES[resolved.data.suite].lengths(resolved.data) == (None,)
+        assert rows.needs_length(resolved.attention)
     with pytest.raises(ValueError, match=r"block_size='L/4' needs data.lengths"):
-        config.rows(resolved.attention, None)
+        rows.rows(resolved.attention, None)
     with pytest.raises(ValueError, match="'1K' is not a size"):
         config.resolve(make(**jsonl, attention__block_size="1K"))
     given = make(**jsonl | {"data__path": "{length}.jsonl"}, data__lengths="512,1024")
-    assert config.lengths(config.resolve(given).data) == (512, 1024)
-    assert not config.needs_length(config.AttentionConfig(kind="dense"))
-    assert not config.needs_length(config.AttentionConfig(block_size="64", anchor_size="b/4"))
-    assert config.needs_length(config.AttentionConfig(block_size="64", anchor_size="0,L/8"))
+    assert SUITES["jsonl"].lengths(config.resolve(given).data) == (512, 1024)
+    assert not rows.needs_length(config.AttentionConfig(kind="dense"))
+    assert not rows.needs_length(config.AttentionConfig(block_size="64", anchor_size="b/4"))
+    assert rows.needs_length(config.AttentionConfig(block_size="64", anchor_size="0,L/8"))
 
 
 def test_a_config_file_may_give_tuples() -> None:
@@ -196,26 +198,24 @@ def test_a_config_file_may_give_tuples() -> None:
     given.generation.stop = ("a,b", "c")  # type: ignore[assignment]
     given.attention.block_size = 64  # type: ignore[assignment]
     given = config.resolve(given)
-    assert config.lengths(given.data) == (512, 1024)
-    assert config.tasks(given.data) == ("niah_single_1",)
+    assert SUITES[given.data.suite].lengths(given.data) == (512, 1024)
+    assert SUITES["ruler"].settings(given.data)["data.tasks"] == ["niah_single_1"]
     assert drawing.stop_words(given.generation.stop) == ("a,b", "c")
 
 
 def test_defaults() -> None:
     given = config.resolve(make())
-    assert config.tasks(given.data) == tuple(ruler.TASKS)
-    assert config.num_samples(given.data, None) == 500
-    assert config.num_samples(given.data, 7) == 7
+    assert SUITES["ruler"].settings(given.data)["data.tasks"] == sorted(ruler.TASKS)
+    assert lists.num_samples(given.data, default=7) == 7
+    assert ruler_suite.SAMPLES == 500
     assert drawing.stop_words("") == ()
-    assert drawing.stop_words("a,") == config.stop_words("a") == ("a",)
+    assert drawing.stop_words("a,") == drawing.stop_words("a") == ("a",)
     assert drawing.stop_words(",") == ()
     assert drawing.stop_words(" a,<|eot_id|>") == (" a", "<|eot_id|>")
 
 
-def test_more_samples_than_there_are_is_all() -> None:
-    data = config.DataConfig(num_samples=10)
-    assert config.num_samples(data, 7) == 7
-    assert config.num_samples(data, None) == 10
+def test_samples_are_those_asked_for() -> None:
+    assert lists.num_samples(config.DataConfig(num_samples=10), default=7) == 10
 
 
 # Where dense attention is as fast as any exact one.
@@ -228,9 +228,9 @@ ON_A_CPU = ("demo", "smollm2_needles")
 def test_the_config_files_are_sound(path: pathlib.Path) -> None:
     names = runpy.run_path(str(path))
     given = config.resolve(names["get_config"]())
-    for length in config.lengths(given.data):
+    for length in SUITES[given.data.suite].lengths(given.data):
         assert length
-        exact, star, *_ = config.rows(given.attention, length)
+        exact, star, *_ = rows.rows(given.attention, length)
         assert exact.attention == (Dense() if path.stem in ON_A_CPU else Ring())
         assert star.attention == Star(block_size=length // 4, anchor_size=length // 4)
     assert given.output_dir == f"results/{path.stem}"

@@ -6,8 +6,11 @@ import pathlib
 from typing import Any
 
 import pytest
+import test_generate
 
 from star_jax import json_files
+from star_jax.eval import config
+from star_jax.eval.suites import SUITES
 from star_jax.runs import jsonl
 from star_jax.runs.sample import Sample
 
@@ -132,3 +135,18 @@ def test_a_file_without_questions_is_an_error(tmp_path: pathlib.Path) -> None:
         jsonl.read(write(tmp_path, "", ""))
     with pytest.raises(FileNotFoundError):
         jsonl.read(str(tmp_path / "none.jsonl"))
+
+
+def test_more_samples_than_there_are_is_all(tmp_path: pathlib.Path) -> None:
+    path = write(tmp_path, GOOD, {**GOOD, "index": 7}, {**GOOD, "index": 1})
+    for asked, indices in ((10, [4, 7, 1]), (-1, [4, 7, 1]), (2, [4, 7])):
+        given = config.EvalConfig(
+            model=config.ModelConfig(),
+            attention=config.AttentionConfig(kind="dense"),
+            mesh=config.MeshConfig(),
+            data=config.DataConfig(suite="jsonl", path=path, num_samples=asked),
+            generation=config.GenerationConfig(),
+            output_dir="out",
+        )
+        (cell,) = SUITES["jsonl"].cells(given, test_generate.Letters())
+        assert cell.indices == indices

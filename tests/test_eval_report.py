@@ -10,7 +10,7 @@ import pytest
 
 from star_jax import Dense, Star
 from star_jax.eval import intervals, report
-from star_jax.eval.config import Row
+from star_jax.eval.rows import Row
 
 DENSE = Row(Dense())
 STAR = Row(Star(block_size=64, anchor_size=16))

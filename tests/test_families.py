@@ -7,6 +7,7 @@ import pathlib
 import re
 from typing import Any
 
+import chex
 import jax
 import llamas
 import numpy as np
@@ -139,7 +140,7 @@ def test_weights_are_parts_of_tensors_and_tensors_parts_of_weights(
     assert found.config.family == MADE_UP.name
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert a.sharding == b.sharding
-        np.testing.assert_array_equal(a, b)
+        chex.assert_trees_all_equal(a, b)
 
 
 def test_no_more_of_a_tensor_is_read_than_its_part(
@@ -165,7 +166,7 @@ def test_a_converted_checkpoint_has_weights_and_no_parts(
     convert.convert(str(tmp_path / "fused"), str(tmp_path / "converted"))
     expected, found = load(tmp_path / "llama"), load(tmp_path / "converted")
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_array_equal(a, b)
+        chex.assert_trees_all_equal(a, b)
 
 
 def test_what_is_wrong_with_a_part_is_said_once(

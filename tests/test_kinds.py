@@ -10,7 +10,7 @@ import tiny
 import star_jax
 from star_jax import Dense, Ring, Star, Ulysses
 from star_jax.advice import Advice
-from star_jax.eval.config import Row
+from star_jax.eval.rows import Row
 from star_jax.prefill import kinds
 
 ROOT = pathlib.Path(__file__).parents[1]

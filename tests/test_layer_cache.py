@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 import tiny
 from test_generate import Letters
@@ -80,7 +80,7 @@ def test_prefill_query_decoding_and_several_questions(attention: Any) -> None:
     assert tiny.difference(half.score(part, QUERIES[1]), plain.score(other, QUERIES[1])) < 1e-5
     generation = half.start(kept, QUERIES[0], **how)
     generation.finish()
-    assert np.isfinite(half.score(generation.context, QUERIES[1])).all()
+    chex.assert_tree_all_finite(half.score(generation.context, QUERIES[1]))
     exact = plain.score(plain.prefill(tiny.ids(300)), QUERIES[0])
     assert 0 < tiny.difference(half.score(kept, QUERIES[0]), exact) < 1e-2
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 
-import numpy as np
+import chex
 import pytest
 import tiny
 
@@ -59,7 +59,7 @@ def test_every_kind_of_attention_does_as_the_layers_say(attention):
     tokens, gaps = tiny.literal_generate(model, context, query, block, BLOCK, 4)
     assert min(gaps) > 1e-3
     answer = engine.generate(encoded, query, max_new_tokens=4)
-    np.testing.assert_array_equal(answer.tokens, tokens)
+    chex.assert_trees_all_equal(answer.tokens, tokens)
 
 
 def test_a_window_is_refused_when_an_engine_is_made():

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import chex
 import llamas
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def test_exact_attention_gives_the_likelihood_of_one_forward(engine, attention):
     e = engine.with_attention(attention)
     for window in (64, 200):
         scores = e.score_document(document, window=window)  # a window of 200 is as long as it
-        assert scores.logprobs.shape == (LENGTH - 1,)
+        chex.assert_shape(scores.logprobs, (LENGTH - 1,))
         assert tiny.difference(scores.logprobs, expected) < 1e-4
         assert abs(scores.perplexity - np.exp(-expected.mean())) < 1e-2
 

@@ -4,6 +4,7 @@ import functools
 import re
 from typing import Any
 
+import chex
 import llamas
 import numpy as np
 import pytest
@@ -153,8 +154,8 @@ def test_key_heads_are_repeated_as_they_are_loaded(tmp_path):
     )
     key, bias = (eight.model.layers[1].attention.__dict__[n][...] for n in ("k_weight", "k_bias"))
     whole_key = one.model.layers[1].attention.k_weight[...]
-    np.testing.assert_array_equal(key, np.repeat(whole_key, 4, axis=0))
-    assert bias.shape == (8, 8)
+    chex.assert_trees_all_equal(key, np.repeat(whole_key, 4, axis=0))
+    chex.assert_shape(bias, (8, 8))
     scores = [e.score(e.prefill(ids(40)), ids(3)) for e in (one, eight)]
     assert tiny.difference(*scores) < TOLERANCE
 

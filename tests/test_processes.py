@@ -6,11 +6,11 @@ import socket
 import time
 from typing import Any
 
+import chex
 import command_folder
 import commands
 import jax
 import library_run
-import numpy as np
 import pytest
 import test_generate
 import tiny
@@ -31,11 +31,15 @@ QUESTIONS = [
 TIMEOUT = 10  # seconds, after which a process that is gone ends the others
 
 
+def prepared(folder: pathlib.Path) -> pathlib.Path:
+    command_folder.fill(folder)
+    write_lines(folder / "in.jsonl", *QUESTIONS)
+    return folder
+
+
 @pytest.fixture
 def here(tmp_path: pathlib.Path) -> pathlib.Path:
-    command_folder.fill(tmp_path)
-    write_lines(tmp_path / "in.jsonl", *QUESTIONS)
-    return tmp_path
+    return prepared(tmp_path)
 
 
 def flags(index: int, count: int, port: int, prefix: str) -> list[str]:
@@ -72,7 +76,6 @@ def evaluation(mesh: str, devices: int, output: str) -> list[str]:
 
 def evaluate(here: pathlib.Path, mesh: str, count: int, output: str) -> list[commands.Command]:
     """The processes of an evaluation, under way."""
-    commands.ready(count)
     port, argv = free_port(), evaluation(mesh, 4 // count, output)
     return [
         commands.Command(
@@ -140,7 +143,6 @@ def test_one_that_never_comes(here: pathlib.Path, index: int) -> None:
 
 def test_one_that_is_given_another_file_says_so(here: pathlib.Path) -> None:
     write_lines(here / "other.jsonl", *QUESTIONS[1:])
-    commands.ready(2)
     port, argv = free_port(), evaluation("1x4x1", 2, "out")
     running = [
         commands.Command(
@@ -171,7 +173,6 @@ def test_what_only_the_first_can_see_ends_all(here: pathlib.Path) -> None:
 
 def test_infer_draws_alike_on_all(here: pathlib.Path) -> None:
     """Without a seed, the first process draws one for all of them."""
-    commands.ready(2)
     port = free_port()
     given = command_folder.INFER | {"context": 4, "cpu_devices": 2, "temperature": 1.0}
     argv = [f"--{name}={value}" for name, value in given.items()]
@@ -195,7 +196,6 @@ def test_infer_draws_alike_on_all(here: pathlib.Path) -> None:
 
 def test_the_library_gives_each_process_what_one_would_get(tmp_path: pathlib.Path) -> None:
     """On a mesh whose axis `data` lies across processes: no process has all of a result."""
-    commands.ready(2)
     port = free_port()
     running = [
         commands.Command(
@@ -214,7 +214,7 @@ def test_the_library_gives_each_process_what_one_would_get(tmp_path: pathlib.Pat
     assert first["drawn"] != expected["drawn"]  # other seeds
     for name in ("logits", "likelihood"):
         for a, b in zip(first[name], expected[name], strict=True):
-            np.testing.assert_allclose(a, b, rtol=0, atol=2e-4)
+            chex.assert_trees_all_close(a, b, rtol=0, atol=2e-4)
     exact = first.keys() - {"logits", "likelihood", "drawn"}
     assert {name: first[name] for name in exact} == {name: expected[name] for name in exact}
 
@@ -229,7 +229,7 @@ def test_processes_ask_each_other_nothing_to_put_an_array(monkeypatch: Any) -> N
     monkeypatch.setattr(jax, "device_put", refuse)
     context = e.prefill(tiny.ids(300))  # several waves
     assert e.generate(context, [1, 2], max_new_tokens=40, ignore_eos=True).tokens
-    assert e.score(context.prefix(20), [1, 2]).shape == (2, 128)
+    chex.assert_shape(e.score(context.prefix(20), [1, 2]), (2, 128))
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_bad_settings_are_named(given: dict[str, Any], said: str) -> None:
     [
         (["--config.mesh.process_id=1"], "mesh.process_id=1 needs mesh.coordinator"),
         (["--config.mesh.coordinator=x"], "mesh.coordinator='x' must be HOST:PORT"),
-        (["--config.mesh.coordinator=auto"], "mesh.coordinator"),
+        (["--config.mesh.coordinator=auto"], "mesh.coordinator='auto': coordinator_address should"),
     ],
 )
 def test_eval_names_its_settings(here: pathlib.Path, given: list[str], said: str) -> None:

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import chex
 import llamas
 import numpy as np
 import pytest
@@ -46,8 +47,8 @@ def check_rotation(fields: dict[str, Any]) -> rope.Rope:
     hf = transformers.LlamaConfig.from_dict(json.loads(json.dumps(fields)))
     module = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(hf)
     actual = rope.frequencies(config.rope, config.head_dim)
-    np.testing.assert_allclose(actual, module.inv_freq.numpy(), rtol=2e-6)
-    np.testing.assert_allclose(config.rope.attention_factor, module.attention_scaling, rtol=1e-12)
+    chex.assert_trees_all_close(actual, module.inv_freq.numpy(), rtol=2e-6, atol=0)
+    assert config.rope.attention_factor == pytest.approx(module.attention_scaling, rel=1e-12)
     return config.rope
 
 

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -132,7 +133,7 @@ def draw(
 @pytest.mark.parametrize("options", CASES.values(), ids=CASES)
 def test_draws_are_distributed_as_they_should_be(options: dict[str, Any]) -> None:
     expected = probabilities(logits(), SEEN, **options)
-    np.testing.assert_allclose(theirs(logits(), SEEN, options), expected, atol=1e-5)
+    chex.assert_trees_all_close(theirs(logits(), SEEN, options), expected, atol=1e-5, rtol=1e-7)
     tokens = np.asarray(draw(Sampling(**options, seed=11), DRAWS).token)
     counts = np.bincount(tokens, minlength=VOCAB)
     assert not counts[expected == 0].any()
@@ -204,7 +205,7 @@ def test_a_draw_depends_on_its_own_key_alone() -> None:
     batch = np.asarray(draw(options, 3 * 50, prompts=[PROMPT] * 3).token).reshape(3, 50)
     for seed, row in zip((3, 4, 2**64 - 1), batch, strict=True):
         single = np.asarray(draw(Sampling(top_p=0.9, seed=seed), 20).token)
-        np.testing.assert_array_equal(single, row[:20])
+        chex.assert_trees_all_equal(single, row[:20])
     assert len({tuple(row) for row in batch.tolist()}) == 3
 
 
@@ -218,7 +219,7 @@ def test_equal_questions_have_streams_of_their_own() -> None:
     assert seeds[:2] == [3, 3] and len(set(seeds[2:])) == 2 and seeds[2] == seeds[4]
     for seed, prompt, row in zip(seeds, prompts, batch, strict=True):
         single = np.asarray(draw(Sampling(top_p=0.9, seed=seed), 50, prompts=[prompt]).token)
-        np.testing.assert_array_equal(single, row)
+        chex.assert_trees_all_equal(single, row)
     # Longer batches repeat no stream, and say what shorter ones said.
     many = sampling.row_seeds(options, [PROMPT] * 1000)
     assert len(set(many)) == 1000 and all(0 <= seed < 2**64 for seed in many)
@@ -257,7 +258,7 @@ def test_log_probabilities_are_the_models_own() -> None:
     options = Sampling(temperature=3.0, top_k=9, repetition_penalty=2.0, seed=1)
     choice = draw(options, 30)
     expected = np.log(probabilities(logits(), []))[np.asarray(choice.token)]
-    np.testing.assert_allclose(choice.logprob, expected, atol=1e-5)
+    chex.assert_trees_all_close(choice.logprob, expected, atol=1e-5, rtol=1e-7)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import ml_dtypes
 import numpy as np
 import pytest
@@ -32,10 +33,10 @@ def test_slices_are_read_in_pieces(tmp_path: pathlib.Path, monkeypatch: pytest.M
         for dtype in (np.dtype(np.float32), whole.dtype):
             for index in indexes:
                 found = tensor_files.read(tensors["q"], index, dtype, shape=whole.shape)
-                np.testing.assert_array_equal(found, whole[index].astype(dtype))
+                chex.assert_trees_all_equal(found, whole[index].astype(dtype))
             shape, index = (6, 5, 8), (slice(1, 6), slice(2, 4), slice(None))
             found = tensor_files.read(tensors["o"], index, dtype, shape=shape)
-            np.testing.assert_array_equal(found, whole.reshape(shape)[index].astype(dtype))
+            chex.assert_trees_all_equal(found, whole.reshape(shape)[index].astype(dtype))
     with pytest.raises(ValueError, match="cut a head"):
         tensor_files.read(tensors["q"], (slice(0, 1), slice(1, 2)), dtype, shape=whole.shape)
 

@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parent.parent
 RIGHT = """
 import jax
@@ -68,36 +70,42 @@ WRONG = {  # each an error, on a line of its own
 }
 
 
-def mypy(folder: pathlib.Path, code: str) -> list[str]:
-    """What `mypy --strict` says of the code, line for line; nothing of what the code imports."""
-    file = folder / "example.py"
-    file.write_text(code)
+HEADER = (
+    "import star_jax\n\n\ndef wrong(engine: star_jax.Engine) -> None:\n"
+    "    one, many = engine.prefill([1]), engine.prefill([[1]])\n"
+)
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """What `mypy --strict` says of two programs; nothing of what they import."""
+    blocks = re.findall(r"```py(?:thon)?\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) >= 2
+    folder = tmp_path_factory.mktemp("types")
+    right, wrong = folder / "right.py", folder / "wrong.py"
+    right.write_text("".join(blocks) + RIGHT)
+    wrong.write_text(HEADER + "".join(f"    {line}\n" for line in WRONG.values()))
     # A cache of its own: what one set of options has found is nothing to another.
     strict = ["--strict", "--config-file=", "--cache-dir=.mypy_cache/strict"]
     quiet = ["--follow-imports=silent", "--no-error-summary"]
     run = subprocess.run(
-        [sys.executable, "-m", "mypy", *strict, *quiet, str(file)],
+        [sys.executable, "-m", "mypy", *strict, *quiet, str(right), str(wrong)],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
     assert not run.stderr, run.stderr
-    return run.stdout.splitlines()
+    lines = run.stdout.splitlines()
+    return {file.stem: [x for x in lines if file.name in x] for file in (right, wrong)}
 
 
-def test_the_readme_and_the_overloads(tmp_path):
-    readme = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"```py(?:thon)?\n(.*?)```", readme, re.DOTALL)
-    assert len(blocks) >= 2
-    assert not mypy(tmp_path, "".join(blocks) + RIGHT)
+def test_the_readme_and_the_overloads(said: dict[str, list[str]]) -> None:
+    assert not said["right"]
 
 
-def test_mistakes_are_errors(tmp_path):
-    header = "import star_jax\n\n\ndef wrong(engine: star_jax.Engine) -> None:\n"
-    header += "    one, many = engine.prefill([1]), engine.prefill([[1]])\n"
-    said = mypy(tmp_path, header + "".join(f"    {line}\n" for line in WRONG.values()))
-    lines = {int(line.split(":")[1]) for line in said if ": error: " in line}
-    first = header.count("\n") + 1
+def test_mistakes_are_errors(said: dict[str, list[str]]) -> None:
+    lines = {int(line.split(":")[1]) for line in said["wrong"] if ": error: " in line}
+    first = HEADER.count("\n") + 1
     missed = [name for i, name in enumerate(WRONG) if first + i not in lines]
-    assert not missed and min(lines) >= first, said
+    assert not missed and min(lines) >= first, said["wrong"]

@@ -68,7 +68,7 @@ def _ask(value: int) -> tuple[str, str]:
 
 
 def _chain(rng: random.Random, names: Sequence[str], value: int) -> Callable[[int], str]:
-    """Of a number of lines of noise, the text with the chain among them, in its order."""
+    """A text of so many lines of noise, with the chain among them in its order."""
     givers = [str(value), *(f"VAR {name}" for name in names[:-1])]
     chain = [f"VAR {name} = {giver}" for name, giver in zip(names, givers, strict=True)]
     depths = sorted(rng.random() for _ in chain)

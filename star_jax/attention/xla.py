@@ -114,7 +114,7 @@ def _whole(q: Array, s: Segment, score: Score) -> Softmax:
 
 
 def _seen(q: Array, s: Segment, score: Score) -> Softmax:
-    """As `_whole`, but reads only tiles with a key that is seen in some row. q: [B, K, G, T, H]."""
+    """Does as `_whole`, and reads only tiles with a key that some row sees. q: [B, K, G, T, H]."""
 
     def add(j: Array, old: Softmax) -> Softmax:
         start = jnp.minimum(j * READ, s.keys - READ)  # the last tile may overlap its neighbour

@@ -44,7 +44,7 @@ class Group:
         return self.cache.valid.shape[0]
 
     def of(self, values: Sequence[T]) -> list[T]:
-        """Of values for each row of the context, those for these rows."""
+        """Takes the values of these rows from those of all rows of the context."""
         return [values[i] for i in self.rows]
 
     def cut(self, lengths: Sequence[int]) -> "Group":
@@ -109,7 +109,7 @@ class Encoded:
 
     @functools.cached_property
     def digests(self) -> list[bytes]:
-        """Of the tokens of each row: see `digest`."""
+        """What tells the tokens of each row from others: see `digest`."""
         return [digest(row) for row in self.tokens]
 
     def prefix(self: Asked, length: int | np.integer) -> Asked:

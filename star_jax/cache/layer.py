@@ -33,7 +33,7 @@ class LayerCache(Protocol):
 
 
 class Plain(NamedTuple):
-    """As they are computed."""
+    """Keys and values as they are computed."""
 
     k: Array  # [B, S, K, H]
     v: Array

@@ -70,7 +70,7 @@ class Shards:
 
     @property
     def length(self) -> int:
-        """Of the longest context that fits, in tokens."""
+        """How many tokens the longest context has that fits."""
         return sum(map(len, self.starts)) * self.size
 
     def positions(self) -> np.ndarray:

@@ -28,7 +28,7 @@ _SALTS = (0x243F6A88, 0x85A308D3)  # of two words: digits of pi
 
 @dataclasses.dataclass(frozen=True)
 class Fingerprint:
-    """Of a model, and of how it encoded a context.
+    """What tells a model, and how it encoded a context, from others.
 
     weights, tokenizer: hashes. A tokenizer is None where there is none.
     attention: how contexts are encoded, for people to read. It keeps no engine from asking.
@@ -63,7 +63,7 @@ def _differences(mine: dict, theirs: dict, prefix: str = "") -> list[str]:
 
 
 def of_tokenizer(tokenizer: Tokenizer | None) -> str | None:
-    """Of what says which ids a text has."""
+    """A hash of what says which ids a text has."""
     return None if tokenizer is None else f"{type(tokenizer).__name__} {tokenizer.digest}".strip()
 
 

@@ -66,8 +66,8 @@ class Ends(NamedTuple):
         return jnp.isin(token, self.numbers[2:])
 
 
-# Of the loop over tokens: how many so far, what was chosen [R, STRIDE], the state, whether any
-# row goes on.
+# What the loop over tokens carries: how many there are so far, what was chosen [R, STRIDE], the
+# state, and whether any row goes on.
 Loop = tuple[Array, Choice, Decoding, Array]
 
 

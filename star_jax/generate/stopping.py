@@ -162,7 +162,7 @@ class Row:
         """Cuts the tokens after the one that completes the stop word that begins first."""
         stop, window = self.limits.stop, 4 * max(map(len, self.limits.stop)) + 4
         for count in range(self._checked + 1, len(self.tokens) + 1):
-            # Of the last tokens alone, as a character has four at most: or it would take long.
+            # The last tokens are enough, since a character has four at most; all would take long.
             if find(decode(self.tokens[max(0, count - window) : count]), stop) is None:
                 if self._checked == count - 1:
                     self._checked = count

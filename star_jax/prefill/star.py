@@ -81,7 +81,7 @@ class Star:
         """Raises nothing: it serves any model, on any mesh."""
 
     def advice(self, lengths: Sequence[int], config: DecoderConfig, mesh: Mesh) -> list[str]:
-        """Of devices without a block, and of blocks so few that nothing is gained."""
+        """Warns of devices without a block, and of so few blocks that nothing is gained."""
         found, longest, devices = [], max(lengths), mesh.shape[CONTEXT]
         blocks = -(-longest // self.block_size)
         if blocks < devices:

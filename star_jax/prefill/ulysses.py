@@ -71,7 +71,7 @@ class Exchanged:
 
 
 def _exchange(x: Array, *, heads_to_tokens: bool) -> Array:
-    """Of [..., tokens, heads, H], splits one axis over `context` and joins the other."""
+    """Splits one axis of [..., tokens, heads, H] over `context`, and joins the other."""
     if jax.lax.axis_size(CONTEXT) == 1:
         return x
     tokens, heads = x.ndim - 3, x.ndim - 2

@@ -87,12 +87,13 @@ def record(
     answer: Answer,
     *,
     metric: Callable[[str, Sequence[str]], float],
+    postprocess: Callable[[str], str] = metrics.postprocess,
     n_context_tokens: int,
     n_query_tokens: int,
 ) -> dict[str, Any]:
     """What is written down of an answer: the reference's fields, the score, counts, the seed."""
     pred = (answer.text or "").strip()
-    scored = metric(metrics.postprocess(pred), sample.outputs) if sample.outputs else None
+    scored = metric(postprocess(pred), sample.outputs) if sample.outputs else None
     return {
         "index": sample.index,
         "pred": pred,

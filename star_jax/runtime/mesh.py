@@ -31,7 +31,7 @@ def make_mesh(
 ) -> Mesh:
     """A mesh of the first data * context * tensor devices of all processes, axes of type Auto.
 
-    Where there are too few, `simulate_cpu_devices` makes as many as one likes, on the CPU.
+    Where there are too few, `simulate_cpu_devices` makes any number of them on the CPU.
 
     Raises:
       ValueError: an axis is below 1, there are too few devices, or a process has none on the mesh.

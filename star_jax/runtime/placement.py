@@ -85,7 +85,7 @@ def place(model: Decoder, mesh: Mesh) -> Decoder:
         if weight.sharding.is_equivalent_to(to.sharding, weight.ndim):
             return weight
         if weight.is_fully_addressable and not to.sharding.is_fully_addressable:
-            # Of this process alone, as every other has its own: it is put there from the host.
+            # This process has all of it, as every other does: each puts its part there.
             whole = np.asarray(weight)
             return jax.make_array_from_callback(whole.shape, to.sharding, whole.__getitem__)
         return jax.device_put(weight, to.sharding)

@@ -66,7 +66,7 @@ def start(
             heartbeat_timeout_seconds=timeout,
             shutdown_timeout_seconds=timeout,
         )
-    except RuntimeError as e:  # its own come as these
+    except (RuntimeError, ValueError) as e:
         raise ValueError(f"{coordinator=}: {e}") from e
     finally:
         late.cancel()

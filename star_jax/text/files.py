@@ -106,7 +106,7 @@ def _load(path: str) -> tokenizers.Tokenizer:
 
 
 def _convert(directory: str) -> tuple[tokenizers.Tokenizer, dict[str, str], str | None]:
-    """Of a directory without tokenizer.json: what `transformers` makes of its other files."""
+    """What `transformers` makes of the other files, where there is no tokenizer.json."""
     from transformers import AutoTokenizer  # slow to import
 
     try:
@@ -232,7 +232,7 @@ def _add(
 
 
 def _chat_template(directory: str, config: dict[str, Any]) -> str | None:
-    """Of its own file, or else of tokenizer_config.json; of several, the one named default."""
+    """The template of its own file, or else of tokenizer_config.json; the default of several."""
     path = os.path.join(directory, "chat_template.jinja")
     if json_files.is_there(path):
         try:

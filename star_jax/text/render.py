@@ -32,7 +32,7 @@ class Generation(jinja2.ext.Extension):
 
 
 def raise_exception(message: str) -> None:
-    """By which a template refuses messages."""
+    """A template calls this to refuse messages."""
     raise jinja2.TemplateError(message)
 
 

@@ -30,6 +30,7 @@ import sys
 import threading
 from typing import Any
 
+import chex
 import numpy as np
 import pytest
 
@@ -204,9 +205,9 @@ def test_loading_needs_the_devices_share_and_a_tensor(
             assert peak["resident"] <= peak["devices"] + LARGEST + SLACK
         (path,) = folder.glob(f"{source}-*-{axes}.npy")
         logits.append(np.load(path))
-    assert np.isfinite(logits[0]).all()
+    chex.assert_tree_all_finite(logits[0])
     assert logits[0].std() > 0.01
-    np.testing.assert_array_equal(*logits)
+    chex.assert_trees_all_equal(*logits)
 
 
 def _show(what: str, peak: dict[str, int]) -> None:

@@ -1,6 +1,6 @@
 """The language model's weights are those that `transformers` reads from the GGUF file."""
 
-import numpy as np
+import chex
 import torch
 import transformers
 from safetensors.numpy import load_file
@@ -17,4 +17,4 @@ def test_weights_are_those_of_the_file() -> None:
     theirs = model.state_dict()
     assert set(theirs) - set(ours) == {"lm_head.weight"}  # it is tied
     for name, values in ours.items():
-        np.testing.assert_array_equal(values, theirs[name].numpy(), err_msg=name)
+        chex.assert_trees_all_equal(values, theirs[name].numpy())

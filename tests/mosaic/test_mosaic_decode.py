@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -73,8 +74,8 @@ def test_keys_beyond_the_length_do_not_matter():
     k, v = (jnp.where(beyond[..., None, None], 1e4, x).astype("bfloat16") for x in (own.k, own.v))
     arrays["segments"] = [dataclasses.replace(own, k=k, v=v)]
     actual = attend(arrays, options, SMALL)
-    np.testing.assert_array_equal(actual.out, expected.out)
-    np.testing.assert_array_equal(actual.lse, expected.lse)
+    chex.assert_trees_all_equal(actual.out, expected.out)
+    chex.assert_trees_all_equal(actual.lse, expected.lse)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def attend(
     if interpret is None:
         q = device_lib.only_on_cuda(q, implementation="mosaic")
     if kernels.is_few(q, prefix, own):
-        few = decode.DEFAULTS[head_dim]
-        return decode.attend(q, own, scale=scale, tuning=few, interpret=interpret)
+        tuning_of_decoding = decode.DEFAULTS[head_dim]
+        return decode.attend(q, own, scale=scale, tuning=tuning_of_decoding, interpret=interpret)
     tuning = prefill.DEFAULTS[head_dim]
     return prefill.attend(q, prefix, own, scale=scale, tuning=tuning, interpret=interpret)

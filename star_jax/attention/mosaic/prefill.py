@@ -60,7 +60,7 @@ class Tuning:
 
     @property
     def queries(self) -> int:
-        """Of one thread block."""
+        """What one thread block takes."""
         return self.consumers * ROWS
 
     def shared_memory(self, head_dim: int) -> int:

@@ -32,8 +32,10 @@ def attend(
     if not interpret:
         q = device_lib.only_on_cuda(q, implementation="triton")
     if kernels.is_few(q, prefix, own):
-        few = (decode.FEW if kernels.rows(q, own) <= decode.FEW_ROWS else decode.MANY)[head_dim]
-        return decode.attend(q, own, scale=scale, tuning=few, interpret=interpret)
+        tuning_of_decoding = (
+            decode.FEW if kernels.rows(q, own) <= decode.FEW_ROWS else decode.MANY
+        )[head_dim]
+        return decode.attend(q, own, scale=scale, tuning=tuning_of_decoding, interpret=interpret)
     tuning = prefill.DEFAULTS[head_dim]
     return prefill.attend(q, prefix, own, scale=scale, tuning=tuning, interpret=interpret)
 
