@@ -13,6 +13,7 @@ from ml_collections import config_flags  # type: ignore[import-untyped]
 
 from star_jax.eval import config, help, runner
 from star_jax.runs import cli
+from star_jax.runtime import processes
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file with a get_config().")
 flags.mark_flag_as_required("config")
@@ -22,7 +23,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     table = runner.run(config.resolve(_CONFIG.value))
     with cli.printing():
-        if table:  # the first process has it
+        if processes.is_first():
             print(table)
 
 

@@ -1,6 +1,7 @@
 """What an evaluation is going to do: a configuration, checked against all that it names."""
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -73,6 +74,28 @@ def make(config: EvalConfig) -> Plan:
     plan = Plan(config, mesh, directory, implementation, tokenizer, cells, settings)
     limits.check_batch("data.batch_size", config_lib.batch_size(config), questions=plan.num_samples)
     return plan
+
+
+def driving(plan: Plan) -> dict[str, Any]:
+    """All that the course of a run depends on, in order: several processes must agree on it.
+
+    Paths are left out: what they lead to counts.
+    """
+    config = plan.config
+    cells = [
+        (cell.task, cell.length, cell.whole, list(cell.indices), cell.max_new_tokens)
+        for cell in plan.cells
+    ]
+    return {
+        **plan.settings,
+        "attention": [
+            [repr(row) for row in rows(config.attention, cell.whole)] for cell in plan.cells
+        ],
+        "cells": hashlib.blake2b(repr(cells).encode(), digest_size=8).hexdigest(),
+        "data.num_samples": plan.num_samples,
+        "data.batch_size": config_lib.batch_size(config),
+        "profile_dir (whether there is one)": bool(config.profile_dir),
+    }
 
 
 def _settings(

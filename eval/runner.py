@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -69,13 +69,12 @@ def run(config: EvalConfig) -> str:
     """Runs what is left of a checked configuration; returns the table of results.
 
     Everything that can be wrong is looked for before the model is loaded, and nothing is
-    written before the first batch has been answered. Of several processes the first writes, and
-    it alone returns a table.
+    written before the first batch has been answered. Of several processes the first writes.
     """
     plan = plans.make(config)
+    processes.check_same(plans.driving(plan), plan.mesh)
     with contextlib.ExitStack() as held:
-        scores = processes.of_first(lambda: _begin(plan, held))
-        processes.check_same(plan.settings)
+        scores = processes.of_first(lambda: _begin(plan, held), plan.mesh)
         if not processes.is_first():
             held.enter_context(devices.compile_cache(config.compile_cache_dir))
         jobs = _jobs(plan, scores)
@@ -95,18 +94,20 @@ def run(config: EvalConfig) -> str:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Advice)  # the report notes it, row by row
                 _answer_all(plan, engine, jobs)
-        if not processes.is_first():
-            return ""
-        return report.write(
-            config.output_dir,
-            _entries(jobs),
-            devices=config.mesh.context,
-            peak_memory=timing.peak_memory(plan.mesh.devices.flat),
-        )
+        return processes.of_first(lambda: _report(plan, jobs), plan.mesh)  # the others wait
 
 
-def _begin(plan: Plan, held: contextlib.ExitStack) -> dict[str, list[float | None]]:
-    """Holds the output for this run; the scores that are in it, by record file."""
+def _report(plan: Plan, jobs: Sequence[Job]) -> str:
+    return report.write(
+        plan.config.output_dir,
+        _entries(jobs),
+        devices=plan.config.mesh.context,
+        peak_memory=timing.peak_memory(plan.mesh.devices.flat),
+    )
+
+
+def _begin(plan: Plan, held: contextlib.ExitStack) -> list[list[float | None]]:
+    """Holds the output for this run; the scores that are in it, for each record file."""
     config = plan.config
     held.enter_context(places.writable(config.profile_dir or config.output_dir))
     held.enter_context(devices.compile_cache(config.compile_cache_dir))
@@ -115,14 +116,14 @@ def _begin(plan: Plan, held: contextlib.ExitStack) -> dict[str, list[float | Non
         places.check_regular(os.path.join(config.output_dir, name))
     records.check_manifest(plan.manifest, plan.settings, num_samples=plan.num_samples)
     has_manifest = os.path.exists(plan.manifest)
-    scores = {}
+    scores = []
     for cell, _, path in _parts(plan):
         if os.path.exists(path) and not has_manifest:
             raise ValueError(
                 f"{path} is there, and no manifest.json that says how it was made: "
                 "use another output_dir"
             )
-        scores[path] = [one["score"] for one in records.recover(path, cell.indices)]
+        scores.append([one["score"] for one in records.recover(path, cell.indices)])
     return scores
 
 
@@ -138,10 +139,11 @@ def _parts(plan: Plan) -> Iterator[tuple[Cell, Row, str]]:
             )
 
 
-def _jobs(plan: Plan, scores: Mapping[str, list[float | None]]) -> list[Job]:
+def _jobs(plan: Plan, scores: Sequence[list[float | None]]) -> list[Job]:
     """The cells with their rows, and what is done of each."""
+    done = iter(scores)
     return [
-        Job(cell, [Part(row, path, list(scores[path])) for _, row, path in parts])
+        Job(cell, [Part(row, path, list(next(done))) for _, row, path in parts])
         for cell, parts in itertools.groupby(_parts(plan), key=lambda part: part[0])
     ]
 

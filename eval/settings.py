@@ -76,7 +76,7 @@ class EvalConfig:
     output_dir: where the results go.
     profile_dir: where a profile of one batch goes; empty: none.
     compile_cache_dir: where compiled programs are kept for the next run; empty: where
-      JAX_COMPILATION_CACHE_DIR says, if it does.
+      JAX_COMPILATION_CACHE_DIR says, if it does. Processes on several nodes must share it.
     """
 
     model: ModelConfig

@@ -11,6 +11,7 @@ import glob
 import math
 import os
 import re
+import secrets
 import shutil
 import sys
 import time
@@ -86,7 +87,8 @@ def convert(source: str, output: str, *, dtype: str | None = None) -> int:
     if size > (free := shutil.disk_usage(parent).free):
         raise OSError(f"{output=}: {size} bytes of weights, and {free} are free")
 
-    partial = os.path.join(parent, f".{name}.{os.getpid()}.partial")
+    # On another node a process may have the same number.
+    partial = os.path.join(parent, f".{name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     with interrupts.held() as released:
         try:
             with released():

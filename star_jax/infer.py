@@ -110,9 +110,10 @@ def main(argv: Sequence[str]) -> None:
     """Checks all that can be checked, then loads the model and answers what is left."""
     del argv
     job = _checked()
+    batches = {"batch_size": _BATCH.value, "lines": len(job.lines)}
+    processes.check_same({**job.settings, **batches}, job.mesh)
     with contextlib.ExitStack() as held:
-        done = processes.of_first(lambda: _begin(job, held))
-        processes.check_same(job.settings)
+        done = processes.of_first(lambda: _begin(job, held), job.mesh)
         held.enter_context(devices.compile_cache(_COMPILED.value))
         if done == len(job.lines):
             say(f"{job.output} has all the answers; there is nothing to do")
@@ -139,7 +140,7 @@ def _checked() -> _Job:
     mesh = devices.make_mesh(
         MeshConfig(**{name: flag.value for name, flag in _MESH.items()}), prefix="--"
     )
-    seed = processes.of_first(lambda: _seed(manifest))
+    seed = processes.of_first(lambda: _seed(manifest), mesh)
     directory = checkpoint.resolve(_MODEL.value)
     model = models.read(directory)
     limits.check_tokens(

@@ -10,6 +10,7 @@ import pathlib
 import sys
 from typing import Any
 
+import jax
 import numpy as np
 import tiny
 from jax.sharding import Mesh
@@ -30,6 +31,10 @@ def found(mesh: Mesh) -> dict[str, Any]:
     context = e.prefill(tiny.ids(90))
     generation = e.start(context, QUERY, max_new_tokens=NEW, ignore_eos=True)
     generation.finish()
+    alone = Engine(tiny.model(), mesh=local(), attention=Star(block_size=16))
+    own = alone.prefill(tiny.ids(20 + jax.process_index()))  # which the others know nothing of
+    for _ in range(1 + jax.process_index()):
+        assert alone.generate(own, QUERY, max_new_tokens=2, sampling={"temperature": 1.0}).tokens
     drawn = e.generate(contexts, QUERY, max_new_tokens=NEW, sampling={"temperature": 1.0})
     return {
         "logits": [np.asarray(x).tolist() for x in e.score(contexts, QUERY)],
@@ -43,6 +48,11 @@ def found(mesh: Mesh) -> dict[str, Any]:
         "drawn": [[answer.seed, answer.tokens] for answer in drawn],
         "fingerprint": context.fingerprint.weights,
     }
+
+
+def local() -> Mesh:
+    """Of a device of this process alone."""
+    return star_jax.make_mesh(devices=jax.local_devices()[:1])
 
 
 def main(coordinator: str, count: str, index: str, devices: str, axes: str, out: str) -> None:

@@ -1,9 +1,14 @@
 """Several processes, joined over gloo: what one writes is what one process alone would."""
 
 import json
+import os
 import pathlib
+import signal
 import socket
+import subprocess
+import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import chex
@@ -74,12 +79,19 @@ def evaluation(mesh: str, devices: int, output: str) -> list[str]:
     return ["--config=config.py", *(f"--config.{k}={v}" for k, v in settings.items())]
 
 
-def evaluate(here: pathlib.Path, mesh: str, count: int, output: str) -> list[commands.Command]:
-    """The processes of an evaluation, under way."""
+def evaluate(
+    here: pathlib.Path, mesh: str, count: int, output: str, *, second: Sequence[str] = ()
+) -> list[commands.Command]:
+    """The processes of an evaluation, under way. `second`: more settings of the second."""
     port, argv = free_port(), evaluation(mesh, 4 // count, output)
     return [
         commands.Command(
-            here, "star_jax.eval", *argv, *flags(i, count, port, "config.mesh."), number=i
+            here,
+            "star_jax.eval",
+            *argv,
+            *flags(i, count, port, "config.mesh."),
+            *(second if i == 1 else ()),
+            number=i,
         )
         for i in range(count)
     ]
@@ -141,26 +153,79 @@ def test_one_that_never_comes(here: pathlib.Path, index: int) -> None:
     assert not (here / "out").exists()
 
 
-def test_one_that_is_given_another_file_says_so(here: pathlib.Path) -> None:
+def test_a_signal_ends_one_that_waits_for_the_others(here: pathlib.Path) -> None:
+    argv = [*evaluation("1x4x1", 2, "out"), *flags(0, 2, free_port(), "config.mesh.")]
+    argv = [a.replace(f"timeout={TIMEOUT}", "timeout=60") for a in argv]
+    waiting = commands.Command(here, "star_jax.eval", *argv)
+    time.sleep(3)
+    os.kill(waiting.pid, signal.SIGINT)
+    start = time.monotonic()
+    result = waiting.result()
+    assert time.monotonic() - start < 20
+    assert result.stderr.splitlines()[-1].startswith("interrupted by SIGINT; ")
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ("data.path=other.jsonl", "data.path"),
+        ("attention.kind=ring,star", "attention is [["),
+        ("data.batch_size=2", "data.batch_size is 2, and 1 in process 0"),
+        ("data.num_samples=1", "data.num_samples is 1, and 4 in process 0"),
+    ],
+)
+def test_one_that_is_given_something_else_says_so(
+    here: pathlib.Path, other: str, said: str
+) -> None:
     write_lines(here / "other.jsonl", *QUESTIONS[1:])
-    port, argv = free_port(), evaluation("1x4x1", 2, "out")
+    first, second = results(evaluate(here, "1x4x1", 2, "out", second=[f"--config.{other}"]))
+    assert "process 1: error: process 1 is not given what the others are: " in second.stderr
+    assert said in second.stderr
+    assert first.code != 0
+    assert not list(here.rglob("out/*"))
+
+
+def test_a_signal_to_one_ends_all(here: pathlib.Path) -> None:
+    write_lines(here / "in.jsonl", *(q | {"index": i} for i, q in enumerate(QUESTIONS * 50)))
+    running = evaluate(here, "1x4x1", 2, "out")
+    wait_for(here / "out", lines=3)
+    start = time.monotonic()
+    os.kill(running[1].pid, signal.SIGTERM)
+    first, second = results(running)
+    assert time.monotonic() - start < TIMEOUT + 10
+    assert second.stderr.splitlines()[-1] == (
+        "interrupted by SIGTERM; the same command goes on from here"
+    )
+    assert first.code != 0
+
+
+def test_processes_of_their_own_end_well(here: pathlib.Path) -> None:
+    """Which ends as Python ends: JAX waits then for all. Places of output may differ."""
+    port, argv = free_port(), evaluation("2x2x1", 2, "out")
     running = [
-        commands.Command(
-            here,
-            "star_jax.eval",
-            *argv,
-            *flags(i, 2, port, "config.mesh."),
-            *(["--config.data.path=other.jsonl"] if i else []),
-            number=i,
+        subprocess.Popen(
+            [sys.executable, "-m", "star_jax.eval", *argv, *flags(i, 2, port, "config.mesh.")]
+            + [f"--config.output_dir=out{i}"],
+            cwd=here,
+            env=os.environ | {"PYTHONPATH": commands.AS_USERS},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for i in range(2)
     ]
-    first, second = results(running)
-    assert "process 1: error: process 1 is not given what the others are: data.path" in (
-        second.stderr
-    )
-    assert first.code != 0
-    assert not list(here.rglob("out/*"))
+    for process in running:
+        _, stderr = process.communicate(timeout=300)
+        assert process.returncode == 0, stderr
+    assert (here / "out0" / "summary.md").exists() and not (here / "out1").exists()
+
+
+def test_processes_may_have_different_numbers_of_devices(here: pathlib.Path) -> None:
+    second = ["--config.mesh.cpu_devices=1"]
+    found = results(evaluate(here, "1x3x1", 2, "out", second=second))
+    assert [result.code for result in found] == [0, 0], found[0].stderr
+    assert commands.run(here, "star_jax.eval", *evaluation("1x3x1", 3, "one")).code == 0
+    assert commands.results(here / "out") == commands.results(here / "one")
 
 
 def test_what_only_the_first_can_see_ends_all(here: pathlib.Path) -> None:
@@ -252,7 +317,7 @@ def test_bad_settings_are_named(given: dict[str, Any], said: str) -> None:
     [
         (["--config.mesh.process_id=1"], "mesh.process_id=1 needs mesh.coordinator"),
         (["--config.mesh.coordinator=x"], "mesh.coordinator='x' must be HOST:PORT"),
-        (["--config.mesh.coordinator=auto"], "mesh.coordinator='auto': coordinator_address should"),
+        (["--config.mesh.coordinator=auto"], "mesh.coordinator='auto': no Slurm, Open MPI 4 or"),
     ],
 )
 def test_eval_names_its_settings(here: pathlib.Path, given: list[str], said: str) -> None:

@@ -14,6 +14,7 @@ from star_jax.generate.run import Part, Run, Settings
 from star_jax.generate.sampling import row_seeds
 from star_jax.generate.stopping import Answer, Event, Row
 from star_jax.models import Decoder
+from star_jax.runtime import processes
 from star_jax.runtime.runtime import Runtime
 
 
@@ -44,6 +45,8 @@ class Generation(Generic[Asked]):
             hashes = inputs.prompts(context, questions.of_rows)
             self._prompts = [one for row in hashes for one in row]
         self._seeds = row_seeds(sampling, self._prompts)
+        if draws and sampling.seed is None:  # all processes draw alike
+            self._seeds = processes.of_first(lambda: self._seeds, runtime.mesh)
         self._rows = [
             Row(settings.limits, decode, probe, seed if draws else None)
             for seed in self._seeds

@@ -19,7 +19,6 @@ import numpy as np
 
 from star_jax.array_typing import Array, Bool, Float, Int, UInt32
 from star_jax.runtime import mesh as mesh_lib
-from star_jax.runtime import processes
 from star_jax.sizes import shown
 
 SEEDS = 2**64
@@ -162,7 +161,7 @@ def row_seeds(sampling: Sampling, prompts: Sequence[int]) -> list[int]:
       ValueError: the number of seeds is not that of the questions.
     """
     if sampling.seed is None:
-        return processes.of_first(lambda: [secrets.randbits(64) for _ in prompts])
+        return [secrets.randbits(64) for _ in prompts]
     if isinstance(sampling.seed, tuple):
         if len(sampling.seed) != len(prompts):
             raise ValueError(f"{len(sampling.seed)} seeds for {len(prompts)} questions")

@@ -65,8 +65,11 @@ def run(
         except jax.errors.JaxRuntimeError as e:
             if processes.count() == 1:
                 raise
-            reason = printable(" ".join(str(e).split()))[:_REASON]
-            processes.end(f"error: another process may have ended; see what it says: {reason}")
+            if reason := processes.lost(e):
+                reason = printable(reason)[:_REASON]
+                processes.end(f"error: another process may have ended; see what it says: {reason}")
+            traceback.print_exc()
+            processes.end("error: the computation failed")
         except Exception:
             if processes.count() == 1:
                 raise

@@ -22,10 +22,10 @@ class MeshConfig:
     context: devices that share a context.
     tensor: devices that share each weight.
     cpu_devices: how many to simulate on the CPU, in each process; 0: none.
-    coordinator: HOST:PORT of process 0, where there are several processes; auto: what Slurm, MPI
-      or Kubernetes say; empty: there is one process.
-    num_processes: how many there are; 0: what Slurm, MPI or Kubernetes say.
-    process_id: which this one is, from 0 on; -1: what Slurm, MPI or Kubernetes say.
+    coordinator: HOST:PORT of process 0, where there are several processes; auto: what Slurm,
+      Open MPI 4 or Kubernetes say, one process a GPU; empty: there is one process.
+    num_processes: how many there are; 0: what the cluster says.
+    process_id: which this one is, from 0 on; -1: what the cluster says.
     timeout: seconds that processes wait for each other to come, and after which one that gives no
       sign of life ends the run.
     """

@@ -4,26 +4,32 @@ Every process runs the same program on the same input, and holds its part of eve
 only one can know, or do, is done by the first: it tells the others what it found.
 """
 
+import faulthandler
+import functools
 import json
 import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from star_jax.json_files import shown
 from star_jax.sizes import MOST, whole
 
 T = TypeVar("T")
 
-FOUND = "auto"  # the coordinator and the rest are what Slurm, MPI or Kubernetes say
+FOUND = "auto"  # the coordinator and the rest are what the cluster says
 TIMEOUT = 100  # seconds
 _GRACE = 30  # seconds that JAX waits longer than we do: it would abort with a stack trace
+_LOST = ("Gloo", "NCCL", "Connection", "Socket")  # words of errors for which another is to blame
 
 
 def start(
@@ -37,7 +43,7 @@ def start(
 
     Args:
       coordinator: HOST:PORT of process 0, where the others find it; or "auto": JAX finds all of
-        these out from Slurm, Open MPI, mpi4py or Kubernetes.
+        these out from Slurm, Open MPI 4 or Kubernetes, one process a GPU.
       num_processes, process_id: how many there are, and which this is, from 0 on; None: found out.
       timeout: seconds that processes wait for each other to come, and after which one that gives
         no sign of life ends all the others.
@@ -54,29 +60,53 @@ def start(
     if coordinator != FOUND and not coordinator.rpartition(":")[2].isdecimal():
         raise ValueError(f"{coordinator=} must be HOST:PORT of process 0, or {FOUND!r}")
     logging.getLogger("jax._src.distributed").setLevel(logging.WARNING)  # it tells every step
-    late = threading.Timer(timeout, _late, (coordinator, num_processes, timeout))
-    late.daemon = True
-    late.start()
+    # Its service against preemption would keep SIGTERM from ending a run.
+    jax.config.update("jax_enable_preemption_service", False)
+    is_told = coordinator != FOUND and None not in (num_processes, process_id)
+    join = functools.partial(
+        jax.distributed.initialize,
+        None if coordinator == FOUND else coordinator,
+        num_processes,
+        process_id,
+        # A cluster's step would leave each process one GPU, whatever it has been told here.
+        cluster_detection_method="deactivate" if is_told else None,
+        initialization_timeout=timeout + _GRACE,
+        heartbeat_timeout_seconds=timeout,
+        shutdown_timeout_seconds=timeout,
+    )
     try:
-        jax.distributed.initialize(
-            None if coordinator == FOUND else coordinator,
-            num_processes,
-            process_id,
-            initialization_timeout=timeout + _GRACE,
-            heartbeat_timeout_seconds=timeout,
-            shutdown_timeout_seconds=timeout,
-        )
+        _within(timeout, join, coordinator, num_processes)
     except (RuntimeError, ValueError) as e:
-        raise ValueError(f"{coordinator=}: {e}") from e
-    finally:
-        late.cancel()
+        if coordinator != FOUND:
+            raise ValueError(f"{coordinator=}: {e}") from e
+        clusters = "no Slurm, Open MPI 4 or Kubernetes says how processes meet"
+        raise ValueError(f"{coordinator=}: {clusters}: {e}") from e
+    faulthandler.disable()  # JAX aborts where a process is lost; stacks would bury what it says
 
 
-def _late(coordinator: str, num_processes: int | None, timeout: int) -> None:
-    many = "all" if num_processes is None else f"all {num_processes}"
-    told = f"error: not {many} processes came to {coordinator} within {timeout} s\n"
-    os.write(2, told.encode())
-    os._exit(1)
+def _within(
+    timeout: int, join: Callable[[], None], coordinator: str, num_processes: int | None
+) -> None:
+    """Joins in a thread, so that signals end the wait; ends the process where it takes too long."""
+    failed: list[Exception] = []
+
+    def run() -> None:
+        try:
+            join()
+        except Exception as e:
+            failed.append(e)
+
+    thread, end = threading.Thread(target=run, daemon=True), time.monotonic() + timeout
+    thread.start()
+    while thread.is_alive() and time.monotonic() < end:
+        thread.join(0.1)
+    if thread.is_alive():
+        many = "all" if num_processes is None else f"all {num_processes}"
+        told = f"error: not {many} processes came to {coordinator} within {timeout} s\n"
+        os.write(2, told.encode())
+        os._exit(1)  # JAX cannot be asked to stop waiting
+    if failed:
+        raise failed[0]
 
 
 def count() -> int:
@@ -106,30 +136,39 @@ def end(message: str) -> NoReturn:
     os._exit(1)
 
 
-def of_first(make: Callable[[], T]) -> T:
-    """What the first process makes, on all of them. It goes through JSON where there are several.
+def lost(error: Exception) -> str:
+    """What an error says of a connection to another process; nothing if it is of this one."""
+    text = " ".join(str(error).split())
+    at = [text.rfind(word) for word in _LOST if word in text]
+    return text[min(at) :] if at else ""
 
-    All processes must call it at the same point. Where it raises, all end; the first says why.
+
+def of_first(make: Callable[[], T], mesh: Mesh) -> T:
+    """What the first process of a mesh makes, on all of them; where there are several, as JSON.
+
+    All processes of the mesh must call it at the same point. Where it raises, all end; the first
+    says why.
     """
-    if count() == 1:
+    here, first = jax.process_index(), mesh.devices.flat[0].process_index
+    if {device.process_index for device in mesh.devices.flat} == {here}:
         return make()
-    if not is_first():
-        said = json.loads(_shared(b""))
+    if here != first:
+        said = json.loads(_shared(b"", mesh))
         if "made" not in said:
             os._exit(1)
         return said["made"]
     try:
         made = make()
     except BaseException:
-        _shared(b"{}")
+        _shared(b"{}", mesh)
         raise
-    return json.loads(_shared(json.dumps({"made": made}).encode()))["made"]
+    return json.loads(_shared(json.dumps({"made": made}).encode(), mesh))["made"]
 
 
-def check_same(what: Mapping[str, Any]) -> None:
+def check_same(what: Mapping[str, Any], mesh: Mesh) -> None:
     """Raises ValueError where a process does not find what the first does: another file, say."""
     mine = json.loads(json.dumps(what))
-    first = of_first(lambda: mine)
+    first = of_first(lambda: mine, mesh)
     names = sorted(mine.keys() | first.keys())
     differ = [name for name in names if mine.get(name) != first.get(name)]
     if differ:
@@ -140,9 +179,29 @@ def check_same(what: Mapping[str, Any]) -> None:
         raise ValueError(f"process {index()} is not given what the others are: {told}")
 
 
-def _shared(text: bytes) -> bytes:
-    """The first process's text, on all: two collectives over all devices."""
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-    buffer = np.zeros(1 << max(size - 1, 0).bit_length(), np.uint8)  # few sizes, few programs
-    buffer[: len(text)] = np.frombuffer(text, np.uint8)
-    return np.asarray(multihost_utils.broadcast_one_to_all(buffer), np.uint8)[:size].tobytes()
+def _shared(text: bytes, mesh: Mesh) -> bytes:
+    """The text of the process that has a mesh's first device, on all: two collectives."""
+    size = int.from_bytes(_of_first_device(len(text).to_bytes(8, "little"), 8, mesh), "little")
+    room = 1 << max(size - 1, 0).bit_length()  # few sizes, few programs
+    return _of_first_device(text, room, mesh)[:size]
+
+
+def _of_first_device(text: bytes, size: int, mesh: Mesh) -> bytes:
+    """What is put on the first device, `size` bytes at most; the others add zeros to it."""
+    mine = np.zeros((1, size), np.uint8)
+    mine[0, : len(text)] = np.frombuffer(text, np.uint8)
+
+    def row(index: tuple[slice, ...] | None) -> np.ndarray:
+        return mine if not index or not index[0].start else np.zeros_like(mine)
+
+    flat = Mesh(mesh.devices.reshape(-1), ("all",))
+    rows = jax.make_array_from_callback((flat.size, size), NamedSharding(flat, P("all")), row)
+    return np.asarray(_sum(flat)(rows)).tobytes()
+
+
+@functools.cache
+def _sum(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(
+        lambda rows: jnp.sum(rows, axis=0, dtype=rows.dtype),
+        out_shardings=NamedSharding(mesh, P()),
+    )
