@@ -204,8 +204,10 @@ def test_processes_of_their_own_end_well(here: pathlib.Path) -> None:
     port, argv = free_port(), evaluation("2x2x1", 2, "out")
     running = [
         subprocess.Popen(
-            [sys.executable, "-m", "star_jax.eval", *argv, *flags(i, 2, port, "config.mesh.")]
-            + [f"--config.output_dir=out{i}"],
+            [
+                *(sys.executable, "-m", "star_jax.eval", *argv, *flags(i, 2, port, "config.mesh.")),
+                f"--config.output_dir=out{i}",
+            ],
             cwd=here,
             env=os.environ | {"PYTHONPATH": commands.AS_USERS},
             stdout=subprocess.PIPE,

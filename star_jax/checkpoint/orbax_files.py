@@ -198,16 +198,10 @@ def _pieces(first: int, end: int, row: int, chunk: int) -> Iterator[tuple[int, i
     return tensor_files.pieces(first, end, max(1, _PIECE // (row * chunk)) * chunk)
 
 
-def write(directory: str, sources: Mapping[str, Source]) -> None:
-    """Writes the weights of a checkpoint, a tensor at a time.
-
-    Raises:
-      OSError: they cannot be written.
-    """
+def _one_by_one(writing: threading.Lock, stopped: threading.Event) -> Any:
+    """What writes tensors for Orbax, until it is stopped; it holds the lock while it writes."""
     import orbax.checkpoint as ocp
     import tensorstore
-
-    writing, stopped = threading.Lock(), threading.Event()
 
     class OneByOne(ocp.type_handlers.NumpyHandler):
         """Orbax's own would have all tensors in memory at once, and each of them twice."""
@@ -239,8 +233,20 @@ def write(directory: str, sources: Mapping[str, Source]) -> None:
                         return
                     await store[begin:end].write(piece)
 
+    return OneByOne(deepcopy_host_arrays=False)
+
+
+def write(directory: str, sources: Mapping[str, Source]) -> None:
+    """Writes the weights of a checkpoint, a tensor at a time.
+
+    Raises:
+      OSError: they cannot be written.
+    """
+    import orbax.checkpoint as ocp
+
+    writing, stopped = threading.Lock(), threading.Event()
     registry = ocp.type_handlers.create_type_handler_registry(
-        (Source, OneByOne(deepcopy_host_arrays=False)),
+        (Source, _one_by_one(writing, stopped)),
         (jax.Array, ocp.type_handlers.ArrayHandler()),  # or Orbax warns that there is none
     )
     options = {

@@ -1,5 +1,6 @@
 """The compiled programs of phase 2: a query is asked of a sharded context; see `attention`."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -96,7 +97,25 @@ def programs(runtime: Runtime, mode: Mode, turns: bool = False) -> Programs:
 
     turns: whether the contexts have earlier turns of a dialogue.
     """
+    hidden, logits, likelihood, keep = _scoring(runtime, turns)
+    rows, query, tail = mesh_lib.ROWS, mesh_lib.QUERY, mesh_lib.TAIL
+    read = runtime.weights, _cache_layout(runtime, turns)  # by both
+    question = Question(query, rows, rows)  # type: ignore[arg-type]
+    tails = Tail(tail, rows, rows)  # type: ignore[arg-type]
+    state = Decoding(tail, rows, P(), rows, query)  # type: ignore[arg-type]
+    made = Choice(query, query)  # type: ignore[arg-type]
+    asking, decoding = (*read, question, layout(), query, P()), (*read, tails, state, layout(), P())
+    return Programs(
+        hidden=hidden,
+        logits=logits,
+        likelihood=likelihood,
+        keep=keep,
+        ask=runtime.program(_ask(runtime, mode), asking, (tails, made, state)),
+        decode=runtime.program(_decode(runtime, mode), decoding, (made, state), donate_argnums=3),
+    )
 
+
+def _ask(runtime: Runtime, mode: Mode) -> Callable[..., tuple[Tail, Choice, Decoding]]:
     def ask(
         model: Decoder,
         cache: Cache,
@@ -123,6 +142,10 @@ def programs(runtime: Runtime, mode: Mode, turns: bool = False) -> Programs:
         tail = Tail(kv, question.length, question.start + question.length)
         return tail, Choice(choice.token[:, None], choice.logprob[:, None]), state
 
+    return ask
+
+
+def _decode(runtime: Runtime, mode: Mode) -> Callable[..., tuple[Choice, Decoding]]:
     def decode(
         model: Decoder,
         cache: Cache,
@@ -160,28 +183,7 @@ def programs(runtime: Runtime, mode: Mode, turns: bool = False) -> Programs:
         _, made, state, _ = jax.lax.while_loop(cond, body, carry)
         return made, state
 
-    weights, cache = runtime.weights, _cache_layout(runtime, turns)
-    rows, query, tail = mesh_lib.ROWS, mesh_lib.QUERY, mesh_lib.TAIL
-    question = Question(query, rows, rows)  # type: ignore[arg-type]
-    tails = Tail(tail, rows, rows)  # type: ignore[arg-type]
-    state = Decoding(tail, rows, P(), rows, query)  # type: ignore[arg-type]
-    made = Choice(query, query)  # type: ignore[arg-type]
-    hidden, logits, likelihood, keep = _scoring(runtime, turns)
-    return Programs(
-        hidden=hidden,
-        logits=logits,
-        likelihood=likelihood,
-        keep=keep,
-        ask=runtime.program(
-            ask, (weights, cache, question, layout(), query, P()), (tails, made, state)
-        ),
-        decode=runtime.program(
-            decode,
-            (weights, cache, tails, state, layout(), P()),
-            (made, state),
-            donate_argnums=3,
-        ),
-    )
+    return decode
 
 
 @compiled_once
