@@ -53,6 +53,9 @@ def _compiled_as_for_users(request: pytest.FixtureRequest) -> None:
     """What is compiled for GPUs, and what runs for an hour, is optimized as it is for users."""
     for_users = {"aot", "Kernels"} & vars(request.module).keys() or "large" in request.path.parts
     jax.config.update("jax_disable_most_optimizations", not for_users)
+    # What is compiled for a GPU that is not there can be kept, and not be read again.
+    seconds = float("inf") if for_users else 0.0
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
