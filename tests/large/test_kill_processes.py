@@ -1,6 +1,6 @@
 """A run on two processes, of which one is killed at random moments, five times.
 
-About ten minutes: after each kill the other waits until the time is up in which it hears nothing.
+Two minutes: after each kill the other may wait until its time is up in which it hears nothing.
 """
 
 import pathlib
