@@ -66,10 +66,12 @@ _MESH: dict[str, flags.FlagHolder[Any]] = {  # see devices.MeshConfig
         "cpu_devices", 0, "CPU devices to simulate, in each process; 0: none."
     ),
     "coordinator": flags.DEFINE_string(
-        "coordinator", "", "HOST:PORT of process 0, of several; auto: what Slurm, MPI or such say."
+        "coordinator", "", "HOST:PORT of process 0, of several; auto: what the cluster says."
     ),
-    "num_processes": flags.DEFINE_integer("num_processes", 0, "How many; 0: what Slurm says."),
-    "process_id": flags.DEFINE_integer("process_id", -1, "From 0 on; -1: what Slurm says."),
+    "num_processes": flags.DEFINE_integer(
+        "num_processes", 0, "How many; 0: what the cluster says."
+    ),
+    "process_id": flags.DEFINE_integer("process_id", -1, "From 0 on; -1: what the cluster says."),
     "timeout": flags.DEFINE_integer(
         "timeout", processes.TIMEOUT, "Seconds that processes wait for each other."
     ),

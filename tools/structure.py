@@ -2,7 +2,7 @@
 
     python -m tools.structure
 
-Each rule has a list of exceptions, which may only shrink: one that is no longer needed is a
+Exceptions are listed by name, and the lists may only shrink: one that is no longer needed is a
 problem too.
 """
 
