@@ -29,6 +29,7 @@ T = TypeVar("T")
 FOUND = "auto"  # the coordinator and the rest are what the cluster says
 TIMEOUT = 100  # seconds
 _GRACE = 30  # seconds that JAX waits longer than we do: it would abort with a stack trace
+_TO_END = 1  # seconds: those who still read as the first ends would speak of a lost connection
 _LOST = ("Gloo", "NCCL", "Connection", "Socket")  # words of errors for which another is to blame
 
 
@@ -161,6 +162,7 @@ def of_first(make: Callable[[], T], mesh: Mesh) -> T:
         made = make()
     except BaseException:
         _shared(b"{}", mesh)
+        time.sleep(_TO_END)
         raise
     return json.loads(_shared(json.dumps({"made": made}).encode(), mesh))["made"]
 
