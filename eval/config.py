@@ -16,7 +16,7 @@ import star_jax
 from star_jax import engine
 from star_jax.attention import IMPLEMENTATIONS
 from star_jax.eval.lists import check_known, items
-from star_jax.eval.rows import SOME_LENGTH, rows
+from star_jax.eval.rows import MENDING, SIZES, SOME_LENGTH, rows
 from star_jax.eval.settings import (
     AttentionConfig,
     DataConfig,
@@ -40,7 +40,7 @@ __all__ = [  # what config files and the runner take from here
 ]
 
 # Fields that may be a number or a list, too: a config file need not write them as text.
-_LISTS = {"kind", "block_size", "anchor_size", "tasks", "lengths", "stop"}
+_LISTS = {"kind", *SIZES, *MENDING, "tasks", "lengths", "stop"}
 
 
 def resolve(config: object) -> EvalConfig:

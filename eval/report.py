@@ -16,7 +16,8 @@ from star_jax.runs import records
 FILES = ("manifest.json", "summary.csv", "summary.md")  # of a run, beside the rows' folders
 
 _FIELDS = (
-    *("task", "length", "row", "kind", "block_size", "anchor_size", "n"),
+    *("task", "length", "row", "kind", "block_size", "anchor_size"),
+    *("halo", "correction", "stride", "n"),
     *("score", "score_low", "score_high", "diff", "diff_low", "diff_high"),
     *("n_whole", "score_whole", "diff_whole", "n_cut", "score_cut"),
     *("blocks", "time_prefill", "time_decode", "time_compile"),
@@ -94,6 +95,8 @@ def summarise(entries: Sequence[Entry], *, devices: int) -> list[dict[str, Any]]
                 "kind": entry.row.attention.name,
                 "block_size": sizes.get("block_size"),
                 "anchor_size": sizes.get("anchor_size"),
+                **dict.fromkeys(("halo", "correction", "stride")),
+                **entry.row.attention.mending,
                 "n": len(answered),
                 **_score(answered),
                 **_difference(answered, beside),

@@ -1,15 +1,22 @@
 """The rows of a result: the kinds of attention that a configuration asks for, with their sizes."""
 
 import dataclasses
+import itertools
 import re
+from collections.abc import Sequence
+from typing import Any
 
 from star_jax.eval.lists import items
 from star_jax.eval.settings import AttentionConfig
+from star_jax.prefill.correction import CORRECTIONS
 from star_jax.prefill.kinds import KINDS, Kind
 from star_jax.runs import limits
 
 _LONGEST = 40  # characters of a size
 SOME_LENGTH = 2**24  # stands for L where only the questions tell
+SIZES = ("block_size", "anchor_size", "halo")
+MENDING = ("correction", "stride")
+NONE = "none"  # of corrections
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +28,7 @@ class Row:
     @property
     def name(self) -> str:
         """Its kind, and its sizes by the letters that they begin with: star_b1024_a512."""
-        sizes = self.attention.sizes.items()
-        return "_".join([self.attention.name, *(f"{name[0]}{size}" for name, size in sizes)])
+        return self.attention.label
 
 
 def rows(attention: AttentionConfig, length: int | None) -> tuple[Row, ...]:
@@ -32,11 +38,32 @@ def rows(attention: AttentionConfig, length: int | None) -> tuple[Row, ...]:
         if KINDS[name].is_exact:
             found[Row(KINDS[name]())] = None
             continue
-        for block in items("attention.block_size", attention.block_size):
-            for anchor in items("attention.anchor_size", attention.anchor_size):
-                sizes = _sizes(block, anchor, length)
-                found[Row(KINDS[name](**sizes))] = None
+        sizes = itertools.product(*(items(f"attention.{s}", getattr(attention, s)) for s in SIZES))
+        corrections = items("attention.correction", attention.correction)
+        for size, correction in itertools.product(sizes, corrections):
+            how = _mending(correction, items("attention.stride", attention.stride))
+            for one in how:
+                found[Row(KINDS[name](**_sizes(size, length), **one))] = None
     return tuple(found)
+
+
+def _mending(correction: str, strides: Sequence[str]) -> list[dict[str, Any]]:
+    """The corrections with each of the strides; without one these say nothing."""
+    if correction == NONE:
+        return [{}]
+    if correction not in CORRECTIONS:
+        known = ", ".join((NONE, *CORRECTIONS))
+        raise ValueError(f"attention.correction={correction!r} is unknown: use {known}")
+    return [
+        {"correction": correction, "stride": _at_least("attention.stride", stride, 1)}
+        for stride in strides
+    ]
+
+
+def _at_least(field: str, text: str, least: int) -> int:
+    if (size := _size(field, text)) < least:
+        raise ValueError(f"{field}={text!r} must be at least {least}")
+    return size
 
 
 def has_sizes(attention: AttentionConfig) -> bool:
@@ -46,12 +73,13 @@ def has_sizes(attention: AttentionConfig) -> bool:
 
 def needs_length(attention: AttentionConfig) -> bool:
     """Whether a size is a part of the length."""
-    sizes = ("block_size", "anchor_size") if has_sizes(attention) else ()
+    sizes = SIZES if has_sizes(attention) else ()
     found = (items(name, getattr(attention, name)) for name in sizes)
     return any("L" in size for each in found for size in each)
 
 
-def _sizes(block: str, anchor: str, length: int | None) -> dict[str, int]:
+def _sizes(sizes: tuple[str, ...], length: int | None) -> dict[str, int]:
+    block, anchor, halo = sizes
     at = "" if length is None else f" at length {length}"
     b = _size("attention.block_size", block, L=length)
     if b < 1:
@@ -66,7 +94,13 @@ def _sizes(block: str, anchor: str, length: int | None) -> dict[str, int]:
             f"attention.anchor_size={anchor!r} is {a} tokens, above the {b} tokens of "
             f"attention.block_size={block!r}{at}: the anchor is taken from the first block"
         )
-    return {"block_size": b, "anchor_size": a}
+    h = _size("attention.halo", halo, L=length, b=b)
+    if not 0 <= h <= b:
+        raise ValueError(
+            f"attention.halo={halo!r} is {h} tokens{at}: it must be from 0 (none) to the {b} of "
+            f"attention.block_size={block!r}, since the halo is taken from one block"
+        )
+    return {"block_size": b, "anchor_size": a, "halo": h}
 
 
 def _size(field: str, text: str, **known: int | None) -> int:
@@ -77,8 +111,8 @@ def _size(field: str, text: str, **known: int | None) -> int:
         return int(text)
     match = re.fullmatch(r"([Lb])(?:/([1-9][0-9]*))?", text)
     if not match or match[1] not in known:
-        parts = " or ".join(f"{name}/4" for name in known)
-        raise ValueError(f"{field}={text!r} is not a size: give tokens, like 1024, or {parts}")
+        parts = "".join(f", or {name}/4" for name in known)
+        raise ValueError(f"{field}={text!r} is not a size: give tokens, like 1024{parts}")
     whole = known[match[1]]
     if whole is None:
         raise ValueError(f"{field}={text!r} needs data.lengths, which says what L is")

@@ -1,5 +1,6 @@
 """The façade: load a model, encode contexts once, ask them often."""
 
+import dataclasses
 import os
 import warnings
 from typing import overload
@@ -166,9 +167,61 @@ class Engine(Answering):
         kind = ContextBatch if is_batch else Context
         return kind(rows, encoded, self.mesh, self.fingerprint)
 
+    @overload
+    def extend(self, context: Context, more_ids: One) -> Context: ...
+    @overload
+    def extend(self, context: ContextBatch, more_ids: Many) -> ContextBatch: ...
+    def extend(self, context: Context | ContextBatch, more_ids: Ids) -> Context | ContextBatch:
+        """The context with more tokens at its end, as if all of it had been encoded at once.
+
+        Star Attention encodes only the new blocks, and anew those of the wave that the context
+        ends in: a block of each device at most. Exact attention encodes all of it anew, and so is
+        a dialogue's latest part. The context stays as it is; both are in memory.
+
+        Args:
+          context: from `prefill`, of this engine's attention.
+          more_ids: token ids; for a batch one list for each context, which may be empty.
+
+        Raises:
+          ValueError: the context is another engine's, or was encoded by another attention; or
+            see `prefill`.
+        """
+        inputs.encoded(context).check(self.mesh, self.fingerprint)
+        if context.fingerprint.attention != repr(self.attention):
+            raise ValueError(
+                f"the context was encoded by {context.fingerprint.attention}, and this engine has "
+                f"{self.attention!r}: extend it with an engine that has the same"
+            )
+        vocab_size = self.config.vocab_size
+        more, is_batch = inputs.rows(
+            more_ids, "more_ids", vocab_size=vocab_size, may_be_empty=context.is_batch
+        )
+        if is_batch != context.is_batch or len(more) != len(context.tokens):
+            raise ValueError(f"more_ids must be a list for each of {len(context.tokens)} contexts")
+        rows = [[*told, *ids] for told, ids in zip(context.tokens, more, strict=True)]
+        checks.advise(rows, self.config, self.mesh, self.attention)
+        groups = tuple(self._extended(group, group.of(rows)) for group in context.groups)
+        return dataclasses.replace(context, tokens=rows, groups=groups)
+
+    def _extended(self, group: Group, tokens: list[list[int]]) -> Group:
+        cache, shards = self.attention.extend(
+            self.model,
+            self._padded(tokens),
+            cache=group.cache,
+            shards=group.shards,
+            encoded=min(group.encoded),
+            runtime=self.runtime.keeping(group.cache.kind),
+        )
+        lengths = [len(row) for row in tokens]
+        return Group(group.rows, tokens, lengths, cache, shards, self.mesh)
+
+    def _padded(self, tokens: list[list[int]]) -> list[list[int]]:
+        return tokens + [[]] * (-len(tokens) % self.mesh.shape[mesh_lib.DATA])
+
     def _encode(self, tokens: list[list[int]], rows: tuple[int, ...]) -> Group:
-        padded = tokens + [[]] * (-len(tokens) % self.mesh.shape[mesh_lib.DATA])
-        cache, shards = self.attention.encode(self.model, padded, runtime=self.runtime)
+        cache, shards = self.attention.encode(
+            self.model, self._padded(tokens), runtime=self.runtime
+        )
         return Group(rows, tokens, [len(row) for row in tokens], cache, shards, self.mesh)
 
     @overload

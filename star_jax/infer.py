@@ -27,6 +27,7 @@ from star_jax import checkpoint, interrupts, models
 from star_jax import engine as engine_lib
 from star_jax.advice import Advice
 from star_jax.engine import DTYPES, Engine
+from star_jax.prefill.correction import CORRECTIONS
 from star_jax.prefill.kinds import KINDS, Kind
 from star_jax.runs import cli, devices, hashes, jsonl, limits, places, records, timing
 from star_jax.runs.ask import Held, ask, record
@@ -43,6 +44,11 @@ _MODEL = flags.DEFINE_string("model_path", None, "A directory, or a hub id.", re
 _KIND = flags.DEFINE_string("attn_type", None, "star, dense, ring or ulysses.", required=True)
 _BLOCK = flags.DEFINE_integer("block_size", -1, "In tokens; needed for star.")
 _ANCHOR = flags.DEFINE_integer("anchor_block_size", -1, "In tokens; -1: a block; 0: no anchor.")
+_HALO = flags.DEFINE_integer("halo", 0, "Keys of the block before it that a block also sees.")
+_CORRECTION = flags.DEFINE_enum(
+    "correction", "none", ("none", *CORRECTIONS), "Of what star's blocks lose."
+)
+_STRIDE = flags.DEFINE_integer("stride", 64, "A correction attends one of so many rows exactly.")
 _TEMPLATE = flags.DEFINE_enum(
     "template", "base", ("base", CHAT), "base: text as it is; chat: in the model's chat template."
 )
@@ -220,11 +226,16 @@ def _attention() -> Kind:
     kind = KINDS[_KIND.value]
     if kind.is_exact:
         return kind()
-    anchor = None if _ANCHOR.value == -1 else _ANCHOR.value
     try:
-        return kind(block_size=_BLOCK.value, anchor_size=anchor)
+        return kind(
+            block_size=_BLOCK.value,
+            anchor_size=None if _ANCHOR.value == -1 else _ANCHOR.value,
+            halo=_HALO.value,
+            correction=None if _CORRECTION.value == "none" else _CORRECTION.value,
+            stride=_STRIDE.value,
+        )
     except ValueError as e:
-        raise ValueError(f"--block_size, --anchor_block_size: {e}") from e
+        raise ValueError(f"--block_size, --anchor_block_size, --halo, --stride: {e}") from e
 
 
 def _check_flags() -> None:
@@ -272,6 +283,7 @@ def _settings(
         "model_path (its files)": hashes.of_checkpoint(directory),
         "attn_type": _KIND.value,
         **{flag[name]: size for name, size in attention.sizes.items()},
+        **attention.mending,
         "tokens_to_generate": _TOKENS.value,
         "stop_words": stop,
         "template": _TEMPLATE.value,

@@ -28,6 +28,7 @@ class Case:
     causal: bool = True
     offset: tuple[int, int] | None = None
     length: tuple[int, int] | None = None
+    begin: tuple[int, int] | None = None
     window: int | None = None
     prefix: int | None = None
     prefix_length: tuple[int, int] | None = None
@@ -72,6 +73,11 @@ WIDER = [
     Case("window behind the keys", 150, 100, causal=False, offset=(60, 300), window=80),
     Case("last keys of many", 3, 1700, offset=(1500, 1100), length=(1503, 1000), window=300),
     Case("last keys, not causal", 1, 1700, causal=False, offset=(1650, 600), window=100),
+    Case("later keys", 150, 400, causal=False, begin=(100, 0)),
+    Case("later keys and lengths", 150, 400, causal=False, begin=(64, 399), length=(65, 300)),
+    Case("later keys for few rows", 3, 1300, causal=False, begin=(600, 70), length=(1300, 90)),
+    Case("later keys, causal", 200, 200, begin=(70, 5)),
+    Case("later keys in a window", 150, 150, begin=(70, 5), window=40),
     Case("soft cap", 200, 200, soft_cap=0.7),
     Case("soft cap and lengths", 130, 300, causal=False, length=(0, 299), soft_cap=30.0),
     Case("soft cap and window", 200, 200, prefix=90, window=50, soft_cap=2.0),
@@ -100,7 +106,12 @@ def make(case: Case, dtype: str, seed: int = 0, spread: float = 1.0):
     B = 2
     q = draw(B, case.T, case.N, case.H)
     own = Segment(
-        *keys(case.S), ints(case.length), case.causal, ints(case.offset), window=case.window
+        *keys(case.S),
+        ints(case.length),
+        case.causal,
+        ints(case.offset),
+        window=case.window,
+        begin=ints(case.begin),
     )
     segments = [own]
     if case.halo is not None:
@@ -152,13 +163,14 @@ def literal(arrays, options):
 def _seen(s, row, queries):
     """For each query the keys of a segment that it sees."""
     keys = s.k.shape[1]
+    begin = 0 if s.begin is None else int(s.begin[row])
     length = keys if s.length is None else int(s.length[row])
     offset = 0 if s.offset is None else int(s.offset[row])
     return [
         [
             j
-            for j in range(keys)
-            if j < length and (not s.causal or j <= at) and (s.window is None or at - j < s.window)
+            for j in range(begin, length)
+            if (not s.causal or j <= at) and (s.window is None or at - j < s.window)
         ]
         for at in range(offset, offset + queries)
     ]

@@ -13,7 +13,7 @@ from star_jax.cache.sharded import KV, Cache
 from star_jax.generate import attention as phase2
 from star_jax.generate import compiled, sampling
 from star_jax.models import DecoderConfig
-from star_jax.prefill import exact, star
+from star_jax.prefill import exact, waves
 from star_jax.runtime import mesh as mesh_lib
 from star_jax.runtime.placement import placement_of
 from star_jax.runtime.runtime import Runtime
@@ -64,7 +64,7 @@ class Programs:
         self.mesh: Mesh = aot.gpu_mesh(kind, context=self.context, tensor=shapes.tensor)
         self.model = models.build(self.config, self._weight)
         self._runtime = Runtime(self.config, self.mesh, implementation, Plain)
-        self._star = star.programs(self._runtime, shapes.block)
+        self._star = waves.programs(self._runtime, waves.Rules(shapes.block))
         self._sampling = sampling
         self._query = compiled.programs(self._runtime, sampling.mode)
 
@@ -72,8 +72,8 @@ class Programs:
         return self._star[0].trace(self.model, *self._wave())
 
     def later_wave(self):
-        anchor = self._kv(self.shapes.block, mesh_lib.TAIL)
-        return self._star[1].trace(self.model, *self._wave(), anchor)
+        before = waves.Before(self._kv(self.shapes.block, mesh_lib.TAIL), waves.NONE)
+        return self._star[1].trace(self.model, *self._wave(), before)
 
     def dense(self):
         return self._exact(star_jax.Dense())

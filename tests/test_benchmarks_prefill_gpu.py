@@ -19,7 +19,7 @@ from benchmarks import llama_shapes, prefill, prefill_gpu, prefill_table
 from benchmarks.prefill_gpu import Row
 from star_jax import models
 from star_jax.attention import partial_attention
-from star_jax.prefill import star
+from star_jax.prefill import waves
 from star_jax.runtime import runtime
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -71,7 +71,7 @@ def without_the_anchor(q, segments, *, implementation, **options):
 
 
 def test_what_is_wrong_is_not_timed(monkeypatch, tmp_path):
-    star.programs.cache_clear()
+    waves.programs.cache_clear()
     monkeypatch.setattr(runtime, "partial_attention", without_the_anchor)
     try:
         with pytest.raises(prefill_gpu.Wrong, match="keys and values differ from those of"):
@@ -81,7 +81,7 @@ def test_what_is_wrong_is_not_timed(monkeypatch, tmp_path):
             prefill_gpu._part(asked | {"out": str(tmp_path / "part.json")})
         assert exited.value.code == prefill_gpu.WRONG
     finally:
-        star.programs.cache_clear()
+        waves.programs.cache_clear()
 
 
 def test_what_does_not_fit_is_written_down_and_nothing_longer_is_tried(monkeypatch):

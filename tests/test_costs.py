@@ -15,7 +15,7 @@ from star_jax import Dense, Engine, Ring, Star
 from star_jax.cache import context
 from star_jax.cache.sharded import ROUND, eighths
 from star_jax.generate import compiled, run
-from star_jax.prefill import exact, star
+from star_jax.prefill import exact, star, waves
 
 
 def engine(attention=None, *, data=1, devices=1, **options):
@@ -191,9 +191,9 @@ def counted(monkeypatch, call) -> int:
 
         return run
 
-    programs, exact_program = star.programs, exact.program
+    programs, exact_program = waves.programs, exact.program
     with monkeypatch.context() as m:
-        m.setattr(star, "programs", lambda *a: tuple(map(counting, programs(*a))))
+        m.setattr(waves, "programs", lambda *a: tuple(map(counting, programs(*a))))
         m.setattr(exact, "program", lambda *a: counting(exact_program(*a)))
         call()
     return total

@@ -71,6 +71,25 @@ def test_a_part_of_the_length_follows_the_length() -> None:
     assert names(None, kind="star", block_size="64", anchor_size="b/2") == ["star_b64_a32"]
 
 
+def test_halo_and_correction_are_lists_as_the_sizes() -> None:
+    """Without a correction, the stride says nothing."""
+    mended: dict[str, str] = {
+        "kind": "dense,star",
+        "block_size": "64",
+        "anchor_size": "b",
+        "halo": "0,b/4",
+    }
+    assert names(None, **mended, correction="none,tangent", stride="16,64") == [
+        "dense",
+        "star_b64_a64",
+        "star_b64_a64_tangent16",
+        "star_b64_a64_tangent64",
+        "star_b64_a64_h16",
+        "star_b64_a64_h16_tangent16",
+        "star_b64_a64_h16_tangent64",
+    ]
+
+
 def test_rows_are_the_librarys_kinds_of_attention() -> None:
     found = rows.rows(config.AttentionConfig(block_size="64", anchor_size="8"), None)
     assert [row.attention for row in found] == [Dense(), Star(block_size=64, anchor_size=8)]
@@ -105,6 +124,19 @@ def test_rows_are_the_librarys_kinds_of_attention() -> None:
         ),
         ({"attention__anchor_size": "200,b"}, "'200' is 200 tokens, above the 128"),
         ({"attention__anchor_size": "L"}, "'L' is 512 tokens, above the 128"),
+        (
+            {"attention__halo": "-1"},
+            "attention.halo='-1' is -1 tokens at length 512: it must be from 0",
+        ),
+        (
+            {"attention__halo": "L"},
+            "'L' is 512 tokens at length 512: it must be from 0 (none) to the",
+        ),
+        ({"attention__correction": "gamma"}, "attention.correction='gamma' is unknown: use none"),
+        (
+            {"attention__correction": "delta", "attention__stride": "0"},
+            "attention.stride='0' must be at least 1",
+        ),
         ({"attention__implementation": "magic"}, "'magic' is unknown"),
         ({"mesh__data": 0}, "mesh.data=0"),
         ({"mesh__context": -1}, "mesh.context=-1"),

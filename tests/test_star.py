@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import star_jax
 from star_jax import Dense, Engine, Ring, Star, Ulysses
 from star_jax.attention import xla
-from star_jax.prefill import star
+from star_jax.prefill import waves
 from star_jax.runtime.runtime import Runtime
 
 BLOCK = 32
@@ -165,13 +165,13 @@ def test_ten_contexts_compile_two_wave_programs(monkeypatch):
         return program(self, chex.assert_max_traces(f, n=1), *layouts, **options)
 
     monkeypatch.setattr(Runtime, "program", once)
-    star.programs.cache_clear()
+    waves.programs.cache_clear()
     e = engine(Star(block_size=48, anchor_size=24), context=4)
     for length in (49, 60, 96, 100, 192, 193, 300, 500, 777, 1000):
         e.prefill(tiny.ids(length))
     with pytest.raises(AssertionError, match="traced > 1 times"):
         e.prefill(tiny.ids(20))  # which fits a smaller block
-    star.programs.cache_clear()
+    waves.programs.cache_clear()
 
 
 def test_a_block_that_is_never_valid_is_never_seen():

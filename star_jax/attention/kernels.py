@@ -39,6 +39,8 @@ def check_plain(segments: Sequence[Segment], *, soft_cap: float | None, name: st
     for s in segments:
         if s.window is not None:
             raise NotImplementedError(f"{name} has no windows (window={s.window}); xla has")
+        if s.begin is not None:
+            raise NotImplementedError(f"{name} sees keys from the first on (begin); xla does not")
 
 
 def prefix_and_own(

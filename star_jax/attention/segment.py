@@ -2,7 +2,7 @@
 
 Query i stands at place i + offset of the segment's keys, and sees key j if all of this holds:
 
-    j < length                       all keys are valid where there is no length
+    begin <= j < length              all keys are valid where there is neither
     j <= i + offset                  if causal
     j > i + offset - window          if there is a window: the last `window` keys up to its own
 
@@ -32,6 +32,7 @@ class Segment:
     causal: bool = dataclasses.field(default=False, metadata=_STATIC)
     offset: Array | None = None  # [B], where query 0 stands; None: at the first key
     window: int | None = dataclasses.field(default=None, metadata=_STATIC)
+    begin: Array | None = None  # [B], the first key that is seen
 
     @property
     def keys(self) -> int:
@@ -53,7 +54,11 @@ class Segment:
             raise ValueError(
                 f"{heads} query heads are not a multiple of {self.k.shape[2]} key heads"
             )
-        for name, of_rows in (("length", self.length), ("offset", self.offset)):
+        for name, of_rows in (
+            ("length", self.length),
+            ("offset", self.offset),
+            ("begin", self.begin),
+        ):
             if of_rows is not None and of_rows.shape != (batch,):
                 raise ValueError(f"a segment's {name} of shape {of_rows.shape} must be [{batch}]")
         if self.window is not None and self.window < 1:
@@ -69,6 +74,8 @@ class Segment:
         mask = jnp.ones((batch, queries, self.keys), bool)
         if self.length is not None:
             mask &= key < self.length[:, None, None]
+        if self.begin is not None:
+            mask &= key >= self.begin[:, None, None]
         if self.causal:
             mask &= key <= at
         if self.window is not None:

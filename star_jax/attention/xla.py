@@ -94,7 +94,8 @@ def _few(q: Queries, s: Segment, score: Score) -> Partial:
     q = q.transpose(0, 2, 3, 1, 4)  # [B, T, K, G, H] -> [B, K, G, T, H]
     whole = functools.partial(_whole, s=s, score=score)
     windowed = s.window is not None and s.offset is not None
-    if s.keys <= READ or not (windowed or (s.length is not None and not s.causal)):
+    bounded = s.length is not None or s.begin is not None
+    if s.keys <= READ or not (windowed or (bounded and not s.causal)):
         found = whole(q)
     else:
         # On a GPU the loop would copy every tile, and launch several kernels for it.
@@ -126,7 +127,8 @@ def _seen(q: Array, s: Segment, score: Score) -> Softmax:
 
     none = Softmax(jnp.zeros(q.shape), jnp.full(q.shape[:-1], -jnp.inf), jnp.zeros(q.shape[:-1]))
     first, end = _range_seen(s, 0, q.shape[3] - 1)
-    begin = 0 if s.window is None else jnp.maximum(jnp.min(first), 0) // READ
+    from_first = s.window is None and s.begin is None
+    begin = 0 if from_first else jnp.maximum(jnp.min(first), 0) // READ
     tiles = (jnp.max(end) + READ - 1) // READ
     return jax.lax.fori_loop(begin, jnp.minimum(tiles, -(-s.keys // READ)), add, none)
 
@@ -161,7 +163,7 @@ def _scan_segment(carry: Softmax, q: Array, s: Segment, score: Score) -> Softmax
     count, q_tile = q.shape[0], q.shape[-2]
     keys, k_tile = s.keys, _tile(s.keys, s)
     pairs = _pairs(s, count, q_tile, k_tile)
-    depends_on_data = s.length is not None or s.offset is not None
+    depends_on_data = _depends_on_data(s)
 
     def step(carry: Softmax, pair: Array, *, kind: Kind) -> tuple[Softmax, None]:
         i, j = pair[0], pair[1]
@@ -185,7 +187,7 @@ def _scan_segment(carry: Softmax, q: Array, s: Segment, score: Score) -> Softmax
         if kind == "masked" and depends_on_data:
             first, end = _range_seen(s, rows[0], rows[-1])
             seen = j * k_tile < end
-            if s.window is not None:
+            if s.window is not None or s.begin is not None:
                 seen &= (j + 1) * k_tile > first
             new = jax.lax.cond(jnp.any(seen), update, lambda x: x, old)
         else:
@@ -203,7 +205,7 @@ def _scan_segment(carry: Softmax, q: Array, s: Segment, score: Score) -> Softmax
 def _pairs(s: Segment, count: int, q_tile: int, k_tile: int) -> dict[Kind, list[tuple[int, int]]]:
     """Pairs (query tile, key tile): what needs no mask, squares on the diagonal, all others."""
     pairs: dict[Kind, list[tuple[int, int]]] = {kind: [] for kind in KINDS}
-    depends_on_data = s.length is not None or s.offset is not None
+    depends_on_data = _depends_on_data(s)
     window = math.inf if s.window is None else s.window
     for i in range(count):
         for j in range(-(-s.keys // k_tile)):
@@ -222,11 +224,15 @@ def _pairs(s: Segment, count: int, q_tile: int, k_tile: int) -> dict[Kind, list[
     return pairs
 
 
+def _depends_on_data(s: Segment) -> bool:
+    return any(x is not None for x in (s.length, s.offset, s.begin))
+
+
 def _visible(
     s: Segment, rows: Array | np.ndarray, columns: Array | np.ndarray, first: Array | None = None
 ) -> Bool[Array, "B 1 1 T S"] | None:
     """Which of the keys `columns`, from `first` on, each of the queries `rows` sees; None: all."""
-    if not s.is_ordered and s.length is None and first is None:
+    if not (s.is_ordered or _depends_on_data(s)) and first is None:
         return None
     mask = jnp.full((1, 1, 1, len(rows), len(columns)), True)
     if first is not None:
@@ -240,6 +246,8 @@ def _visible(
             mask = mask & (columns > at - s.window)
     if s.length is not None:
         mask = mask & (columns < s.length[:, None, None, None, None])
+    if s.begin is not None:
+        mask = mask & (columns >= s.begin[:, None, None, None, None])
     return mask
 
 
@@ -253,6 +261,8 @@ def _range_seen(s: Segment, first_row: Array | int, last_row: Array | int) -> tu
         end = jnp.minimum(end, last_row + offset + 1)
     if s.window is not None:
         first = first_row + offset - s.window + 1
+    if s.begin is not None:
+        first = jnp.maximum(first, s.begin)
     return first, end
 
 

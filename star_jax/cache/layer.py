@@ -7,6 +7,8 @@ key is stored is the kind's own.
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
+
 from star_jax.array_typing import Array, Keys, PerRow, Queries, Values
 from star_jax.attention import Partial, Segment
 from star_jax.runtime import mesh as mesh_lib
@@ -31,6 +33,10 @@ class LayerCache(Protocol):
         """The queries over the first `valid` keys of this device."""
         ...
 
+    def read(self, start: Array | int, count: int) -> tuple[Keys, Values]:
+        """`count` of this device's keys and values, from `start` on."""
+        ...
+
 
 class Plain(NamedTuple):
     """Keys and values as they are computed."""
@@ -48,3 +54,9 @@ class Plain(NamedTuple):
 
     def attend(self, q: Queries, valid: PerRow, attention: Attention) -> Partial:
         return attention(q, [Segment(self.k, self.v, length=valid)])
+
+    def read(self, start: Array | int, count: int) -> tuple[Keys, Values]:
+        def some(x: Array) -> Array:
+            return jax.lax.dynamic_slice_in_dim(x, start, count, axis=1)
+
+        return some(self.k), some(self.v)

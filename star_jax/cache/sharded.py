@@ -84,18 +84,24 @@ class Shards:
         return np.clip(inside, 0, self.size).sum(axis=-1, dtype=np.int32)
 
 
-def allocate(like: Kept, length: int, *, mesh: Mesh) -> Kept:
-    """A cache of zeros: the layers of `like`, with room for `length` keys on every device."""
-    keys = length * mesh.shape[mesh_lib.CONTEXT]
-    return _allocate(mesh, type(like[0]), len(like), keys)(like)
+def allocate(like: Kept, length: int, *, of: int, mesh: Mesh) -> Kept:
+    """A cache of zeros: the layers of `like`, with room for `length` keys on every device.
+
+    of: for how many keys on every device `like` is.
+    """
+    return _allocate(mesh, type(like[0]), len(like), length, of)(like)
 
 
 @functools.cache
 def _allocate(
-    mesh: Mesh, kind: type[LayerCache], layers: int, length: int
+    mesh: Mesh, kind: type[LayerCache], layers: int, length: int, of: int
 ) -> Callable[[Kept], Kept]:
+    devices = mesh.shape[mesh_lib.CONTEXT]
+
     def zeros(x: Array) -> Array:
-        return jnp.zeros((x.shape[0], length, *x.shape[2:]), x.dtype)
+        # A kind may keep fewer entries than keys: one number for each wave, say.
+        keys = -(-length * (x.shape[1] // devices) // of) * devices
+        return jnp.zeros((x.shape[0], keys, *x.shape[2:]), x.dtype)
 
     def allocate_cache(like: Kept) -> Kept:
         return jax.tree.map(zeros, like)

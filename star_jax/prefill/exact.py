@@ -41,6 +41,14 @@ class Exact(abc.ABC):
     def sizes(self) -> dict[str, int]:
         return {}
 
+    @property
+    def mending(self) -> dict[str, int | str]:
+        return {}
+
+    @property
+    def label(self) -> str:
+        return self.name
+
     def check(self, config: DecoderConfig, mesh: Mesh) -> None:
         """Raises nothing, unless a kind has more to ask for."""
         del config, mesh
@@ -67,6 +75,20 @@ class Exact(abc.ABC):
         return Cache(
             run(model, tokens, positions), put(shards.valid([len(row) for row in rows]))
         ), shards
+
+    def extend(
+        self,
+        model: Decoder,
+        rows: list[list[int]],
+        *,
+        cache: Cache,
+        shards: Shards,
+        encoded: int,
+        runtime: Runtime,
+    ) -> tuple[Cache, Shards]:
+        """See `kinds.Kind`. All is encoded anew: more tokens are dealt out otherwise."""
+        del cache, shards, encoded
+        return self.encode(model, rows, runtime=runtime)
 
 
 def cut_into_shards(length: int, chunks: tuple[tuple[int, ...], ...]) -> Shards:

@@ -31,6 +31,16 @@ class Kind(Hashable, Protocol):
         """In tokens, by the names that its constructor has for them."""
         ...
 
+    @property
+    def mending(self) -> dict[str, int | str]:
+        """What else its constructor was given that changes what it computes."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """Its name, with sizes and all by the letters that they begin with: star_b1024_a512."""
+        ...
+
     def check(self, config: DecoderConfig, mesh: Mesh) -> None:
         """Raises ValueError if it cannot encode for this model on this mesh."""
         ...
@@ -47,6 +57,19 @@ class Kind(Hashable, Protocol):
         runtime: Runtime,
     ) -> tuple[Cache, Shards]:
         """Encodes one context per row, of any lengths; their number fits the mesh's `data`."""
+        ...
+
+    def extend(
+        self,
+        model: Decoder,
+        rows: list[list[int]],
+        *,
+        cache: Cache,
+        shards: Shards,
+        encoded: int,
+        runtime: Runtime,
+    ) -> tuple[Cache, Shards]:
+        """As `encode`, where the first `encoded` tokens of all rows are in a cache already."""
         ...
 
 

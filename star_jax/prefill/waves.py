@@ -1,0 +1,198 @@
+"""The programs of phase 1: one block a device, and what a block sees of those before it.
+
+The first wave broadcasts the anchor; later ones have it already. The halo goes round the ring:
+each device sends its block's last keys to the next one, and what the last device sends, the first
+one needs in the wave after.
+
+Of anchor and halo one segment is made, [halo | anchor]: attention does not care in which order
+keys lie, so that one length says which of them a block sees.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from jax.stages import Wrapped
+
+from star_jax.array_typing import Array, Int, Keys, PerRow, Queries, Tokens, Values
+from star_jax.attention import Segment
+from star_jax.cache.sharded import KV, Cache, Kept
+from star_jax.models import Decoder, LayerSpec
+from star_jax.prefill import correction as correction_lib
+from star_jax.prefill.correction import Rules
+from star_jax.runtime import mesh as mesh_lib
+from star_jax.runtime.mesh import CONTEXT, TENSOR
+from star_jax.runtime.runtime import Runtime, compiled_once
+
+
+class Before(NamedTuple):
+    """What a later wave needs of the waves before it.
+
+    tails: on the first device, the last `halo` keys of the wave before; layout `mesh.CACHE`.
+    cache: all keys so far, where there is a correction.
+    """
+
+    anchors: KV  # A keys, whole on every device of `context`: layout `mesh.TAIL`
+    tails: KV
+    cache: Cache | None = None
+
+
+class State(NamedTuple):
+    """Of the layers so far: what is kept, the anchor, and what the device before has sent."""
+
+    kept: Kept
+    anchors: KV
+    tails: KV
+
+
+NONE = KV((), ())
+
+
+@compiled_once
+def programs(runtime: Runtime, rules: Rules) -> tuple[Wrapped, Wrapped]:
+    """The two programs of phase 1, compiled per block size: the first wave and a later one.
+
+    first_wave(model, tokens [B, C*b], starts [B, C]) -> (Kept, C*b keys; Before)
+    later_wave(model, tokens, starts, Before) -> (Kept, tails); with a correction, it is compiled
+    for each capacity of the cache.
+    """
+
+    def first_wave(
+        model: Decoder, tokens: Tokens, starts: Int[Array, "B 1"]
+    ) -> tuple[Kept, Before]:
+        state = _run(model, tokens, Wave(starts[:, 0], rules, None, runtime))
+        return state.kept, Before(state.anchors, state.tails)
+
+    def later_wave(
+        model: Decoder, tokens: Tokens, starts: Int[Array, "B 1"], before: Before
+    ) -> tuple[Kept, KV]:
+        state = _run(model, tokens, Wave(starts[:, 0], rules, before, runtime))
+        return state.kept, state.tails
+
+    weights, layers, blocks = runtime.weights, runtime.layers, mesh_lib.BLOCKS
+    cache = None if rules.correction is None else Cache(layers, blocks)  # type: ignore[arg-type]
+    made = Before(mesh_lib.TAIL, mesh_lib.CACHE)  # type: ignore[arg-type]
+    return (
+        runtime.program(first_wave, (weights, blocks, blocks), (layers, made)),
+        runtime.program(
+            later_wave,
+            (weights, blocks, blocks, made._replace(cache=cache)),
+            (layers, mesh_lib.CACHE),
+        ),
+    )
+
+
+@compiled_once
+def resume(runtime: Runtime, rules: Rules) -> Wrapped:
+    """resume(Kept, keys []) -> Before, of a context of so many keys on every device."""
+
+    def read(kept: Kept, keys: Int[Array, ""]) -> Before:
+        gpu, anchors, tails = mesh_lib.is_gpu(runtime.mesh), NONE, NONE
+        for layer in kept:
+            anchors = _add(anchors, broadcast(jnp.stack(layer.read(0, rules.anchor)), gpu=gpu))
+            if rules.halo:
+                tail = layer.read(keys - rules.halo, rules.halo)
+                tails = _add(tails, send(jnp.stack(tail)))
+        return Before(anchors, tails)
+
+    made = Before(mesh_lib.TAIL, mesh_lib.CACHE)  # type: ignore[arg-type]
+    return runtime.program(read, (runtime.layers, P()), made)
+
+
+def _run(model: Decoder, tokens: Tokens, attend: "Wave") -> State:
+    # The hidden state is dropped: of the last layer only K and V are computed.
+    positions = attend.starts[:, None] + jnp.arange(tokens.shape[1])
+    _, state = model.run(tokens, positions, attend, State((), NONE, NONE), axis=TENSOR)
+    return state
+
+
+@dataclasses.dataclass(frozen=True)
+class Wave:
+    """Attention of one block a device; `before` is of a later wave."""
+
+    starts: PerRow  # the position of this device's block
+    rules: Rules
+    before: Before | None
+    runtime: Runtime
+
+    def start(self, spec: LayerSpec, k: Keys, v: Values, state: State) -> State:
+        """Sends anchor and halo, before the queries are projected."""
+        kept, anchors, tails = state
+        rules = self.rules
+        if self.before is None:
+            packed = jnp.stack([k[:, : rules.anchor], v[:, : rules.anchor]])  # [2, B, A, K, H]
+            packed = broadcast(packed, gpu=mesh_lib.is_gpu(self.runtime.mesh))
+            anchors = _add(anchors, packed)
+        if rules.halo:
+            tails = _add(tails, send(jnp.stack([k[:, -rules.halo :], v[:, -rules.halo :]])))
+        return State((*kept, self.runtime.layer_cache.of(k, v)), anchors, tails)
+
+    def __call__(
+        self, spec: LayerSpec, q: Queries, k: Keys, v: Values, state: State
+    ) -> tuple[Queries, State]:
+        own, attend = Segment(k, v, causal=True), self.runtime.attention(spec)
+        seen = [] if (seen := self._seen(spec, state)) is None else [seen]
+        if self.rules.correction is None:
+            return attend(q, [*seen, own]).out, state
+        rows = correction_lib.send_rows(q, self.rules.stride)
+        part = attend(q, [*seen, own])  # hides the rows' journey
+        far = correction_lib.far(
+            rows, Segment(k, v), self.starts, self.rules, self._earlier(spec), attend
+        )
+        return correction_lib.corrected(q, part, far, spec.scale, self.rules), state
+
+    def _earlier(self, spec: LayerSpec) -> "correction_lib.Earlier | None":
+        """What lies in earlier waves."""
+        if self.before is None or self.before.cache is None:
+            return None
+        cache, tails = self.before.cache, self.before.tails
+        tail = Segment(tails.k[spec.index], tails.v[spec.index]) if self.rules.halo else None
+        return correction_lib.Earlier(cache.layers[spec.index], cache.valid[:, 0], tail)
+
+    def _seen(self, spec: LayerSpec, state: State) -> Segment | None:
+        """Anchor and halo, as far as this device's block sees them; None: no block does."""
+        anchor, halo = self.rules.anchor, self.rules.halo
+        alone = jax.lax.axis_size(CONTEXT) == 1
+        if self.before is None and alone:
+            return None  # this is block 0
+        anchors = state.anchors if self.before is None else self.before.anchors
+        k, v = anchors.k[spec.index], anchors.v[spec.index]
+        is_first = self.starts == 0
+        if not halo:
+            if not anchor:
+                return None
+            # Block 0 holds the anchor itself.
+            return Segment(k, v, jnp.where(is_first, 0, anchor) if self.before is None else None)
+        tail = [state.tails.k[spec.index], state.tails.v[spec.index]]
+        if self.before is not None:
+            earlier = self.before.tails.k[spec.index], self.before.tails.v[spec.index]
+            here = jax.lax.axis_index(CONTEXT) == 0
+            tail = [jnp.where(here, old, new) for old, new in zip(earlier, tail, strict=True)]
+        # What lies in both is seen as a part of the halo.
+        length = jnp.where(is_first, 0, halo + jnp.minimum(anchor, self.starts - halo))
+        k, v = (jnp.concatenate(x, axis=1) for x in zip(tail, (k, v), strict=True))
+        return Segment(k, v, length)
+
+
+def _add(to: KV, packed: Array) -> KV:
+    return KV((*to.k, packed[0]), (*to.v, packed[1]))
+
+
+def broadcast(x: Array, *, gpu: bool) -> Array:
+    """What the first device of `context` holds, on all of them; one collective."""
+    if jax.lax.axis_size(CONTEXT) == 1 or not x.size:
+        return x
+    if gpu:
+        return jax.lax.pbroadcast(x, (CONTEXT,), 0)  # [2, B, A, K, H], the same shape
+    # No broadcast on CPUs. The sum is exact: the other devices add zeros.
+    return jax.lax.psum(jnp.where(jax.lax.axis_index(CONTEXT) == 0, x, 0), CONTEXT)
+
+
+def send(x: Array) -> Array:
+    """What the device before holds; the first one gets the last one's. [2, B, h, K, H]."""
+    devices = jax.lax.axis_size(CONTEXT)
+    if devices == 1:
+        return x
+    return jax.lax.ppermute(x, CONTEXT, [(c, (c + 1) % devices) for c in range(devices)])
