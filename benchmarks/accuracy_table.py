@@ -1,0 +1,87 @@
+"""Tables of what settings of Star Attention lose, and win back, from `benchmarks.accuracy`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks import markdown
+
+RESAMPLES = 4000
+KINDS = ("needle", "copy", "prose")
+
+
+def summarise(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One entry for each length and setting, of the documents that all settings of it have.
+
+    Losses are beside exact attention; what is won back is a share of plain star's loss with the
+    same block. Intervals (95%) are of resampled documents.
+    """
+    found = []
+    for length in sorted({r["length"] for r in records}):
+        by: dict[str, dict[int, Mapping[str, Any]]] = {}
+        for r in records:
+            if r["length"] == length:
+                by.setdefault(r["setting"], {})[r["document"]] = r
+        common = sorted(set.intersection(*(set(of) for of in by.values())))
+        values = {s: _values([of[i] for i in common]) for s, of in by.items()}
+        for setting, of in by.items():
+            plain = next((w for w in setting.split() if w.startswith("block=")), "exact")
+            entry: dict[str, Any] = {
+                "length": length,
+                "setting": setting,
+                "documents": len(common),
+                "needles": sum(p["kind"] == "needle" for i in common for p in of[i]["probes"]),
+                "flops": of[common[0]]["flops"],
+            }
+            if plain in by:
+                entry["work"] = round(entry["flops"] / by[plain][common[0]]["flops"], 4)
+            for measure, mine in values[setting].items():
+                entry[measure] = round(float(mine.mean()), 4)
+                if plain in values and setting not in (plain, "exact"):
+                    entry[f"won_{measure}"] = _won_back(
+                        mine, values[plain][measure], values["exact"][measure]
+                    )
+            found.append(entry)
+    return found
+
+
+def _values(records: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Of each document: points of the needles, and nats a token of each kind of probe."""
+    found: dict[str, list[float]] = {"points": []}
+    for record in records:
+        rights = [p["right"] for p in record["probes"] if p["kind"] == "needle"]
+        found["points"].append(100 * float(np.mean(rights)))
+        for kind in KINDS:
+            nll = [p["nll"] for p in record["probes"] if p["kind"] == kind]
+            found.setdefault(kind, []).append(float(np.mean(nll)))
+    return {name: np.asarray(values) for name, values in found.items()}
+
+
+def _won_back(mine: np.ndarray, star: np.ndarray, exact: np.ndarray) -> list[float]:
+    """The share of star's loss that is won back, in percent: it, and its interval."""
+    rng = np.random.default_rng(0)
+    of = rng.integers(0, len(mine), (RESAMPLES, len(mine)))
+    loss = star[of].mean(axis=1) - exact[of].mean(axis=1)
+    won = star[of].mean(axis=1) - mine[of].mean(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low, high = np.nanpercentile(100 * won / loss, [2.5, 97.5])
+        share = 100 * (star.mean() - mine.mean()) / (star.mean() - exact.mean())
+    return [round(float(x), 1) for x in (share, low, high)]
+
+
+def of(results: Sequence[Mapping[str, Any]]) -> str:
+    head = ["tokens", "setting", "n", "points", *KINDS, *(f"won {k}" for k in ("points", *KINDS))]
+    lines = []
+    for one in results:
+        won = [_share(one.get(f"won_{k}")) for k in ("points", *KINDS)]
+        numbers = [f"{one['points']:.1f}", *(f"{one[k]:.3f}" for k in KINDS)]
+        work = f"{one['work']:.3f}" if "work" in one else ""
+        lines.append(
+            [str(one["length"]), one["setting"], str(one["needles"]), *numbers, *won, work]
+        )
+    return markdown.table([*head, "work"], lines)
+
+
+def _share(won: Sequence[float] | None) -> str:
+    return "" if won is None else f"{won[0]:.0f}% [{won[1]:.0f}, {won[2]:.0f}]"
