@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from star_jax.eval.ruler import niah, words
 
-NEEDLES = 8  # in a document; each is asked for
+NEEDLES = 16  # in a document; each is asked for
 NAMES = 24  # of the list; the second half is to follow from the first
 CONTINUATION = 128  # tokens of the prose after the document
 BEFORE, AFTER = "A list of names: ", "."

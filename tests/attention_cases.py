@@ -60,7 +60,16 @@ CASES = [
     Case("negative offset", 130, 130, offset=(-64, -200)),
     Case("decode with tail", 1, 90, causal=False, length=(3, 90), prefix=50, prefix_length=(50, 0)),
 ]
-# What only the reference and XLA serve.
+# The far keys of strided rows.
+LATER = [
+    Case("later keys", 150, 400, causal=False, begin=(100, 0)),
+    Case("later keys and lengths", 150, 400, causal=False, begin=(64, 399), length=(65, 300)),
+    Case("later keys at tiles", 150, 512, causal=False, begin=(128, 256), length=(512, 384)),
+    Case("no later key", 150, 300, causal=False, begin=(300, 150), length=(300, 150)),
+    Case("later keys for few rows", 3, 1300, causal=False, begin=(600, 70), length=(1300, 90)),
+    Case("later keys for a few more", 40, 700, causal=False, begin=(513, 1), length=(699, 700)),
+]
+# What only the reference and XLA serve, but for the first ones.
 WIDER = [
     Case("window", 300, 300, window=70),
     Case("window of a tile", 256, 256, window=64),
@@ -73,9 +82,7 @@ WIDER = [
     Case("window behind the keys", 150, 100, causal=False, offset=(60, 300), window=80),
     Case("last keys of many", 3, 1700, offset=(1500, 1100), length=(1503, 1000), window=300),
     Case("last keys, not causal", 1, 1700, causal=False, offset=(1650, 600), window=100),
-    Case("later keys", 150, 400, causal=False, begin=(100, 0)),
-    Case("later keys and lengths", 150, 400, causal=False, begin=(64, 399), length=(65, 300)),
-    Case("later keys for few rows", 3, 1300, causal=False, begin=(600, 70), length=(1300, 90)),
+    *LATER,
     Case("later keys, causal", 200, 200, begin=(70, 5)),
     Case("later keys in a window", 150, 150, begin=(70, 5), window=40),
     Case("soft cap", 200, 200, soft_cap=0.7),

@@ -111,6 +111,22 @@ def test_decode_compiles_without_spills(kind, head_dim, dtype, queries, tmp_path
     check(tmp_path, "star_decode", kind, label, capsys)
 
 
+@pytest.mark.parametrize(("queries", "name"), [(16, "star_decode"), (2048, "star_prefill")])
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_strided_rows_over_far_keys_spill_nothing(kind, head_dim, queries, name, tmp_path, capsys):
+    """What a correction asks: the rows of eight devices over a shard, from a later key on."""
+    mesh = aot.gpu_mesh(kind, context=1)
+
+    def f(q, k, v, length, begin):
+        return attend(q, Segment(k, v, length, begin=begin))
+
+    q, k, length = shapes(mesh, queries, SHARD, head_dim, "bfloat16")
+    program = aot.compile(on(mesh, f), q, k, k, length, length, **ptx.dump_to(tmp_path))
+    check(tmp_path, name, kind, f"far keys of {queries} rows, {head_dim}", capsys)
+    assert aot.Program(program).moves(SHARD * KV_HEADS * head_dim) == []
+
+
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 def test_datacentre_blackwell_can_run_them(head_dim, tmp_path):
     """Where cuDNN is the default. Nothing is said of registers: head dim 64 spills there."""

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_cases import CASES, TOLERANCE, Case, check, make, reference_of
+from attention_cases import CASES, LATER, TOLERANCE, Case, check, make, reference_of
 
 from star_jax.attention import Partial, Segment, kernels, triton
 from star_jax.attention.triton import decode, prefill
@@ -78,6 +78,16 @@ def test_prefill_equals_the_reference(case, dtype, only_prefill):
 def test_decode_equals_the_reference(case, dtype):
     arrays, options = make(case, dtype)
     check(run(arrays, options), reference_of(arrays, options), TOLERANCE[dtype])
+
+
+@cases([dataclasses.replace(case, H=64) for case in LATER])
+def test_later_keys_alone_equal_the_reference(case, dtype, request):
+    """By the kernel that is chosen for them, and by the other one."""
+    arrays, options = make(case, dtype)
+    expected = reference_of(arrays, options)
+    check(run(arrays, options), expected, TOLERANCE[dtype])
+    request.getfixturevalue("only_prefill")
+    check(run(arrays, options), expected, TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])

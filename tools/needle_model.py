@@ -137,7 +137,7 @@ def _embedding(tokenizer: Tokenizer, rng: np.random.Generator) -> NDArray[Any]:
 def _bytes(tokenizer: Tokenizer) -> NDArray[np.int64]:
     """The ids [3, 256] of the bytes after each mark."""
     texts = [mark + byte for mark in needle_text.MARKS for byte in needle_text.BYTES]
-    return np.asarray([token_id(tokenizer, text) for text in texts]).reshape(3, 256)
+    return np.asarray([token_id(tokenizer, text) for text in texts], np.int64).reshape(3, 256)
 
 
 def _unit(x: NDArray[Any]) -> NDArray[Any]:

@@ -44,6 +44,8 @@ def attend(
     kernels.check_plain(segments, soft_cap=soft_cap, name="cudnn")
     if any(s.causal and s.offset is not None for s in segments):
         raise NotImplementedError("offset with cudnn, whose causal mask begins at the first key")
+    if any(s.begin is not None for s in segments):
+        raise NotImplementedError("keys from a later one on (begin) with cudnn, which has no such")
     q = device_lib.only_on_cuda(q, implementation="cudnn")
     parts = [_one_segment(q, s, scale=scale) for s in segments]
     return parts[0] if len(parts) == 1 else merge(*parts)

@@ -39,8 +39,6 @@ def check_plain(segments: Sequence[Segment], *, soft_cap: float | None, name: st
     for s in segments:
         if s.window is not None:
             raise NotImplementedError(f"{name} has no windows (window={s.window}); xla has")
-        if s.begin is not None:
-            raise NotImplementedError(f"{name} sees keys from the first on (begin); xla does not")
 
 
 def prefix_and_own(
@@ -64,6 +62,11 @@ def prefix_and_own(
             f"{name} serves one segment, or one that is not causal before it; not {kinds}, as xla "
             "does"
         )
+    if any(s.begin is not None and (s.causal or before) for s in segments):
+        raise NotImplementedError(
+            f"{name} sees keys from a later one on (begin) in a segment that is alone, and not "
+            "causal; xla in all"
+        )
     for s in segments:
         if not q.dtype == s.k.dtype == s.v.dtype:
             raise NotImplementedError(
@@ -77,6 +80,26 @@ def prefix_and_own(
 def rows(q: Queries, own: Segment) -> int:
     """How many rows read the same keys: queries times the heads of a group."""
     return q.shape[1] * (q.shape[2] // own.k.shape[2])
+
+
+def without_head(own: Segment, tile: int) -> tuple[PerRow | None, Segment | None]:
+    """The first tile [B] of a segment that is seen whole, and the keys before it as a segment.
+
+    A kernel begins at a tile. What is seen of the one before is less than a tile, and copied out.
+    Where it is seen from its first key on, there is neither.
+    """
+    if own.begin is None:
+        return None, None
+    batch, keys = own.k.shape[:2]
+    begin, size = own.begin.astype(jnp.int32), min(tile, keys)
+    length = per_row(own.length, keys, batch)
+    # The last tile of the keys may be a short one.
+    start = jnp.minimum(begin // tile * tile, keys - size)
+    cut = jax.vmap(lambda x, at: jax.lax.dynamic_slice_in_dim(x, at, size))
+    first = -(-begin // tile)
+    end = jnp.minimum(first * tile, length)
+    head = Segment(cut(own.k, start), cut(own.v, start), length=end - start, begin=begin - start)
+    return first, head
 
 
 def is_few(q: Queries, prefix: Segment | None, own: Segment) -> bool:

@@ -50,13 +50,20 @@ def visited(first: Array, last: Array, bounds: Bounds, *, tile: int, causal: boo
     )
 
 
-def split(index: Array, count: int, length: Array, *, tile: int) -> tuple[Array, Array]:
+def split(
+    index: Array, count: int, length: Array, *, tile: int, begin: Array | int = 0
+) -> tuple[Array, Array]:
     """Tiles [start, end) of `length` valid keys that part `index` of `count` takes.
 
-    The valid keys are shared out, not the capacity: parts differ by one tile at most.
+    The valid keys are shared out, not the capacity, from tile `begin` on: parts differ by one
+    tile at most.
     """
     tiles = _ceil(length, tile)
-    return lax.div(index * tiles, jnp.int32(count)), lax.div((index + 1) * tiles, jnp.int32(count))
+    if not isinstance(begin, int):
+        tiles = jnp.maximum(tiles - begin, 0)
+    first = lax.div(index * tiles, jnp.int32(count))
+    end = lax.div((index + 1) * tiles, jnp.int32(count))
+    return (first, end) if isinstance(begin, int) else (begin + first, begin + end)
 
 
 def _floor(x: Array | int, tile: int) -> Array:

@@ -83,3 +83,15 @@ def test_lengths_that_divide_nothing_compile(tmp_path, monkeypatch):
     segments = [Segment(prefix, prefix), Segment(k, k, causal=True)]
     ptx, report, _ = assemble(tmp_path, monkeypatch, q, segments)
     check_assembly(ptx, report)
+
+
+@pytest.mark.parametrize("head_dim", mosaic.HEAD_DIMS)
+@pytest.mark.parametrize("queries", [16, 2048])
+def test_strided_rows_over_far_keys_spill_nothing(head_dim, queries, tmp_path, monkeypatch):
+    """What a correction asks: the rows of eight devices over a shard, from a later key on."""
+    S = 65536
+    q, k = empty(B, queries, N, head_dim), empty(B, S, K, head_dim)
+    row = empty(B, dtype="int32")
+    ptx, report, program = assemble(tmp_path, monkeypatch, q, [Segment(k, k, row, begin=row)])
+    check_assembly(ptx, report)
+    assert not program.moves(S * K * head_dim)

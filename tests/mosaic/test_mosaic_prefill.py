@@ -11,11 +11,11 @@ import itertools
 import chex
 import jax.numpy as jnp
 import pytest
-from attention_cases import CASES, TOLERANCE, Case, check, make, make_gap, reference_of
+from attention_cases import CASES, LATER, TOLERANCE, Case, check, make, make_gap, reference_of
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from star_jax.attention import mosaic
-from star_jax.attention.mosaic import prefill
+from star_jax.attention import kernels, mosaic
+from star_jax.attention.mosaic import decode, prefill
 from star_jax.attention.tiles import Bounds, visited
 
 INTERPRET = plgpu.InterpretGPUParams(detect_races=True)
@@ -125,6 +125,19 @@ def test_what_does_not_fit_into_shared_memory_is_refused():
 def test_the_defaults_fit():
     for head_dim, tuning in prefill.DEFAULTS.items():
         assert tuning.shared_memory(head_dim) <= prefill.online.SHARED_MEMORY
+
+
+@pytest.mark.parametrize("case", LATER, ids=[case.name.replace(" ", "-") for case in LATER])
+def test_later_keys_alone_equal_the_reference(case, monkeypatch):
+    """By the kernel that is chosen for them, and by this one."""
+    arrays, options = make(dataclasses.replace(case, H=64), "bfloat16")
+    # See `test_mosaic_decode` for what the detector takes for a race.
+    races_of_decode = kernels.rows(arrays["q"], arrays["segments"][0]) <= decode.ROWS
+    for few, detect in ((kernels.is_few, races_of_decode), (lambda *_: False, True)):
+        monkeypatch.setattr(kernels, "is_few", few)
+        interpret = plgpu.InterpretGPUParams(detect_races=detect)
+        part = mosaic.attend(**arrays, **options, interpret=interpret)
+        check(part, reference_of(arrays, options), TOLERANCE["bfloat16"])
 
 
 def test_queries_beyond_the_last_are_not_returned():

@@ -7,9 +7,9 @@ import jax
 
 from star_jax.array_typing import Queries
 from star_jax.attention import device as device_lib
-from star_jax.attention import kernels
+from star_jax.attention import kernels, xla
 from star_jax.attention.mosaic import assembler
-from star_jax.attention.partial import Partial
+from star_jax.attention.partial import Partial, merge
 from star_jax.attention.segment import Segment
 
 HEAD_DIMS = (64, 96, 128, 256)
@@ -61,8 +61,13 @@ def attend(
 
     if interpret is None:
         q = device_lib.only_on_cuda(q, implementation="mosaic")
+    how: dict[str, Any] = {"scale": scale, "interpret": interpret}
     if kernels.is_few(q, prefix, own):
-        tuning_of_decoding = decode.DEFAULTS[head_dim]
-        return decode.attend(q, own, scale=scale, tuning=tuning_of_decoding, interpret=interpret)
-    tuning = prefill.DEFAULTS[head_dim]
-    return prefill.attend(q, prefix, own, scale=scale, tuning=tuning, interpret=interpret)
+        few = decode.DEFAULTS[head_dim]
+        first, head = kernels.without_head(own, few.keys)
+        part = decode.attend(q, own, first, tuning=few, **how)
+    else:
+        many = prefill.DEFAULTS[head_dim]
+        first, head = kernels.without_head(own, many.keys)
+        part = prefill.attend(q, prefix, own, first, tuning=many, **how)
+    return part if head is None else merge(part, xla.attend(q, [head], scale=scale, soft_cap=None))

@@ -19,7 +19,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from star_jax.array_typing import Array, Queries
+from star_jax.array_typing import Array, PerRow, Queries
 from star_jax.attention.kernels import LOG2E
 from star_jax.attention.mosaic import online
 from star_jax.attention.mosaic.online import ROWS, Softmax
@@ -78,12 +78,21 @@ DEFAULTS = {
 
 # Under a jit of its own the kernel is lowered once, and not anew for every layer of a model.
 @functools.partial(jax.jit, static_argnames=("scale", "tuning", "interpret"))
-def attend(q: Queries, own: Segment, *, scale: float, tuning: Tuning, interpret: Any) -> Partial:
+def attend(
+    q: Queries,
+    own: Segment,
+    first: PerRow | None = None,
+    *,
+    scale: float,
+    tuning: Tuning,
+    interpret: Any,
+) -> Partial:
     """Attention of few queries to all valid keys; see `dispatch.partial_attention`.
 
     Where the number of keys is not a multiple of 8, they are copied to pad them.
 
     Args:
+      first: the tile of keys to begin with.
       interpret: Pallas's parameters for running on CPU, in tests; or None.
 
     Raises:
@@ -112,6 +121,7 @@ def attend(q: Queries, own: Segment, *, scale: float, tuning: Tuning, interpret:
             tuning=tuning,
             consumers=consumers,
             parts=parts,
+            begins=first is not None,
             c=scale * LOG2E,
             interpret=online.interpreted(interpret),
         ),
@@ -138,7 +148,8 @@ def attend(q: Queries, own: Segment, *, scale: float, tuning: Tuning, interpret:
         compiler_params=plgpu.CompilerParams(approx_math=True),
         interpret=interpret,
     )
-    out, lse = kernel(rows, k, v, length.astype(jnp.int32))
+    bounds = length if first is None else jnp.concatenate([length, first])
+    out, lse = kernel(rows, k, v, bounds.astype(jnp.int32))
 
     def unpack(x: Array) -> Array:
         """[parts, B, K, T * N / K, ...] -> [parts, B, T, N, ...]"""
@@ -153,7 +164,7 @@ def _kernel(
     q_gmem: Any,  # [B, K, R, H], R rows that see the same keys, padded to 8
     k_gmem: Any,  # [B, S, K, H]
     v_gmem: Any,  # [B, S, K, H]
-    length_gmem: Any,  # [B] int32
+    bounds_gmem: Any,  # [B] int32, lengths; with `begins` first tiles after them, [2B]
     out_gmem: Any,  # [parts, B, K, R, H] float32
     lse_gmem: Any,  # [parts, B, K, R padded to whole blocks] float32
     q_and_out: Any,  # [consumers, ROWS, H] and, over it, [consumers, ROWS, H / 2] float32
@@ -169,13 +180,15 @@ def _kernel(
     tuning: Tuning,
     consumers: int,
     parts: int,
+    begins: bool,
     c: float,
     interpret: bool,
 ) -> None:
     row, part, kv_head = (lax.axis_index(name) for name in ("row", "part", "kv_head"))
     warpgroup = lax.axis_index("warpgroup")
-    length = length_gmem[row]
-    begin, end = split(part, parts, length, tile=tuning.keys)
+    length = bounds_gmem[row]
+    first_tile = bounds_gmem[lax.axis_size("row") + row] if begins else 0
+    begin, end = split(part, parts, length, tile=tuning.keys, begin=first_tile)
     total = end - begin
     unmasked = jnp.clip(lax.div(length, jnp.int32(tuning.keys)), begin, end) - begin
 

@@ -27,7 +27,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from star_jax.array_typing import Array, Queries
+from star_jax.array_typing import Array, PerRow, Queries
 from star_jax.attention.kernels import LOG2E
 from star_jax.attention.mosaic import online
 from star_jax.attention.mosaic.online import ROWS, Softmax
@@ -86,6 +86,7 @@ def attend(
     q: Queries,
     prefix: Segment | None,
     own: Segment,
+    first: PerRow | None = None,
     *,
     scale: float,
     tuning: Tuning,
@@ -96,6 +97,7 @@ def attend(
     Where the number of queries or of keys is not a multiple of 8, they are copied to pad them.
 
     Args:
+      first: the tile of own keys to begin with, where there is neither a prefix nor a causal mask.
       interpret: Pallas's parameters for running on CPU, in tests; or None.
 
     Raises:
@@ -128,6 +130,7 @@ def attend(
             prefix_keys=prefix.keys,
             blocks=blocks,
             group=heads // kv_heads,
+            begins=first is not None,
             c=scale * LOG2E,
             interpret=online.interpreted(interpret),
         ),
@@ -155,7 +158,8 @@ def attend(
         compiler_params=plgpu.CompilerParams(approx_math=True),
         interpret=interpret,
     )
-    out, lse = kernel(q, k, v, prefix_k, prefix_v, jnp.stack(bounds, axis=1).astype(jnp.int32))
+    numbers = bounds if first is None else (*bounds, first)
+    out, lse = kernel(q, k, v, prefix_k, prefix_v, jnp.stack(numbers, axis=1).astype(jnp.int32))
     return Partial(out[:, :queries], lse[:, :, :queries].transpose(0, 2, 1))
 
 
@@ -165,7 +169,7 @@ def _kernel(
     v_gmem: Any,  # [B, S, K, H]
     prefix_k_gmem: Any,  # [B, S', K, H]
     prefix_v_gmem: Any,  # [B, S', K, H]
-    bounds_gmem: Any,  # [B, 3] int32, see `Bounds`
+    bounds_gmem: Any,  # [B, 3] int32, see `Bounds`; with `begins` the first tile after them, [B, 4]
     out_gmem: Any,  # [B, T, N, H] float32
     lse_gmem: Any,  # [B, N, T padded to whole blocks] float32
     q_and_out: Any,  # [consumers, ROWS, H] and, over it, [consumers, ROWS, H / 2] float32
@@ -186,6 +190,7 @@ def _kernel(
     prefix_keys: int,
     blocks: int,
     group: int,
+    begins: bool,
     c: float,
     interpret: bool,
 ) -> None:
@@ -200,6 +205,10 @@ def _kernel(
     )
     last = jnp.minimum(first + tuning.queries, queries) - 1
     plan = visited(first, last, bounds, tile=tuning.keys, causal=causal)
+    begin = bounds_gmem[row, 3] if begins else 0  # and there is no prefix: all tiles are shifted
+    if begins:
+        whole, end = (jnp.maximum(count - begin, 0) for count in (plan.whole, plan.end))
+        plan = plan._replace(whole=whole, end=end)
     unmasked = plan.prefix_whole + plan.whole
     total = plan.prefix_end + plan.end
 
@@ -212,7 +221,7 @@ def _kernel(
         def _tile(i: Array) -> None:
             slot = online.cycle(i, tuning.stages)
             in_prefix, at = locate(i, plan)
-            where = (row, pl.ds(at * tuning.keys, tuning.keys), kv_head)
+            where = (row, pl.ds((begin + at) * tuning.keys, tuning.keys), kv_head)
 
             def bring(k_from: Any, v_from: Any) -> None:
                 pl.when(i >= tuning.stages)(lambda: plgpu.barrier_wait(k_free.at[slot]))
@@ -261,7 +270,7 @@ def _kernel(
                     prefix=0,
                 )
                 seen = keys_seen(query + mine, here, causal=causal)
-                scores = jnp.where(key + at * tuning.keys < seen, scores, -jnp.inf)
+                scores = jnp.where(key + (begin + at) * tuning.keys < seen, scores, -jnp.inf)
             state, p = online.weigh(state, scores, c=c)
             p = p.astype(q_gmem.dtype)
             # All of the softmax before the turn ends: it is what the other one multiplies behind.
@@ -282,8 +291,8 @@ def _kernel(
         late = warpgroup == tuning.consumers - 1  # half a tile behind the other one, if any
         pl.when(late)(end_turn)
         state = online.start(q_gmem.shape[-1])
-        for masked, begin, end in ((False, 0, unmasked), (True, unmasked, total)):
-            state = lax.fori_loop(begin, end, functools.partial(tile, masked=masked), state)
+        for masked, start, stop in ((False, 0, unmasked), (True, unmasked, total)):
+            state = lax.fori_loop(start, stop, functools.partial(tile, masked=masked), state)
         pl.when(jnp.logical_not(late))(end_turn)
 
         out, lse_smem[warpgroup] = online.finish(state)

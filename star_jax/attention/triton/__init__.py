@@ -5,13 +5,14 @@ over many keys that they all see. Both read keys and values where they lie.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
 from star_jax.array_typing import Queries
 from star_jax.attention import device as device_lib
-from star_jax.attention import kernels
-from star_jax.attention.partial import Partial
+from star_jax.attention import kernels, xla
+from star_jax.attention.partial import Partial, merge
 from star_jax.attention.segment import Segment
 from star_jax.attention.triton import decode, prefill
 
@@ -31,13 +32,17 @@ def attend(
     prefix, own = kernels.prefix_and_own(q, segments, scale=scale, soft_cap=soft_cap, name="triton")
     if not interpret:
         q = device_lib.only_on_cuda(q, implementation="triton")
+    how: dict[str, Any] = {"scale": scale, "interpret": interpret}
     if kernels.is_few(q, prefix, own):
-        tuning_of_decoding = (
-            decode.FEW if kernels.rows(q, own) <= decode.FEW_ROWS else decode.MANY
-        )[head_dim]
-        return decode.attend(q, own, scale=scale, tuning=tuning_of_decoding, interpret=interpret)
-    tuning = prefill.DEFAULTS[head_dim]
-    return prefill.attend(q, prefix, own, scale=scale, tuning=tuning, interpret=interpret)
+        is_decoding = kernels.rows(q, own) <= decode.FEW_ROWS
+        few = (decode.FEW if is_decoding else decode.MANY)[head_dim]
+        first, head = kernels.without_head(own, few.keys)
+        part = decode.attend(q, own, first, tuning=few, **how)
+    else:
+        many = prefill.DEFAULTS[head_dim]
+        first, head = kernels.without_head(own, many.keys)
+        part = prefill.attend(q, prefix, own, first, tuning=many, **how)
+    return part if head is None else merge(part, xla.attend(q, [head], scale=scale, soft_cap=None))
 
 
 def refuses_device(device: jax.Device) -> str:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from star_jax.array_typing import Queries
+from star_jax.array_typing import PerRow, Queries
 from star_jax.attention.kernels import LOG2E, per_row
 from star_jax.attention.partial import Partial, merge_stacked
 from star_jax.attention.segment import Segment
@@ -59,8 +59,19 @@ MANY = {
 
 # Under a jit of its own the kernel is lowered once, and not anew for every layer of a model.
 @functools.partial(jax.jit, static_argnames=("scale", "tuning", "interpret"))
-def attend(q: Queries, own: Segment, *, scale: float, tuning: Tuning, interpret: bool) -> Partial:
-    """Attention of few queries to all valid keys; see `dispatch.partial_attention`."""
+def attend(
+    q: Queries,
+    own: Segment,
+    first: PerRow | None = None,
+    *,
+    scale: float,
+    tuning: Tuning,
+    interpret: bool,
+) -> Partial:
+    """Attention of few queries to all valid keys; see `dispatch.partial_attention`.
+
+    first: the tile of keys to begin with.
+    """
     batch, queries, heads, head_dim = q.shape
     keys, kv_heads = own.k.shape[1:3]
     rows = queries * (heads // kv_heads)
@@ -72,6 +83,8 @@ def attend(q: Queries, own: Segment, *, scale: float, tuning: Tuning, interpret:
     # The first axis of the grid is the fastest. Tiles of rows that read the same keys run side
     # by side, and so do the heads, whose keys lie side by side.
     grid = (tiles, kv_heads, splits, batch)
+    row = pl.BlockSpec((None,), lambda i, n, s, b: (b,))
+    begins = [] if first is None else [first]
     all_heads = (queries, heads, width)
     kv_head = pl.BlockSpec((None, keys, None, width), lambda i, n, s, b: (b, 0, n, 0))
     out, lse = pl.pallas_call(
@@ -82,10 +95,11 @@ def attend(q: Queries, own: Segment, *, scale: float, tuning: Tuning, interpret:
             tile=tile,
             keys=tuning.keys,
             splits=splits,
+            begins=len(begins),
         ),
         grid=grid,
         in_specs=[
-            pl.BlockSpec((None,), lambda i, n, s, b: (b,)),
+            *[row] * (1 + len(begins)),
             pl.BlockSpec((None, *all_heads), lambda i, n, s, b: (b, 0, 0, 0)),
             kv_head,
             kv_head,
@@ -103,7 +117,7 @@ def attend(q: Queries, own: Segment, *, scale: float, tuning: Tuning, interpret:
         ),
         interpret=interpret,
         name="star_decode",
-    )(per_row(own.length, keys, batch), q, own.k, own.v)
+    )(per_row(own.length, keys, batch), *begins, q, own.k, own.v)
     return merge_stacked(Partial(out, lse))
 
 
@@ -115,18 +129,17 @@ def count_splits(programs: int, keys: int, tuning: Tuning) -> int:
 
 def _kernel(
     length_ref: Any,  # []
-    q_ref: Any,  # [T, N, W]: W is the head dim, padded to a power of two
-    k_ref: Any,  # [S, W]
-    v_ref: Any,  # [S, W]
-    out_ref: Any,  # [T, N, W]
-    lse_ref: Any,  # [T, N]
-    *,
+    # With `begins` the first tile []; q [T, N, W], where W is the head dim, padded to a power of
+    # two; k [S, W] and v [S, W]; out [T, N, W], lse [T, N].
+    *refs: Any,
     scale: float,  # times log2(e)
     head_dim: int,
     tile: int,
     keys: int,
     splits: int,
+    begins: int,
 ) -> None:
+    q_ref, k_ref, v_ref, out_ref, lse_ref = refs[begins:]
     queries, heads, width = q_ref.shape
     group = heads // pl.num_programs(1)
     row = pl.program_id(0) * tile + jnp.arange(tile)
@@ -139,7 +152,8 @@ def _kernel(
     q = plgpu.load(q_ref.at[where], mask=mask, other=0.0)  # [tile, W]
 
     length = jnp.clip(length_ref[...], 0, k_ref.shape[0])
-    first, end = split(pl.program_id(2), splits, length, tile=keys)
+    begin = refs[0][...] if begins else 0
+    first, end = split(pl.program_id(2), splits, length, tile=keys, begin=begin)
     whole = jnp.clip(jax.lax.div(length, jnp.int32(keys)), first, end)
     visit = functools.partial(
         softmax.visit,

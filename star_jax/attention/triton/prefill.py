@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from star_jax.array_typing import Array, Queries
+from star_jax.array_typing import Array, PerRow, Queries
 from star_jax.attention.kernels import LOG2E, per_row
 from star_jax.attention.partial import Partial
 from star_jax.attention.segment import Segment
@@ -51,12 +51,16 @@ def attend(
     q: Queries,
     prefix: Segment | None,
     own: Segment,
+    first: PerRow | None = None,
     *,
     scale: float,
     tuning: Tuning,
     interpret: bool,
 ) -> Partial:
-    """Attention of many queries; see `dispatch.partial_attention`."""
+    """Attention of many queries; see `dispatch.partial_attention`.
+
+    first: the tile of own keys to begin with, where there is neither a prefix nor a causal mask.
+    """
     batch, queries, heads, head_dim = q.shape
     group = heads // own.k.shape[2]
     width = softmax.padded(head_dim)
@@ -65,6 +69,7 @@ def attend(
         length=per_row(own.length, own.keys, batch),
         prefix=per_row(prefix.length, prefix.keys, batch) if prefix else per_row(None, 0, batch),
     )
+    begins = [] if first is None else [first]
     segments = [own.k, own.v]
     if prefix is not None:
         segments += [prefix.k, prefix.v]
@@ -86,9 +91,10 @@ def attend(
             scale=scale * LOG2E,
             head_dim=head_dim,
             tuning=tuning,
+            begins=len(begins),
         ),
         grid=grid,
-        in_specs=[row, row, row, head, *map(kv_head, segments)],
+        in_specs=[*[row] * (3 + len(begins)), head, *map(kv_head, segments)],
         out_specs=[head, pl.BlockSpec((None, queries, None), lambda n, b, i: (b, 0, n))],
         out_shape=[
             jax.ShapeDtypeStruct(q.shape, jnp.float32),
@@ -99,7 +105,7 @@ def attend(
         ),
         interpret=interpret,
         name="star_prefill",
-    )(*bounds, q, *segments)
+    )(*bounds, *begins, q, *segments)
     return Partial(out, lse)
 
 
@@ -107,16 +113,17 @@ def _kernel(
     offset_ref: Any,  # []
     length_ref: Any,  # []
     prefix_length_ref: Any,  # []
-    q_ref: Any,  # [T, W]: W is the head dim, padded to a power of two
-    k_ref: Any,  # [S, W]
-    v_ref: Any,  # [S, W]
-    *refs: Any,  # with a prefix, its k [P, W] and v [P, W]; out [T, W], lse [T]
+    # With `begins` the first tile []; q [T, W], k [S, W] and v [S, W], where W is the head dim,
+    # padded to a power of two; with a prefix, its k [P, W] and v [P, W]; out [T, W], lse [T].
+    *refs: Any,
     causal: bool,
     scale: float,  # times log2(e)
     head_dim: int,
     tuning: Tuning,
+    begins: int,
 ) -> None:
-    *prefix_refs, out_ref, lse_ref = refs
+    begin = refs[0][...] if begins else 0
+    q_ref, k_ref, v_ref, *prefix_refs, out_ref, lse_ref = refs[begins:]
     count, width = q_ref.shape
     # Under a causal mask the last queries have the most work. They start first.
     tile = pl.num_programs(2) - 1 - pl.program_id(2)
@@ -142,8 +149,8 @@ def _kernel(
         s = segment(s, tiles.prefix_whole, tiles.prefix_end, seen=bounds.prefix)
     seen = keys_seen(query, bounds, causal=True) if causal else bounds.length
     segment = functools.partial(visit, k_ref=k_ref, v_ref=v_ref, length=bounds.length)
-    s = segment(s, 0, tiles.whole)
-    s = segment(s, tiles.whole, tiles.end, seen=seen)
+    s = segment(s, begin, tiles.whole)
+    s = segment(s, jnp.maximum(begin, tiles.whole), tiles.end, seen=seen)
 
     out, lse = softmax.finish(s)
     valid = query < count
