@@ -140,9 +140,13 @@ class Program:
 
     def hidden_broadcasts(self) -> int:
         """Broadcasts with a matmul scheduled between their start and their end."""
+        return self.hidden("collective-broadcast")
+
+    def hidden(self, collective: str) -> int:
+        """How many of these collectives have a matmul between their start and their end."""
         instructions = self.instructions()
-        starts = [i for i in instructions if i.opcode == "collective-broadcast-start"]
-        starts += [i for i in instructions if i.opcode == "async-start" and "-broadcast" in i.text]
+        starts = [i for i in instructions if i.opcode == f"{collective}-start"]
+        starts += [i for i in instructions if i.opcode == "async-start" and collective in i.text]
         hidden = 0
         for start in starts:
             names = [i.name for i in instructions if i.computation == start.computation]
@@ -173,7 +177,8 @@ class Program:
 
     def _is_matmul(self, instruction: Instruction) -> bool:
         if instruction.opcode == "custom-call":
-            return "gemm" in instruction.text
+            kernels = ("gemm", "star_prefill", "star_decode", "mosaic_gpu")
+            return any(kernel in instruction.text for kernel in kernels)
         inside = [i for name in instruction.calls for i in self.computations.get(name, [])]
         return any(i.opcode == "dot" for i in (instruction, *inside))
 

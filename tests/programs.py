@@ -58,13 +58,15 @@ class Programs:
         kind: str = "h200",
         sampling: star_jax.Sampling = sampling.GREEDY,
         implementation: str = "xla",
+        rules: waves.Rules | None = None,
     ):
         self.shapes, self.config = shapes, shapes.config
         self.context = DEVICES // shapes.tensor
         self.mesh: Mesh = aot.gpu_mesh(kind, context=self.context, tensor=shapes.tensor)
         self.model = models.build(self.config, self._weight)
         self._runtime = Runtime(self.config, self.mesh, implementation, Plain)
-        self._star = waves.programs(self._runtime, waves.Rules(shapes.block))
+        self.rules = waves.Rules(shapes.block) if rules is None else rules
+        self._star = waves.programs(self._runtime, self.rules)
         self._sampling = sampling
         self._query = compiled.programs(self._runtime, sampling.mode)
 
@@ -72,7 +74,11 @@ class Programs:
         return self._star[0].trace(self.model, *self._wave())
 
     def later_wave(self):
-        before = waves.Before(self._kv(self.shapes.block, mesh_lib.TAIL), waves.NONE)
+        rules, tails = self.rules, waves.NONE
+        if rules.halo:
+            tails = self._kv(self.context * rules.halo, mesh_lib.CACHE)
+        cache = None if rules.correction is None else self._cache()
+        before = waves.Before(self._kv(rules.anchor, mesh_lib.TAIL), tails, cache)
         return self._star[1].trace(self.model, *self._wave(), before)
 
     def dense(self):

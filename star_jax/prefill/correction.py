@@ -77,10 +77,10 @@ def far(
     earlier: Earlier | None,
     attend: Attention,
 ) -> Partial:
-    """The partial of this device's rows over their far keys; one collective.
+    """The partial of all rows over the far keys on this device: [B, C * R, N, ...].
 
     own: the keys of this device's block, which begins at `starts`. For the tangent, `out` holds
-    the mean of values and the mean of keys: [B, R, N, 2H].
+    the mean of values and the mean of keys: [B, C * R, N, 2H].
     """
     devices, batch, count, heads, width = rows.shape
     flat = rows.transpose(1, 0, 2, 3, 4).reshape(batch, devices * count, heads, width)
@@ -89,22 +89,33 @@ def far(
     parts = []
     if devices > 1:
         # No own key is before the block of the first device.
-        later = _in_this_wave(
-            flat[:, count:], of_device[count:], own, starts, rules, attend, with_keys
-        )
-        parts.append(_after_none(later, count))
+        later = flat[:, count:], of_device[count:]
+        part = _in_this_wave(*later, own, starts, rules, attend, with_keys)
+        parts.append(_after_none(part, count))
     if earlier is not None:
         parts.append(_in_earlier_waves(flat, of_device, earlier, rules, attend, with_keys))
-    if not parts:  # of one device's first block
-        wide = (batch, count, heads, width * (1 + with_keys))
-        return Partial(jnp.zeros(wide), jnp.full(wide[:-1], -jnp.inf))
-    part = merge(*parts)
-    if devices == 1:
-        return part
+    if parts:
+        return merge(*parts)
+    wide = (batch, count, heads, width * (1 + with_keys))  # of one device's first block
+    return Partial(jnp.zeros(wide), jnp.full(wide[:-1], -jnp.inf))
+
+
+def send_back(part: Partial) -> Float[Array, "C B R N W"]:
+    """Of what `far` gives, to each device the partials of its own rows; one collective.
+
+    Packed: the LSE comes after the output.
+    """
     packed = jnp.concatenate([part.out, part.lse[..., None]], axis=-1)
-    packed = packed.reshape(batch, devices, count, *packed.shape[2:])
-    # [B, C, R, N, W + 1], to each device its rows -> [C, B, R, N, W + 1], from each device
-    packed = jax.lax.all_to_all(packed, CONTEXT, split_axis=1, concat_axis=0)
+    devices = jax.lax.axis_size(CONTEXT)
+    packed = packed.reshape(packed.shape[0], devices, -1, *packed.shape[2:])
+    if devices == 1:
+        return packed[None, :, 0]
+    # [B, C, R, N, W], to each device its rows -> [C, B, R, N, W], from each device
+    return jax.lax.all_to_all(packed, CONTEXT, split_axis=1, concat_axis=0)
+
+
+def merge_packed(packed: Float[Array, "C B R N W"]) -> Partial:
+    """The partials from all devices, merged."""
     return merge_stacked(Partial(packed[..., :-1], packed[..., -1]))
 
 

@@ -48,6 +48,7 @@ class State(NamedTuple):
 
 
 NONE = KV((), ())
+Pair = tuple[Array, ...]  # keys and values of a layer
 
 
 @compiled_once
@@ -133,14 +134,19 @@ class Wave:
         self, spec: LayerSpec, q: Queries, k: Keys, v: Values, state: State
     ) -> tuple[Queries, State]:
         own, attend = Segment(k, v, causal=True), self.runtime.attention(spec)
-        seen = [] if (seen := self._seen(spec, state)) is None else [seen]
+        received = self._received(spec, state)
         if self.rules.correction is None:
-            return attend(q, [*seen, own]).out, state
+            return attend(q, [*self._seen(spec, received), own]).out, state
         rows = correction_lib.send_rows(q, self.rules.stride)
-        part = attend(q, [*seen, own])  # hides the rows' journey
-        far = correction_lib.far(
-            rows, Segment(k, v), self.starts, self.rules, self._earlier(spec), attend
-        )
+        rows, mine = jax.lax.optimization_barrier((rows, Segment(k, v)))
+        earlier = self._earlier(spec)
+        far = correction_lib.far(rows, mine, self.starts, self.rules, earlier, attend)
+        # In this order, so that far keys hide what is on its way from the device before, and the
+        # block's own attention hides the partials' way back.
+        far, q, received = jax.lax.optimization_barrier((far, q, received))
+        part = attend(q, [*self._seen(spec, received), own])
+        back, part = jax.lax.optimization_barrier((correction_lib.send_back(far), part))
+        far = correction_lib.merge_packed(back)
         return correction_lib.corrected(q, part, far, spec.scale, self.rules), state
 
     def _earlier(self, spec: LayerSpec) -> "correction_lib.Earlier | None":
@@ -151,29 +157,34 @@ class Wave:
         tail = Segment(tails.k[spec.index], tails.v[spec.index]) if self.rules.halo else None
         return correction_lib.Earlier(cache.layers[spec.index], cache.valid[:, 0], tail)
 
-    def _seen(self, spec: LayerSpec, state: State) -> Segment | None:
-        """Anchor and halo, as far as this device's block sees them; None: no block does."""
-        anchor, halo = self.rules.anchor, self.rules.halo
-        alone = jax.lax.axis_size(CONTEXT) == 1
-        if self.before is None and alone:
-            return None  # this is block 0
+    def _received(self, spec: LayerSpec, state: State) -> tuple[Pair, Pair]:
+        """Anchor and tail as they come from other devices; nothing where there is none."""
         anchors = state.anchors if self.before is None else self.before.anchors
-        k, v = anchors.k[spec.index], anchors.v[spec.index]
+        return _of_layer(anchors, spec.index), _of_layer(state.tails, spec.index)
+
+    def _seen(self, spec: LayerSpec, received: tuple[Pair, Pair]) -> list[Segment]:
+        """Anchor and halo, as far as this device's block sees them."""
+        anchor, halo = self.rules.anchor, self.rules.halo
+        if self.before is None and jax.lax.axis_size(CONTEXT) == 1:
+            return []  # this is block 0
+        (k, v), tail = received
         is_first = self.starts == 0
         if not halo:
-            if not anchor:
-                return None
             # Block 0 holds the anchor itself.
-            return Segment(k, v, jnp.where(is_first, 0, anchor) if self.before is None else None)
-        tail = [state.tails.k[spec.index], state.tails.v[spec.index]]
+            length = jnp.where(is_first, 0, anchor) if self.before is None else None
+            return [Segment(k, v, length)] if anchor else []
         if self.before is not None:
-            earlier = self.before.tails.k[spec.index], self.before.tails.v[spec.index]
+            earlier = _of_layer(self.before.tails, spec.index)
             here = jax.lax.axis_index(CONTEXT) == 0
-            tail = [jnp.where(here, old, new) for old, new in zip(earlier, tail, strict=True)]
+            tail = tuple(jnp.where(here, *both) for both in zip(earlier, tail, strict=True))
         # What lies in both is seen as a part of the halo.
         length = jnp.where(is_first, 0, halo + jnp.minimum(anchor, self.starts - halo))
         k, v = (jnp.concatenate(x, axis=1) for x in zip(tail, (k, v), strict=True))
-        return Segment(k, v, length)
+        return [Segment(k, v, length)]
+
+
+def _of_layer(kv: KV, index: int) -> Pair:
+    return (kv.k[index], kv.v[index]) if kv.k else ()
 
 
 def _add(to: KV, packed: Array) -> KV:

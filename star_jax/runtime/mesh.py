@@ -102,6 +102,8 @@ def compiler_options(mesh: Mesh) -> dict[str, bool | int] | None:
     return {
         # Only this scheduler hides the anchor's broadcast behind the projection of the queries.
         "xla_gpu_enable_latency_hiding_scheduler": True,
+        # Anchor and halo are on their way at the same time.
+        "xla_gpu_experimental_parallel_collective_overlap_limit": 4,
         # Merging the dots of one query with context and tail would copy the context's keys.
         "xla_gpu_dot_merger_threshold_mb": 0,
     }
