@@ -170,8 +170,11 @@ def _found(
 def _read(path: pathlib.Path | None) -> list[dict[str, Any]]:
     if path is None or not path.exists():
         return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]  # a run that was killed may have left half a line
+    if whole != text:
+        path.write_text(whole)
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 if __name__ == "__main__":

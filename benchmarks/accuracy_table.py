@@ -58,16 +58,19 @@ def _values(records: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     return {name: np.asarray(values) for name, values in found.items()}
 
 
-def _won_back(mine: np.ndarray, star: np.ndarray, exact: np.ndarray) -> list[float]:
-    """The share of star's loss that is won back, in percent: it, and its interval."""
+def _won_back(mine: np.ndarray, star: np.ndarray, exact: np.ndarray) -> list[float] | None:
+    """The share of star's loss that is won back, in percent: it, and its interval.
+
+    None where star loses nothing.
+    """
+    if star.mean() == exact.mean():
+        return None
     rng = np.random.default_rng(0)
-    of = rng.integers(0, len(mine), (RESAMPLES, len(mine)))
-    loss = star[of].mean(axis=1) - exact[of].mean(axis=1)
-    won = star[of].mean(axis=1) - mine[of].mean(axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        low, high = np.nanpercentile(100 * won / loss, [2.5, 97.5])
-        share = 100 * (star.mean() - mine.mean()) / (star.mean() - exact.mean())
-    return [round(float(x), 1) for x in (share, low, high)]
+    which = rng.integers(0, len(mine), (RESAMPLES, len(mine)))
+    lost, left = (star - exact)[which].mean(axis=1), (mine - exact)[which].mean(axis=1)
+    shares = 100 * (1 - left[lost != 0] / lost[lost != 0])
+    share = 100 * (star.mean() - mine.mean()) / (star.mean() - exact.mean())
+    return [round(float(x), 1) for x in (share, *np.percentile(shares, [2.5, 97.5]))]
 
 
 def of(results: Sequence[Mapping[str, Any]]) -> str:

@@ -18,10 +18,10 @@ def flops(config: DecoderConfig, attention: Kind, length: int) -> int:
     layers = config.num_layers
     tokens = length * (layers * kv + (layers - 1) * rest)
     pair = 4 * N * H  # a score, and a value that is added
-    return tokens + (layers - 1) * pair * math.ceil(_pairs(attention, length))
+    return tokens + (layers - 1) * pair * math.ceil(pairs(attention, length))
 
 
-def _pairs(attention: Kind, length: int) -> float:
+def pairs(attention: Kind, length: int) -> float:
     """Pairs of a query and a key, each a score and a value: all work of attention in these."""
     if attention.is_exact:
         return length * (length + 1) / 2

@@ -1,0 +1,165 @@
+"""The benchmark of accuracy: its documents, its count of work, its table, and a run of it."""
+
+import json
+
+import flops as jaxpr
+import jax.numpy as jnp
+import literal
+import numpy as np
+import pytest
+import tiny
+from absl import flags as absl_flags
+from absl.testing import flagsaver
+
+import star_jax
+from benchmarks import accuracy, accuracy_table, documents, phase1_work
+from star_jax import Dense, Engine, Star
+from star_jax.cache.layer import Plain
+from star_jax.prefill import exact
+from star_jax.runtime.runtime import Runtime
+
+
+def words(text: str) -> int:
+    return len(text.split())
+
+
+@pytest.mark.parametrize("length", [600, 2000, 6000])
+def test_a_document_fits_and_has_what_is_asked(length):
+    longest = max(map(words, documents.sentences()))
+    for index in range(3):
+        made = documents.document(index, length, words)
+        assert 0 <= length - words(made.text) <= longest
+        assert made == documents.document(index, length, words)
+        kinds = [probe.kind for probe in made.probes]
+        assert kinds == ["needle"] * documents.NEEDLES + ["copy", "prose"]
+        for probe in made.probes[: documents.NEEDLES]:
+            assert made.text.count(f" is:{probe.answer}.") == 1
+        copied = made.probes[-2]
+        assert f"{copied.begun}{copied.answer}." in made.text
+        assert made.probes[-1].answer.strip() not in made.text
+
+
+def test_a_length_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="length=100 is too short"):
+        documents.document(0, 100, words)
+    with pytest.raises(ValueError, match="more than the text has"):
+        documents.document(0, 10**6, words)
+
+
+KINDS = [
+    Dense(),
+    Star(block_size=64),
+    Star(block_size=64, anchor_size=16, halo=32),
+    Star(block_size=64, halo=8, correction="delta", stride=16),
+    Star(block_size=64, halo=8, correction="tangent", stride=16),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.label)
+def test_attention_is_counted_as_the_definition_has_it(kind):
+    """Pairs by the masks written out: all rows, and strided rows over what blocks miss."""
+    for length in (256, 250, 50):
+        if kind.is_exact:
+            expected = length * (length + 1) / 2
+        else:
+            seen, missed = literal.masks(length, kind)
+            expected = seen.sum()
+            if kind.correction is not None:
+                row = np.arange(length)
+                strided = (row % kind.block_size % kind.stride == 0) & (row >= kind.block_size)
+                is_tangent = kind.correction == "tangent"
+                expected += missed[strided].sum() * (1 + is_tangent)
+                for start in range(kind.block_size, length * is_tangent, kind.block_size):
+                    size = min(kind.block_size, length - start)
+                    expected += size * -(-size // kind.stride) / 2
+        assert phase1_work.pairs(kind, length) == expected
+
+
+def test_all_else_is_counted_as_the_program_has_it():
+    """But that of the last layer only keys and values are computed: XLA drops the rest of it."""
+    config, mesh, length = tiny.config(), star_jax.make_mesh(), 96
+    runtime = Runtime(config, mesh, "reference", Plain)
+    tokens = jnp.zeros((1, length), jnp.int32)
+    traced = exact.program(runtime, Dense()).trace(tiny.model(), tokens, tokens)
+    attention = 4 * config.num_heads * config.head_dim
+    D, F, heads = config.hidden_size, config.intermediate_size, config.num_heads * config.head_dim
+    dropped = length * (2 * (2 * D * heads + 3 * D * F)) + attention * length**2
+    halves = (config.num_layers - 1) * attention * (length**2 - length * (length + 1) / 2)
+    counted = phase1_work.flops(config, Dense(), length)
+    assert jaxpr.matmul_flops(traced) - dropped - halves == counted
+
+
+def test_settings_are_read_with_their_fractions():
+    assert accuracy.parse("block=L/8", 1024) == Star(block_size=128)
+    text = "block=L/8 anchor=b/4 halo=b/2 correction=tangent stride=32"
+    assert accuracy.parse(text, 1024) == Star(
+        block_size=128, anchor_size=32, halo=64, correction="tangent", stride=32
+    )
+
+
+def records():
+    losses = {"exact": 0.2, "block=L/8": 0.6, "block=L/8 halo=64": 0.3}
+    return [
+        {
+            "length": 1024,
+            "document": i,
+            "setting": setting,
+            "flops": {"exact": 200, "block=L/8": 100}.get(setting, 101),
+            "probes": [
+                {"kind": "needle", "nll": nll + 0.01 * i, "right": nll < 0.5},
+                {"kind": "copy", "nll": nll, "right": None},
+                {"kind": "prose", "nll": 2 + nll, "right": None},
+            ],
+        }
+        for i in range(4)
+        for setting, nll in losses.items()
+    ]
+
+
+def test_what_is_won_back_is_a_share_of_the_loss():
+    summary = accuracy_table.summarise(records())
+    star, halo = (
+        next(s for s in summary if s["setting"] == n) for n in ("block=L/8", "block=L/8 halo=64")
+    )
+    assert star["points"] == 0 and halo["points"] == 100
+    assert halo["won_needle"] == [75.0, 75.0, 75.0] and halo["won_points"][0] == 100
+    assert halo["work"] == 1.01 and star["needles"] == 4
+    text = accuracy_table.of(summary)
+    assert "| 75% [75, 75]" in text and "halo=64" in text
+
+
+def test_only_documents_that_all_settings_have_count():
+    some = [r for r in records() if (r["document"], r["setting"]) != (2, "exact")]
+    assert {s["documents"] for s in accuracy_table.summarise(some)} == {3}
+
+
+def test_a_run_goes_on_from_its_records(tmp_path, monkeypatch, capsys):
+    path, out = tmp_path / "records.jsonl", tmp_path / "out.json"
+    probes = [{"kind": kind, "nll": 1.0, "right": True} for kind in accuracy_table.KINDS]
+    asked: list[str] = []
+    monkeypatch.setattr(accuracy, "_asked", lambda *a: ([1], []))
+
+    def probe(engine, *asked_for):
+        asked.append(engine.attention.label)
+        return probes
+
+    monkeypatch.setattr(accuracy, "_probe", probe)
+    engine = Engine(tiny.model(), mesh=star_jax.make_mesh(), attention=Dense())
+    monkeypatch.setattr(Engine, "from_pretrained", lambda *a, **k: engine)
+    flags: dict = {
+        "lengths": ["512"],
+        "setting": ["block=L/8", "block=L/8 halo=8"],
+        "documents": "2",
+        "records": str(path),
+        "out": str(out),
+    }
+    with flagsaver.as_parsed(**flags):
+        absl_flags.FLAGS.mark_as_parsed()
+        accuracy.main([])
+        assert len(asked) == 6
+        path.write_text(path.read_text()[:-5])  # torn
+        accuracy.main([])
+    assert len(asked) == 7
+    assert len(json.loads(out.read_text())["results"]) == 3
+    assert np.isfinite(json.loads(out.read_text())["results"][0]["needle"])
+    assert "halo=8" in capsys.readouterr().out
