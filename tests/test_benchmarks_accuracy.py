@@ -12,7 +12,7 @@ from absl import flags as absl_flags
 from absl.testing import flagsaver
 
 import star_jax
-from benchmarks import accuracy, accuracy_table, documents, phase1_work
+from benchmarks import accuracy, accuracy_probes, accuracy_table, documents, phase1_work, variations
 from star_jax import Dense, Engine, Star
 from star_jax.cache.layer import Plain
 from star_jax.prefill import exact
@@ -137,13 +137,13 @@ def test_a_run_goes_on_from_its_records(tmp_path, monkeypatch, capsys):
     path, out = tmp_path / "records.jsonl", tmp_path / "out.json"
     probes = [{"kind": kind, "nll": 1.0, "right": True} for kind in accuracy_table.KINDS]
     asked: list[str] = []
-    monkeypatch.setattr(accuracy, "_asked", lambda *a: ([1], []))
+    monkeypatch.setattr(accuracy_probes, "_asked", lambda *a: ([1], []))
 
     def probe(engine, *asked_for):
         asked.append(engine.attention.label)
         return probes
 
-    monkeypatch.setattr(accuracy, "_probe", probe)
+    monkeypatch.setattr(accuracy_probes, "_probe", probe)
     engine = Engine(tiny.model(), mesh=star_jax.make_mesh(), attention=Dense())
     monkeypatch.setattr(Engine, "from_pretrained", lambda *a, **k: engine)
     flags: dict = {
@@ -163,3 +163,46 @@ def test_a_run_goes_on_from_its_records(tmp_path, monkeypatch, capsys):
     assert len(json.loads(out.read_text())["results"]) == 3
     assert np.isfinite(json.loads(out.read_text())["results"][0]["needle"])
     assert "halo=8" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("variation", "star"),
+    [
+        (variations.Variation(block=32), Star(block_size=32)),
+        (
+            variations.Variation(block=32, anchor=8, halo=4),
+            Star(block_size=32, anchor_size=8, halo=4),
+        ),
+        (
+            variations.Variation(block=32, halo=4, stride=5, delta=True),
+            Star(block_size=32, halo=4, correction="delta", stride=5),
+        ),
+        (
+            variations.Variation(block=32, halo=4, stride=5),
+            Star(block_size=32, halo=4, correction="tangent", stride=5),
+        ),
+        (variations.Variation(block=32, exact_layers=2), Dense()),
+        (variations.Variation(block=32, stride=1, groups=3), Dense()),
+        (variations.Variation(block=32, stride=1, groups=0), Dense()),
+        (variations.Variation(block=32, passed=32), Dense()),
+    ],
+    ids=str,
+)
+def test_a_variation_is_what_it_says(variation, star):
+    """A dense kind that attends as star does; with all that it misses, exactly."""
+    e = Engine(tiny.model(), mesh=star_jax.make_mesh(), attention=variation)
+    other, query = e.with_attention(star), tiny.ids(9, seed=1)
+    context = tiny.ids(192)  # whole chunks: nothing is padded
+    expected = other.score(other.prefill(context), query)
+    assert tiny.difference(e.score(e.prefill(context), query), expected) < 1e-4
+
+
+@pytest.mark.parametrize("by", ["random", "norm", "keydiff", "last"])
+def test_so_many_keys_of_each_block_are_passed_on(by):
+    how = variations.Variation(block=16, passed=3, by=by)
+    rng = np.random.default_rng(0)
+    q, k = (jnp.asarray(rng.normal(size=(50, heads, 8)), "float32") for heads in (4, 2))
+    passed = variations._passed(how, q, k, 0.35)
+    assert passed.shape == (2, 50)
+    for start in (0, 16, 32):
+        assert (passed[:, start : start + 16].sum(axis=1) == 3).all()

@@ -1,0 +1,99 @@
+"""Asks a context that was encoded by each kind of attention what `documents` has to ask."""
+
+import json
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks import documents, phase1_work
+from star_jax import Engine
+from star_jax.prefill.kinds import Kind
+
+
+def measure(
+    engine: Engine,
+    length: int,
+    indices: Sequence[int],
+    kinds: Mapping[str, Kind],
+    done: Sequence[dict[str, Any]],
+) -> Iterator[dict[str, Any]]:
+    """A record for each document and kind of attention, by its name, that is not done."""
+    there = {(r["length"], r["document"], r["setting"]) for r in done}
+    for index in indices:
+        left = {name: k for name, k in kinds.items() if (length, index, name) not in there}
+        if not left:
+            continue
+        asked = _asked(engine, index, length)
+        for name, kind in left.items():
+            yield {
+                "length": length,
+                "document": index,
+                "setting": name,
+                "flops": phase1_work.flops(engine.config, kind, length),
+                "probes": _probe(engine.with_attention(kind), *asked),
+            }
+
+
+def _asked(
+    engine: Engine, index: int, length: int
+) -> tuple[list[int], list[tuple[str, list[int], int]]]:
+    """The document's ids; and of each probe its kind, its ids, and how many of them to score."""
+    tokenizer = engine.tokenizer
+    head, _ = tokenizer.chat("", "x")
+    room = length - tokenizer.count("x") - len(tokenizer.encode_context(head))
+    document = documents.document(index, room, tokenizer.count)
+    context: list[int] = []
+    probes = []
+    for probe in document.probes:
+        before, after = tokenizer.chat(
+            document.text, f"\n\n{probe.question}", answer_prefix=probe.begun
+        )
+        context = tokenizer.encode_context(before)
+        answer = tokenizer.encode_query(probe.answer)
+        if probe.kind == "prose":
+            answer = answer[: documents.CONTINUATION]
+            probes.append((probe.kind, answer, len(answer) - 1))
+        else:
+            probes.append((probe.kind, tokenizer.encode_query(after) + answer, len(answer)))
+    return context, probes
+
+
+def _probe(
+    engine: Engine, context_ids: list[int], probes: Sequence[tuple[str, list[int], int]]
+) -> list[dict[str, Any]]:
+    """For each probe: nats a token of what is scored; of needles, whether they are found."""
+    context, found = engine.prefill(context_ids), []
+    for kind in dict.fromkeys(kind for kind, _, _ in probes):  # of like length
+        asked = [(ids, count) for other, ids, count in probes if other == kind]
+        queries = [ids for ids, _ in asked]
+        if kind == "needle":
+            scores = engine.score(context, queries)
+            found += [_answered(*one) for one in zip(scores, asked, strict=True)]
+            continue
+        for one, (_, count) in zip(engine.likelihood(context, queries), asked, strict=True):
+            nll = -float(one.logprobs[-count:].mean())
+            found.append({"kind": kind, "nll": round(nll, 6), "right": None})
+    return found
+
+
+def _answered(logits: np.ndarray, asked: tuple[list[int], int]) -> dict[str, Any]:
+    """Of a needle; it is found if every token is the likeliest one after those before it."""
+    ids, count = asked
+    rows, wanted = logits[-count - 1 : -1].astype(np.float64), np.asarray(ids[-count:])
+    top = rows.max(axis=-1)
+    lse = top + np.log(np.exp(rows - top[:, None]).sum(axis=-1))
+    nll = lse - rows[np.arange(count), wanted]
+    right = bool((rows.argmax(axis=-1) == wanted).all())
+    return {"kind": "needle", "nll": round(float(nll.mean()), 6), "right": right}
+
+
+def read(path: pathlib.Path | None) -> list[dict[str, Any]]:
+    if path is None or not path.exists():
+        return []
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]  # a run that was killed may have left half a line
+    if whole != text:
+        path.write_text(whole)
+    return [json.loads(line) for line in whole.splitlines()]
