@@ -1,5 +1,6 @@
 """Halo and corrections equal their definitions, on any mesh; and what else is to hold of them."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -240,6 +241,16 @@ def test_half_precision_stays_near():
     e = Engine(tiny.model(dtype="bfloat16"), mesh=mesh, attention=star)
     score = e.score(e.prefill(tiny.ids(300)), tiny.ids(9, seed=1))
     assert tiny.difference(score, defined(300, star)[0]) < 0.1
+
+
+def test_a_tangent_of_capped_scores_is_refused():
+    config = tiny.config()
+    capped = tuple(dataclasses.replace(layer, soft_cap=30.0) for layer in config.layers)
+    config.__dict__["layers"] = capped  # where it is computed once; no family here has any
+    mesh = star_jax.make_mesh()
+    Star(block_size=BLOCK, halo=8, correction="delta").check(config, mesh)
+    with pytest.raises(NotImplementedError, match="soft caps"):
+        Star(block_size=BLOCK, correction="tangent").check(config, mesh)
 
 
 def test_what_cannot_be_is_named():

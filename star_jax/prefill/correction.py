@@ -132,14 +132,16 @@ def _in_this_wave(
     here, cut = jax.lax.axis_index(CONTEXT), own.keys - rules.halo
     # What the rows have seen as the anchor.
     begin = jnp.where(starts == 0, rules.anchor, 0)
-    whole = Segment(own.k, own.v, length=jnp.full_like(starts, cut), begin=begin)
-    part = _only(_attend(rows, whole, attend, with_keys), of_device > here)
-    if not rules.halo:
-        return part
-    # The halo of the next device's block.
-    begin = jnp.maximum(begin - cut, 0)
-    tail = Segment(own.k[:, cut:], own.v[:, cut:], begin=begin)
-    return merge(part, _only(_attend(rows, tail, attend, with_keys), of_device > here + 1))
+    parts = []
+    if cut:
+        most = Segment(own.k, own.v, length=jnp.full_like(starts, cut), begin=begin)
+        parts.append(_only(_attend(rows, most, attend, with_keys), of_device > here))
+    if rules.halo:
+        # The halo of the next device's block.
+        begin = jnp.maximum(begin - cut, 0)
+        tail = Segment(own.k[:, cut:], own.v[:, cut:], begin=begin)
+        parts.append(_only(_attend(rows, tail, attend, with_keys), of_device > here + 1))
+    return merge(*parts)
 
 
 def _in_earlier_waves(

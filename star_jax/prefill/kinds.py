@@ -42,7 +42,7 @@ class Kind(Hashable, Protocol):
         ...
 
     def check(self, config: DecoderConfig, mesh: Mesh) -> None:
-        """Raises ValueError if it cannot encode for this model on this mesh."""
+        """Raises ValueError or NotImplementedError if it cannot encode for this model here."""
         ...
 
     def advice(self, lengths: Sequence[int], config: DecoderConfig, mesh: Mesh) -> list[str]:

@@ -106,7 +106,16 @@ class Star:
         return "_".join(words)
 
     def check(self, config: DecoderConfig, mesh: Mesh) -> None:
-        """Raises nothing: it serves any model, on any mesh."""
+        """See `kinds.Kind`. It serves any mesh.
+
+        Raises:
+          NotImplementedError: a tangent, of scores that are capped.
+        """
+        if self.correction == "tangent" and any(layer.soft_cap for layer in config.layers):
+            raise NotImplementedError(
+                "correction='tangent' of a model with soft caps: it takes scores for what they are "
+                "before the cap; 'delta' does not"
+            )
 
     def advice(self, lengths: Sequence[int], config: DecoderConfig, mesh: Mesh) -> list[str]:
         """Warns of devices without a block, and of so few blocks that nothing is gained."""
