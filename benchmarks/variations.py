@@ -34,6 +34,8 @@ class Variation(Dense):
     halo: int = 0
     stride: int = 0
     delta: bool = False
+    share: str = ""  # "alone": the far keys weigh as they do at the strided row before, in share
+    # of what the row has seen; "most": that or the tangent, whichever is more; "mean": of both
     groups: int = 1
     layers: tuple[int, int] | None = None
     passed: int = 0
@@ -111,6 +113,7 @@ class Tried:
             far_lse, far = _over(scores[:, rows], missed[:, rows], values)
             gain = _merged(out[:, rows], lse[:, rows], far, far_lse) - out[:, rows]
             return out + gain[:, before.cumsum(axis=1).argmax(axis=1)]
+        last = before.cumsum(axis=1).argmax(axis=1)  # the strided row before each row, or its own
         start = rows // how.block * how.block
         size = how.block if how.groups == 0 else np.maximum(-(-start // how.groups), 1)
         of_group = token[None] // np.broadcast_to(size, start.shape)[:, None]  # [R, S]
@@ -124,6 +127,15 @@ class Tried:
             height = jnp.where(before, height, -jnp.inf)
             chosen = jnp.take_along_axis(far, height.argmax(axis=-1)[..., None], axis=1)
             top = height.max(axis=-1)
+            if how.share:
+                shared = lse + (far_lse - lse[:, rows])[:, last]
+                if how.share == "alone":
+                    top, chosen = shared, far[:, last]
+                elif how.share == "most":
+                    chosen = jnp.where((shared > top)[..., None], far[:, last], chosen)
+                    top = jnp.maximum(top, shared)
+                else:
+                    top = jnp.logaddexp(top, shared) - jnp.log(2.0)
             out, lse = _merged(out, lse, chosen, top), jnp.logaddexp(lse, top)
         return out
 
@@ -202,6 +214,9 @@ def variations(block: int, layers: int) -> dict[str, Variation]:
         "block=b halo=b/2 exact in the first sixth": dataclasses.replace(
             half, exact_layers=layers // 6
         ),
+        "block=b halo=b/2 share32": dataclasses.replace(tangent, share="alone"),
+        "block=b halo=b/2 share32 or tangent": dataclasses.replace(tangent, share="most"),
+        "block=b halo=b/2 share32 and tangent": dataclasses.replace(tangent, share="mean"),
         "block=b anchor=b/4 halo=b": dataclasses.replace(star, anchor=block // 4, halo=block),
         "block=b anchor=b/4 halo=b tangent32": dataclasses.replace(
             tangent, anchor=block // 4, halo=block
