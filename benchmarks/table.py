@@ -1,4 +1,4 @@
-"""Writes the tables of both READMEs from the results that are recorded.
+"""Writes the tables of both READMEs, and a plot, from the results that are recorded.
 
     python -m benchmarks.table
 
@@ -11,10 +11,18 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import attention_table, markdown, needles_table, prefill_table
+from benchmarks import (
+    accuracy_plot,
+    accuracy_table,
+    attention_table,
+    markdown,
+    needles_table,
+    prefill_table,
+)
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = "benchmarks/results"
+ACCURACY, PLOT = f"{RESULTS}/accuracy_smollm2.json", "docs/accuracy.svg"
 NONE_YET = (
     "No GPU has been measured yet. On a machine with one, from the repository's root:\n\n"
     "    python -m benchmarks.attention --out=benchmarks/results/attention_h200.json\n"
@@ -29,6 +37,7 @@ Record = dict[str, Any]
 def main() -> None:
     for path in FILES:
         (ROOT / path).write_text(rewritten(path, ROOT))
+    (ROOT / PLOT).write_text(plot(ROOT))
 
 
 def rewritten(path: str, root: pathlib.Path) -> str:
@@ -50,6 +59,11 @@ def rewritten(path: str, root: pathlib.Path) -> str:
             raise ValueError(f"{path} has no {end!r}")
         text = f"{head}{begin}\n\n{make(root)}\n\n{end}{tail}"
     return text
+
+
+def plot(root: pathlib.Path) -> str:
+    """Of the record of accuracy, as SVG."""
+    return accuracy_plot.svg(json.loads((root / ACCURACY).read_text())["results"], measure="needle")
 
 
 def _records(root: pathlib.Path, pattern: str) -> list[Record]:
@@ -95,6 +109,11 @@ def _language(root: pathlib.Path) -> str:
     return "\n".join(f"    {line}".rstrip() for line in lines)
 
 
+def _accuracy(root: pathlib.Path) -> str:
+    record = json.loads((root / ACCURACY).read_text())
+    return accuracy_table.of(record["results"])
+
+
 _SHOWN = {
     ("star L/8", 1): "star, blocks of L/8, one device",
     ("star L/4", 1): "star, blocks of L/4, one device",
@@ -110,6 +129,7 @@ FILES: dict[str, dict[str, Callable[[pathlib.Path], str]]] = {
         "cpu": _cpu_ratios,
         "language": _language,
         "needles": lambda root: needles_table.of(root / RESULTS / "smollm2_needles.csv"),
+        "accuracy": _accuracy,
     },
     "benchmarks/README.md": {
         "gpu": lambda root: _gpu(root, attention_table.of),

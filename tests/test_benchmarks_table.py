@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import shutil
+from xml.etree import ElementTree
 
 import pytest
 
@@ -19,9 +20,20 @@ def test_what_is_committed_is_what_is_generated(path):
     )
 
 
+def test_the_plot_is_that_of_the_record():
+    assert (ROOT / table.PLOT).read_text() == table.plot(ROOT), "run python -m benchmarks.table"
+    root = ElementTree.fromstring(table.plot(ROOT))
+    results = json.loads((ROOT / table.ACCURACY).read_text())["results"]
+    bars = [one for one in root.iter() if one.tag.endswith("rect")][1:]
+    assert len(bars) == sum("won_needle" in one for one in results)
+
+
 @pytest.fixture
 def copy(tmp_path):
-    records = ("prefill_cpu.json", "demo_language.txt", "smollm2_needles.csv")
+    records = (
+        *("prefill_cpu.json", "demo_language.txt"),
+        *("smollm2_needles.csv", "accuracy_smollm2.json"),
+    )
     for path in (*table.FILES, *(f"{table.RESULTS}/{name}" for name in records)):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / path, tmp_path / path)

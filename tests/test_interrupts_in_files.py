@@ -51,12 +51,16 @@ def at_every_line(
             return trace
 
         try:
-            sys.settrace(trace)
-            act()
-        except interrupts.Interrupt:
+            try:
+                sys.settrace(trace)
+                act()
+            except interrupts.Interrupt:
+                raised = True
+            finally:
+                sys.settrace(None)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        except interrupts.Interrupt:  # on a busy machine it comes again before the timer is stopped
             raised = True
-        finally:
-            sys.settrace(None)
             signal.setitimer(signal.ITIMER_REAL, 0)
         if now.came is None:
             return

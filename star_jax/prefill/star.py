@@ -40,7 +40,7 @@ from star_jax.runtime.runtime import Runtime
 from star_jax.sizes import shown, whole
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Star:
     """Star Attention. With `block_size` alone it is the published algorithm.
 
@@ -80,6 +80,10 @@ class Star:
             raise ValueError(
                 f"correction={shown(self.correction)} must be one of {list(CORRECTIONS)}, or None"
             )
+
+    def __repr__(self) -> str:
+        given = {"block_size": self.block_size, "anchor_size": self.anchor_size, **self.mending}
+        return f"Star({', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
     @property
     def anchor(self) -> int:
