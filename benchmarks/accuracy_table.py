@@ -34,7 +34,7 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "needles": sum(p["kind"] == "needle" for i in common for p in of[i]["probes"]),
                 "flops": of[common[0]]["flops"],
             }
-            if plain in by:
+            if plain in by and setting != plain:
                 entry["work"] = round(entry["flops"] / by[plain][common[0]]["flops"], 4)
             for measure, mine in values[setting].items():
                 entry[measure] = round(float(mine.mean()), 4)

@@ -46,7 +46,10 @@ def main(argv: Sequence[str]) -> None:
             with path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
     record = machine.circumstances(engine.mesh.devices.flat[0], "benchmarks.trial")
-    result = {**record, "results": accuracy_table.summarise(done)}
+    result = {
+        **record,
+        "results": accuracy_table.summarise([r for r in done if r["setting"] in kinds]),
+    }
     if out is not None:
         out.write_text(json.dumps(result, indent=1) + "\n")
     print(accuracy_table.of(result["results"]))
