@@ -4,6 +4,7 @@ One simulated device, where transformers takes part, and eight. All do the same 
 values of every layer are kept, and of the last layer nothing else is computed. They take turns,
 so that a ratio is of times measured next to each other. First of all, each must give the logits
 of a short query that transformers gives after the same kind of prefill, Star Attention included.
+With halo and tangent, which transformers has not, it must give those of the masks written out.
 """
 
 import dataclasses
@@ -27,11 +28,13 @@ from jax.sharding import Mesh
 
 import star_jax
 from benchmarks import llama_shapes, peers
+from benchmarks.variations import Variation
 from star_jax import Dense, Engine, Ring, Star
 from star_jax.prefill.kinds import Kind
 from star_jax.runs import timing
 
 THEIRS, DENSE = "transformers", "dense"  # what others are compared with
+MENDED, CHECKED = "star L/8, mended", 1024
 QUERY = 8  # tokens of the query that checks
 TOLERANCE = 1e-4  # of max|difference| / max(1, max|logit|)
 
@@ -94,12 +97,44 @@ def measure(
     peer = peers.Peer(peers.build(fields))
     with tempfile.TemporaryDirectory() as directory:
         peers.save(peer.model, pathlib.Path(directory))
-        engine = Engine.from_pretrained(directory, mesh=mesh, attention=Dense(), dtype="float32")
+        engine, alone = (
+            Engine.from_pretrained(directory, mesh=m, attention=Dense(), dtype="float32")
+            for m in (mesh, star_jax.make_mesh())
+        )
     devices, results = mesh.size, []
     for length in lengths:
         ids = np.random.default_rng(length).integers(3, fields["vocab_size"], length + QUERY)
-        results += _results(_rows(engine, peer, ids.tolist(), devices), length, devices, rounds)
+        rows = _rows(engine, peer, ids.tolist(), devices)
+        rows.append(_mended_row(engine, alone, ids.tolist()))
+        results += _results(rows, length, devices, rounds)
     return results
+
+
+def mended(length: int) -> Star:
+    """The recommended setting, with blocks of L/8: see docs/mending.md."""
+    block = -(-length // 8)
+    return Star(
+        block_size=block, anchor_size=block // 4, halo=block, correction="tangent", stride=32
+    )
+
+
+def _mended_row(engine: Engine, alone: Engine, ids: list[int]) -> Row:
+    """It is checked on a shorter context: masks written out hold all scores at once."""
+    context, query = ids[:-QUERY], ids[-QUERY:]
+    own = engine.with_attention(mended(len(context)))
+
+    def difference(state: Any) -> float:
+        del state
+        short = context[:CHECKED]
+        star = mended(len(short))
+        literal = alone.with_attention(
+            Variation(block=star.block_size, anchor=star.anchor, halo=star.halo, stride=star.stride)
+        )
+        found = engine.with_attention(star)
+        expected = literal.score(literal.prefill(short), query)
+        return _difference(found.score(found.prefill(short), query), expected)
+
+    return Row(MENDED, lambda: own.prefill(context).block_until_ready(), difference)
 
 
 def _rows(engine: Engine, peer: peers.Peer, ids: list[int], devices: int) -> list[Row]:

@@ -26,8 +26,11 @@ def test_the_command_times_one_device_and_eight(tmp_path):
     assert set(record["versions"]) >= {"python", "jax", "jaxlib", "torch", "transformers"}
     assert record["model"] == llama_shapes.CPU["toy"] and record["cpu"] and record["date"]
     one = [prefill_cpu.THEIRS, prefill_cpu.DENSE, "ring", "star L/4", "star L/8"]
+    one.append(prefill_cpu.MENDED)
     expected = [(1, 256, row) for row in one]
-    expected += [(8, 256, row) for row in (prefill_cpu.DENSE, "ring", "star L/8")]
+    expected += [
+        (8, 256, row) for row in (prefill_cpu.DENSE, "ring", "star L/8", prefill_cpu.MENDED)
+    ]
     results = record["results"]
     assert [(r["devices"], r["length"], r["row"]) for r in results] == expected
     for r in results:
