@@ -9,16 +9,13 @@ document, and a run that is started again goes on from them.
 """
 
 import json
-import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 from absl import flags
 
 import star_jax
 from benchmarks import accuracy_probes, accuracy_table, machine, options
-from star_jax import Dense, Engine, Star
-from star_jax.prefill.kinds import Kind
+from star_jax import Dense, Engine
 from star_jax.runs import cli
 
 SETTINGS = (
@@ -50,44 +47,19 @@ _OUT = flags.DEFINE_string("out", None, "A JSON file for the results.")
 def main(argv: Sequence[str]) -> None:
     del argv
     out = options.out_path(_OUT.value)
-    lengths = options.integers("lengths", _LENGTHS.value)
-    settings = _SETTINGS.value
+    lengths, settings = options.integers("lengths", _LENGTHS.value), _SETTINGS.value
     for text in settings:
-        parse(text, 8192)  # what cannot be is told now
-    path = pathlib.Path(_RECORDS.value) if _RECORDS.value else None
-    done = accuracy_probes.read(path)
+        accuracy_probes.parse(text, 8192)  # what cannot be is told now
     engine = Engine.from_pretrained(
         _MODEL.value, mesh=star_jax.make_mesh(), attention=Dense(), dtype=_DTYPE.value
     )
+    kinds = {length: accuracy_probes.kinds_of(settings, length) for length in lengths}
     indices = range(_FIRST.value, _FIRST.value + _DOCUMENTS.value)
-    for length in lengths:
-        kinds: dict[str, Kind] = {"exact": Dense(), **{s: parse(s, length) for s in settings}}
-        for one in accuracy_probes.measure(engine, length, indices, kinds, done):
-            done.append(one)
-            if path is not None:
-                with path.open("a") as file:
-                    file.write(json.dumps(one) + "\n")
-    record = machine.circumstances(engine.mesh.devices.flat[0], "benchmarks.accuracy")
-    order = ("exact", *settings)
-    asked = [r for r in done if r["length"] in lengths and r["setting"] in order]
-    asked.sort(key=lambda r: order.index(r["setting"]))
-    result = {**record, "results": accuracy_table.summarise(asked)}
+    results = accuracy_probes.run(engine, kinds, indices, _RECORDS.value)
     if out is not None:
-        out.write_text(json.dumps(result, indent=1) + "\n")
-    print(accuracy_table.of(result["results"]))
-
-
-def parse(text: str, length: int) -> Star:
-    """A setting at a length: `L` is the length, `b` the block."""
-    names = {"block": "block_size", "anchor": "anchor_size"}
-    found: dict[str, Any] = {}
-    for item in text.split():
-        name, _, value = item.partition("=")
-        base, _, part = value.partition("/")
-        known = {"L": length, "b": found.get("block_size", 0)}
-        size: Any = known[base] // int(part or 1) if base in known else value
-        found[names.get(name, name)] = size if name == "correction" else int(size)
-    return Star(**found)
+        record = machine.circumstances(engine.mesh.devices.flat[0], "benchmarks.accuracy")
+        out.write_text(json.dumps({**record, "results": results}, indent=1) + "\n")
+    print(accuracy_table.of(results))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,52 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import documents, phase1_work
-from star_jax import Engine
+from benchmarks import accuracy_table, documents, phase1_work
+from star_jax import Dense, Engine, Star
 from star_jax.prefill.kinds import Kind
+
+
+def parse(text: str, length: int) -> Star:
+    """A setting at a length: `L` is the length, `b` the block."""
+    names = {"block": "block_size", "anchor": "anchor_size"}
+    found: dict[str, Any] = {}
+    for item in text.split():
+        name, _, value = item.partition("=")
+        base, _, part = value.partition("/")
+        known = {"L": length, "b": found.get("block_size", 0)}
+        size: Any = known[base] // int(part or 1) if base in known else value
+        found[names.get(name, name)] = size if name == "correction" else int(size)
+    return Star(**found)
+
+
+def kinds_of(settings: Sequence[str], length: int) -> dict[str, Kind]:
+    """Exact attention, and each setting at this length."""
+    found: dict[str, Kind] = {"exact": Dense()}
+    return found | {text: parse(text, length) for text in settings}
+
+
+def run(
+    engine: Engine,
+    kinds: Mapping[int, Mapping[str, Kind]],
+    indices: Sequence[int],
+    records: str | None,
+) -> list[dict[str, Any]]:
+    """Asks all documents that are not in the records yet; returns the summary of all.
+
+    kinds: of attention, by length and by name. records: a file of JSON lines; None: none.
+    """
+    path = pathlib.Path(records) if records else None
+    done = read(path)
+    for length, some in kinds.items():
+        for one in measure(engine, length, indices, some, done):
+            done.append(one)
+            if path is not None:
+                with path.open("a") as file:
+                    file.write(json.dumps(one) + "\n")
+    order = {length: list(some) for length, some in kinds.items()}
+    asked = [one for one in done if one["setting"] in order.get(one["length"], ())]
+    asked.sort(key=lambda one: order[one["length"]].index(one["setting"]))
+    return accuracy_table.summarise(asked)
 
 
 def measure(

@@ -6,9 +6,7 @@ What is asked is what `benchmarks.accuracy` asks.
 """
 
 import json
-import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 from absl import flags
 
@@ -16,6 +14,7 @@ import star_jax
 from benchmarks import accuracy_probes, accuracy_table, machine, options
 from benchmarks.variations import variations
 from star_jax import Dense, Engine
+from star_jax.prefill.kinds import Kind
 from star_jax.runs import cli
 
 _MODEL = flags.DEFINE_string("model", "checkpoints/smollm2", "A checkpoint with a chat template.")
@@ -30,29 +29,18 @@ _OUT = flags.DEFINE_string("out", None, "A JSON file for the results.")
 def main(argv: Sequence[str]) -> None:
     del argv
     out = options.out_path(_OUT.value)
-    path = pathlib.Path(_RECORDS.value) if _RECORDS.value else None
     length, block = _LENGTH.value, _LENGTH.value // _BLOCKS.value
-    done = accuracy_probes.read(path)
     engine = Engine.from_pretrained(
         _MODEL.value, mesh=star_jax.make_mesh(), attention=Dense(), dtype="float32"
     )
-    kinds: dict[str, Any] = {"exact": Dense(), **variations(block, engine.config.num_layers)}
+    kinds: dict[str, Kind] = {"exact": Dense(), **variations(block, engine.config.num_layers)}
     if _ONLY.value:
         kinds = {name: kinds[name] for name in ("exact", "block=b", *_ONLY.value)}
-    indices = range(_DOCUMENTS.value)
-    for record in accuracy_probes.measure(engine, length, indices, kinds, done):
-        done.append(record)
-        if path is not None:
-            with path.open("a") as file:
-                file.write(json.dumps(record) + "\n")
-    record = machine.circumstances(engine.mesh.devices.flat[0], "benchmarks.trial")
-    result = {
-        **record,
-        "results": accuracy_table.summarise([r for r in done if r["setting"] in kinds]),
-    }
+    results = accuracy_probes.run(engine, {length: kinds}, range(_DOCUMENTS.value), _RECORDS.value)
     if out is not None:
-        out.write_text(json.dumps(result, indent=1) + "\n")
-    print(accuracy_table.of(result["results"]))
+        record = machine.circumstances(engine.mesh.devices.flat[0], "benchmarks.trial")
+        out.write_text(json.dumps({**record, "results": results}, indent=1) + "\n")
+    print(accuracy_table.of(results))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,14 @@
 """The benchmark of accuracy: its documents, its count of work, its table, and a run of it."""
 
-import json
-
 import flops as jaxpr
 import jax.numpy as jnp
 import literal
 import numpy as np
 import pytest
 import tiny
-from absl import flags as absl_flags
-from absl.testing import flagsaver
 
 import star_jax
-from benchmarks import accuracy, accuracy_probes, accuracy_table, documents, phase1_work, variations
+from benchmarks import accuracy_probes, accuracy_table, documents, phase1_work, variations
 from star_jax import Dense, Engine, Star
 from star_jax.cache.layer import Plain
 from star_jax.prefill import exact
@@ -90,9 +86,9 @@ def test_all_else_is_counted_as_the_program_has_it():
 
 
 def test_settings_are_read_with_their_fractions():
-    assert accuracy.parse("block=L/8", 1024) == Star(block_size=128)
+    assert accuracy_probes.parse("block=L/8", 1024) == Star(block_size=128)
     text = "block=L/8 anchor=b/4 halo=b/2 correction=tangent stride=32"
-    assert accuracy.parse(text, 1024) == Star(
+    assert accuracy_probes.parse(text, 1024) == Star(
         block_size=128, anchor_size=32, halo=64, correction="tangent", stride=32
     )
 
@@ -133,36 +129,26 @@ def test_only_documents_that_all_settings_have_count():
     assert {s["documents"] for s in accuracy_table.summarise(some)} == {3}
 
 
-def test_a_run_goes_on_from_its_records(tmp_path, monkeypatch, capsys):
-    path, out = tmp_path / "records.jsonl", tmp_path / "out.json"
-    probes = [{"kind": kind, "nll": 1.0, "right": True} for kind in accuracy_table.KINDS]
+def test_a_run_goes_on_from_its_records(tmp_path, monkeypatch):
+    path = tmp_path / "records.jsonl"
     asked: list[str] = []
-    monkeypatch.setattr(accuracy_probes, "_asked", lambda *a: ([1], []))
 
     def probe(engine, *asked_for):
         asked.append(engine.attention.label)
-        return probes
+        nll = 1.0 + len(engine.attention.label)
+        return [{"kind": kind, "nll": nll, "right": True} for kind in accuracy_table.KINDS]
 
+    monkeypatch.setattr(accuracy_probes, "_asked", lambda *a: ([1], []))
     monkeypatch.setattr(accuracy_probes, "_probe", probe)
     engine = Engine(tiny.model(), mesh=star_jax.make_mesh(), attention=Dense())
-    monkeypatch.setattr(Engine, "from_pretrained", lambda *a, **k: engine)
-    flags: dict = {
-        "lengths": ["512"],
-        "setting": ["block=L/8", "block=L/8 halo=8"],
-        "documents": "2",
-        "records": str(path),
-        "out": str(out),
-    }
-    with flagsaver.as_parsed(**flags):
-        absl_flags.FLAGS.mark_as_parsed()
-        accuracy.main([])
-        assert len(asked) == 6
-        path.write_text(path.read_text()[:-5])  # torn
-        accuracy.main([])
-    assert len(asked) == 7
-    assert len(json.loads(out.read_text())["results"]) == 3
-    assert np.isfinite(json.loads(out.read_text())["results"][0]["needle"])
-    assert "halo=8" in capsys.readouterr().out
+    names = ("block=L/8", "block=L/8 halo=8")
+    kinds = {512: accuracy_probes.kinds_of(names, 512)}
+    first = accuracy_probes.run(engine, kinds, range(2), str(path))
+    assert len(asked) == 6
+    path.write_text(path.read_text()[:-5])  # torn
+    again = accuracy_probes.run(engine, kinds, range(2), str(path))
+    assert asked[6:] == ["star_b64_a64_h8"] and again == first
+    assert [one["setting"] for one in again] == ["exact", *names]
 
 
 @pytest.mark.parametrize(
