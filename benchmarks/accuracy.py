@@ -1,7 +1,8 @@
 """What Star Attention's blocks lose on a real model, and how much of it a setting wins back.
 
     python -m benchmarks.accuracy --lengths=2048,4096 --documents=13 \\
-        --records=results/accuracy.jsonl --out=benchmarks/results/accuracy_smollm2.json
+        --records=benchmarks/results/accuracy_smollm2.jsonl \\
+        --out=benchmarks/results/accuracy_smollm2.json
 
 Teacher-forced, so that a document costs one phase 1 for each setting. Each has needles in prose,
 a list of made-up names, and a continuation; see `documents`. The records are written document by
