@@ -8,21 +8,36 @@ from typing import Any
 import numpy as np
 
 from benchmarks import accuracy_table, documents, phase1_work
-from star_jax import Dense, Engine, Star
+from star_jax import Dense, Engine
+from star_jax.eval.rows import rows
+from star_jax.eval.settings import AttentionConfig
 from star_jax.prefill.kinds import Kind
 
+NAMES = {
+    "block": "block_size",
+    "anchor": "anchor_size",
+    **{name: name for name in ("halo", "correction", "stride")},
+}
 
-def parse(text: str, length: int) -> Star:
-    """A setting at a length: `L` is the length, `b` the block."""
-    names = {"block": "block_size", "anchor": "anchor_size"}
-    found: dict[str, Any] = {}
+
+def parse(text: str, length: int) -> Kind:
+    """A setting at a length, in the words and sizes of an evaluation: `L` is the length.
+
+    Raises:
+      ValueError: what is wrong with it.
+    """
+    fields: dict[str, str] = {}
     for item in text.split():
         name, _, value = item.partition("=")
-        base, _, part = value.partition("/")
-        known = {"L": length, "b": found.get("block_size", 0)}
-        size: Any = known[base] // int(part or 1) if base in known else value
-        found[names.get(name, name)] = size if name == "correction" else int(size)
-    return Star(**found)
+        if name not in NAMES:
+            raise ValueError(f"setting {text!r}: {name!r} is unknown: use {', '.join(NAMES)}")
+        fields[NAMES[name]] = value
+    if "block_size" not in fields:
+        raise ValueError(f"setting {text!r} has no block=...")
+    found = rows(AttentionConfig(kind="star", **fields), length)
+    if len(found) != 1:
+        raise ValueError(f"setting {text!r} is {len(found)}: give each as one --setting")
+    return found[0].attention
 
 
 def kinds_of(settings: Sequence[str], length: int) -> dict[str, Kind]:

@@ -43,19 +43,7 @@ def document(index: int, length: int, count: Callable[[str], int]) -> Document:
       ValueError: what is asked for does not fit.
     """
     rng = random.Random(f"{index} {length}")
-    keys = [
-        f"{adjective}-{noun}"
-        for adjective, noun in zip(
-            rng.sample(words.read("adjectivelist"), NEEDLES),
-            rng.sample(words.read("nounlist"), NEEDLES),
-            strict=True,
-        )
-    ]
-    values = [str(rng.randint(10**6, 10**7 - 1)) for _ in keys]
-    needles = [
-        niah.NEEDLE.format(kind="number", key=key, value=value)
-        for key, value in zip(keys, values, strict=True)
-    ]
+    keys, values, needles = draw_needles(rng, NEEDLES)
     names = [_name(rng) for _ in range(NAMES)]
     listed = f"{BEFORE}{', '.join(names)}{AFTER}"
 
@@ -92,6 +80,19 @@ def document(index: int, length: int, count: Callable[[str], int]) -> Document:
     probes.append(Probe("copy", ASK_NAMES, begun, f" {', '.join(names[half:])}"))
     probes.append(Probe("prose", "", "", f" {rest}"))
     return Document(" ".join(prose), tuple(probes))
+
+
+def draw_needles(rng: random.Random, count: int) -> tuple[list[str], list[str], list[str]]:
+    """Keys, no word of which comes twice, their values, and the sentences that say so."""
+    adjectives = rng.sample(words.read("adjectivelist"), count)
+    nouns = rng.sample(words.read("nounlist"), count)
+    keys = [f"{adjective}-{noun}" for adjective, noun in zip(adjectives, nouns, strict=True)]
+    values = [str(rng.randint(10**6, 10**7 - 1)) for _ in keys]
+    needles = [
+        niah.NEEDLE.format(kind="number", key=key, value=value)
+        for key, value in zip(keys, values, strict=True)
+    ]
+    return keys, values, needles
 
 
 def _name(rng: random.Random) -> str:

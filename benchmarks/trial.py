@@ -35,6 +35,8 @@ def main(argv: Sequence[str]) -> None:
     )
     kinds: dict[str, Kind] = {"exact": Dense(), **variations(block, engine.config.num_layers)}
     if _ONLY.value:
+        if unknown := [name for name in _ONLY.value if name not in kinds]:
+            raise ValueError(f"--only: {unknown} are none of {list(kinds)}")
         kinds = {name: kinds[name] for name in ("exact", "block=b", *_ONLY.value)}
     results = accuracy_probes.run(engine, {length: kinds}, range(_DOCUMENTS.value), _RECORDS.value)
     if out is not None:

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from star_jax.eval.lists import items
@@ -39,31 +38,30 @@ def rows(attention: AttentionConfig, length: int | None) -> tuple[Row, ...]:
             found[Row(KINDS[name]())] = None
             continue
         sizes = itertools.product(*(items(f"attention.{s}", getattr(attention, s)) for s in SIZES))
-        corrections = items("attention.correction", attention.correction)
-        for size, correction in itertools.product(sizes, corrections):
-            how = _mending(correction, items("attention.stride", attention.stride))
-            for one in how:
-                found[Row(KINDS[name](**_sizes(size, length), **one))] = None
+        for size, how in itertools.product(sizes, _mending(attention)):
+            found[Row(KINDS[name](**_sizes(size, length), **how))] = None
     return tuple(found)
 
 
-def _mending(correction: str, strides: Sequence[str]) -> list[dict[str, Any]]:
-    """The corrections with each of the strides; without one these say nothing."""
-    if correction == NONE:
-        return [{}]
-    if correction not in CORRECTIONS:
-        known = ", ".join((NONE, *CORRECTIONS))
-        raise ValueError(f"attention.correction={correction!r} is unknown: use {known}")
-    return [
-        {"correction": correction, "stride": _at_least("attention.stride", stride, 1)}
-        for stride in strides
+def _mending(attention: AttentionConfig) -> list[dict[str, Any]]:
+    """The corrections, each with each of the strides; without one these say nothing."""
+    strides = [
+        (text, _size("attention.stride", text))
+        for text in items("attention.stride", attention.stride)
     ]
-
-
-def _at_least(field: str, text: str, least: int) -> int:
-    if (size := _size(field, text)) < least:
-        raise ValueError(f"{field}={text!r} must be at least {least}")
-    return size
+    for text, stride in strides:
+        if stride < 1:
+            raise ValueError(f"attention.stride={text!r} must be at least 1")
+    found: list[dict[str, Any]] = []
+    for correction in items("attention.correction", attention.correction):
+        if correction == NONE:
+            found.append({})
+        elif correction in CORRECTIONS:
+            found += [{"correction": correction, "stride": stride} for _, stride in strides]
+        else:
+            known = ", ".join((NONE, *CORRECTIONS))
+            raise ValueError(f"attention.correction={correction!r} is unknown: use {known}")
+    return found
 
 
 def has_sizes(attention: AttentionConfig) -> bool:

@@ -86,11 +86,27 @@ def test_all_else_is_counted_as_the_program_has_it():
 
 
 def test_settings_are_read_with_their_fractions():
-    assert accuracy_probes.parse("block=L/8", 1024) == Star(block_size=128)
+    assert accuracy_probes.parse("block=L/8", 1024) == Star(block_size=128, anchor_size=128)
     text = "block=L/8 anchor=b/4 halo=b/2 correction=tangent stride=32"
     assert accuracy_probes.parse(text, 1024) == Star(
         block_size=128, anchor_size=32, halo=64, correction="tangent", stride=32
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("blok=3", "'blok' is unknown: use block, anchor"),
+        ("halo=3", "has no block="),
+        ("block=foo", "'foo' is not a size"),
+        ("block=L/0", "'L/0' is not a size"),
+        ("block=8,16", "is 2: give each as one --setting"),
+        ("block=8 halo=9", "halo='9' is 9 tokens"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named(text, says):
+    with pytest.raises(ValueError, match=says):
+        accuracy_probes.parse(text, 1024)
 
 
 def records():

@@ -132,6 +132,7 @@ def test_rows_are_the_librarys_kinds_of_attention() -> None:
             {"attention__halo": "L"},
             "'L' is 512 tokens at length 512: it must be from 0 (none) to the",
         ),
+        ({"attention__stride": "b"}, "attention.stride='b' is not a size: give tokens"),
         ({"attention__correction": "gamma"}, "attention.correction='gamma' is unknown: use none"),
         (
             {"attention__correction": "delta", "attention__stride": "0"},

@@ -15,7 +15,8 @@ from typing import Any
 
 from absl import flags
 
-from star_jax.eval.ruler import niah, words
+from benchmarks import documents
+from star_jax.eval.ruler import niah
 from star_jax.runs import cli, limits
 from tools import demo_language, smollm2
 
@@ -53,19 +54,7 @@ def question(index: int, length: int, count: Callable[[str], int]) -> dict[str, 
       ValueError: the needles do not fit the length, or the text does not fill it.
     """
     rng = random.Random(f"{index} {length}")
-    keys = [
-        f"{adjective}-{noun}"
-        for adjective, noun in zip(
-            rng.sample(words.read("adjectivelist"), NEEDLES),
-            rng.sample(words.read("nounlist"), NEEDLES),
-            strict=True,
-        )
-    ]
-    values = [str(rng.randint(10**6, 10**7 - 1)) for _ in keys]
-    needles = [
-        niah.NEEDLE.format(kind="number", key=key, value=value)
-        for key, value in zip(keys, values, strict=True)
-    ]
+    keys, values, needles = documents.draw_needles(rng, NEEDLES)
     head, tail = niah.CONTEXT.replace("{kind}", "number").split("{lines}")
     query = niah.QUESTION.format(kind="number", key=keys[0])
     prefix = niah.ANSWER_PREFIX.format(kind="number", key=keys[0])
