@@ -19,18 +19,22 @@ from benchmarks import accuracy_probes, accuracy_table, machine, options
 from star_jax import Dense, Engine
 from star_jax.runs import cli
 
+# A quarter of the anchor and a halo of three quarters see as many keys as the whole anchor.
+SEEN = "block=L/8 anchor=b/4 halo=3b/4"
 SETTINGS = (
     "block=L/4",
     "block=L/8",
     "block=L/8 halo=64",
-    "block=L/8 halo=64 correction=delta",
-    "block=L/8 halo=64 correction=tangent stride=32",
-    "block=L/8 halo=b/2 correction=tangent stride=32",
-    "block=L/8 anchor=b/4 halo=b/2 correction=tangent stride=32",
-    "block=L/8 anchor=b/4 halo=b",
-    "block=L/8 anchor=b/4 halo=b correction=delta stride=32",
-    "block=L/8 anchor=b/4 halo=b correction=tangent stride=32",
-    "block=L/8 anchor=b/4 halo=b correction=tangent stride=16",
+    "block=L/8 halo=64 correction=delta stride=64",
+    SEEN,
+    f"{SEEN} correction=delta stride=64",
+    f"{SEEN} correction=tangent stride=64",
+    f"{SEEN} correction=both stride=64",
+    f"{SEEN} correction=both stride=32",
+    f"{SEEN} correction=both stride=128",
+    "block=L/8 anchor=b/4 halo=b correction=both stride=64",
+    "block=L/8 anchor=b/8 halo=b/2 correction=both stride=64",
+    "block=L/4 anchor=b/4 halo=3b/4 correction=both stride=64",
 )
 
 _MODEL = flags.DEFINE_string("model", "checkpoints/smollm2", "A checkpoint with a chat template.")

@@ -52,7 +52,7 @@ def run(
     indices: Sequence[int],
     records: str | None,
 ) -> list[dict[str, Any]]:
-    """Asks all documents that are not in the records yet; returns the summary of all.
+    """Asks all documents that are not in the records yet; returns the summary of all records.
 
     kinds: of attention, by length and by name. records: a file of JSON lines; None: none.
     """
@@ -64,10 +64,9 @@ def run(
             if path is not None:
                 with path.open("a") as file:
                     file.write(json.dumps(one) + "\n")
-    order = {length: list(some) for length, some in kinds.items()}
-    asked = [one for one in done if one["setting"] in order.get(one["length"], ())]
-    asked.sort(key=lambda one: order[one["length"]].index(one["setting"]))
-    return accuracy_table.summarise(asked)
+    order = list(dict.fromkeys(name for some in kinds.values() for name in some))
+    done.sort(key=lambda one: [*order, one["setting"]].index(one["setting"]))
+    return accuracy_table.summarise(done, indices)
 
 
 def measure(

@@ -11,8 +11,10 @@ RESAMPLES = 4000
 KINDS = ("needle", "copy", "prose")
 
 
-def summarise(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One entry for each length and setting, of the documents that all settings of it have.
+def summarise(
+    records: Sequence[Mapping[str, Any]], documents: Sequence[int]
+) -> list[dict[str, Any]]:
+    """One entry for each length and setting that each of the documents was asked with.
 
     Losses are beside exact attention; what is won back is a share of plain star's loss with the
     same block. Intervals (95%) are of resampled documents.
@@ -23,22 +25,22 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for r in records:
             if r["length"] == length:
                 by.setdefault(r["setting"], {})[r["document"]] = r
-        common = sorted(set.intersection(*(set(of) for of in by.values())))
-        values = {s: _values([of[i] for i in common]) for s, of in by.items()}
+        by = {s: of for s, of in by.items() if of.keys() >= set(documents)}
+        values = {s: _values([of[i] for i in documents]) for s, of in by.items()}
         for setting, of in by.items():
             plain = next((w for w in setting.split() if w.startswith("block=")), "exact")
             entry: dict[str, Any] = {
                 "length": length,
                 "setting": setting,
-                "documents": len(common),
-                "needles": sum(p["kind"] == "needle" for i in common for p in of[i]["probes"]),
-                "flops": of[common[0]]["flops"],
+                "documents": len(documents),
+                "needles": sum(p["kind"] == "needle" for i in documents for p in of[i]["probes"]),
+                "flops": of[documents[0]]["flops"],
             }
             if plain in by and setting != plain:
-                entry["work"] = round(entry["flops"] / by[plain][common[0]]["flops"], 4)
+                entry["work"] = round(entry["flops"] / by[plain][documents[0]]["flops"], 4)
             for measure, mine in values[setting].items():
                 entry[measure] = round(float(mine.mean()), 4)
-                if plain in values and setting not in (plain, "exact"):
+                if setting not in (plain, "exact") and {plain, "exact"} <= values.keys():
                     entry[f"won_{measure}"] = _won_back(
                         mine, values[plain][measure], values["exact"][measure]
                     )

@@ -28,7 +28,7 @@ def pairs(attention: Kind, length: int) -> float:
     block, anchor = attention.sizes["block_size"], attention.sizes["anchor_size"]
     mending = attention.mending
     halo, stride = int(mending.get("halo", 0)), int(mending.get("stride", 0))
-    is_tangent = mending.get("correction") == "tangent"
+    has_tangent = mending.get("correction") in ("tangent", "both")
     total = 0.0
     for start in range(0, length, block):
         size = min(block, length - start)
@@ -39,8 +39,8 @@ def pairs(attention: Kind, length: int) -> float:
         total += size * (halo + min(anchor, before))
         if stride:
             rows = -(-size // stride)
-            # The tangent averages keys too, for which scores are computed again; and each row
+            # A tangent averages keys too, for which scores are computed again; and each row
             # takes one more score for each strided row of its block.
-            total += rows * max(before - anchor, 0) * (2 if is_tangent else 1)
-            total += size * rows / 2 if is_tangent else 0
+            total += rows * max(before - anchor, 0) * (2 if has_tangent else 1)
+            total += size * rows / 2 if has_tangent else 0
     return total

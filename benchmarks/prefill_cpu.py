@@ -4,7 +4,7 @@ One simulated device, where transformers takes part, and eight. All do the same 
 values of every layer are kept, and of the last layer nothing else is computed. They take turns,
 so that a ratio is of times measured next to each other. First of all, each must give the logits
 of a short query that transformers gives after the same kind of prefill, Star Attention included.
-With halo and tangent, which transformers has not, it must give those of the masks written out.
+With halo and correction, which transformers has not, it must give those of the masks written out.
 """
 
 import dataclasses
@@ -113,9 +113,8 @@ def measure(
 def mended(length: int) -> Star:
     """The recommended setting, with blocks of L/8: see docs/mending.md."""
     block = -(-length // 8)
-    return Star(
-        block_size=block, anchor_size=block // 4, halo=block, correction="tangent", stride=32
-    )
+    anchor, halo = block // 4, 3 * block // 4
+    return Star(block_size=block, anchor_size=anchor, halo=halo, correction="both", stride=64)
 
 
 def _mended_row(engine: Engine, alone: Engine, ids: list[int]) -> Row:
@@ -128,7 +127,13 @@ def _mended_row(engine: Engine, alone: Engine, ids: list[int]) -> Row:
         short = context[:CHECKED]
         star = mended(len(short))
         literal = alone.with_attention(
-            Variation(block=star.block_size, anchor=star.anchor, halo=star.halo, stride=star.stride)
+            Variation(
+                block=star.block_size,
+                anchor=star.anchor,
+                halo=star.halo,
+                stride=star.stride,
+                correction="both",
+            )
         )
         found = engine.with_attention(star)
         expected = literal.score(literal.prefill(short), query)

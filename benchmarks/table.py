@@ -5,6 +5,7 @@
 Between two marker comments, and nothing else; no number appears there that no run has written.
 """
 
+import collections
 import json
 import pathlib
 import re
@@ -63,7 +64,15 @@ def rewritten(path: str, root: pathlib.Path) -> str:
 
 def plot(root: pathlib.Path) -> str:
     """Of the record of accuracy, as SVG."""
-    return accuracy_plot.svg(json.loads((root / ACCURACY).read_text())["results"], measure="needle")
+    return accuracy_plot.svg(_at_every_length(root), measure="needle")
+
+
+def _at_every_length(root: pathlib.Path) -> list[Record]:
+    """What accuracy is of settings that were tried at every length."""
+    results = json.loads((root / ACCURACY).read_text())["results"]
+    lengths = {one["length"] for one in results}
+    tried = collections.Counter(one["setting"] for one in results)
+    return [one for one in results if tried[one["setting"]] == len(lengths)]
 
 
 def _records(root: pathlib.Path, pattern: str) -> list[Record]:
@@ -110,8 +119,7 @@ def _language(root: pathlib.Path) -> str:
 
 
 def _accuracy(root: pathlib.Path) -> str:
-    record = json.loads((root / ACCURACY).read_text())
-    return accuracy_table.of(record["results"])
+    return accuracy_table.of(_at_every_length(root))
 
 
 _SHOWN = {

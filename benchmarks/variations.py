@@ -1,4 +1,4 @@
-"""Variations of halo and tangent: kinds of attention for a trial, with masks written out.
+"""Variations of halo and corrections: kinds of attention for a trial, with masks written out.
 
 They are slow, run on one device, and hold all scores of a layer at once. Their work is counted as
 if it were corrected in all layers, and without keys that are passed on.
@@ -33,7 +33,7 @@ class Variation(Dense):
     anchor: int | None = None
     halo: int = 0
     stride: int = 0
-    delta: bool = False
+    correction: str = "tangent"  # or "delta", or "both"
     share: str = ""  # "alone": the far keys weigh as they do at the strided row before, in share
     # of what the row has seen; "most": that or the tangent, whichever is more; "mean": of both
     groups: int = 1
@@ -51,7 +51,7 @@ class Variation(Dense):
     def mending(self) -> dict[str, int | str]:
         found: dict[str, int | str] = {"halo": self.halo}
         if self.stride:
-            found |= {"correction": "delta" if self.delta else "tangent", "stride": self.stride}
+            found |= {"correction": self.correction, "stride": self.stride}
         return found
 
     def attend(self, positions: Positions, runtime: Runtime) -> "Tried":  # type: ignore[override]
@@ -109,11 +109,12 @@ class Tried:
         token = np.arange(length)
         rows = np.flatnonzero(token % how.block % how.stride == 0)
         before = (token[:, None] // how.block == rows // how.block) & (rows <= token[:, None])
-        if how.delta:
-            far_lse, far = _over(scores[:, rows], missed[:, rows], values)
-            gain = _merged(out[:, rows], lse[:, rows], far, far_lse) - out[:, rows]
-            return out + gain[:, before.cumsum(axis=1).argmax(axis=1)]
         last = before.cumsum(axis=1).argmax(axis=1)  # the strided row before each row, or its own
+        far_lse, far = _over(scores[:, rows], missed[:, rows], values)
+        gain = _merged(out[:, rows], lse[:, rows], far, far_lse) - out[:, rows]
+        delta = out + gain[:, last]
+        if how.correction == "delta":
+            return delta
         start = rows // how.block * how.block
         size = how.block if how.groups == 0 else np.maximum(-(-start // how.groups), 1)
         of_group = token[None] // np.broadcast_to(size, start.shape)[:, None]  # [R, S]
@@ -137,7 +138,7 @@ class Tried:
                 else:
                     top = jnp.logaddexp(top, shared) - jnp.log(2.0)
             out, lse = _merged(out, lse, chosen, top), jnp.logaddexp(lse, top)
-        return out
+        return (delta + out) / 2 if how.correction == "both" else out
 
 
 def _passed(how: Variation, q: Array, k: Array, scale: float) -> Array:
@@ -189,8 +190,9 @@ def variations(block: int, layers: int) -> dict[str, Variation]:
     return {
         "block=b": star,
         "block=b halo=b/2": half,
-        "block=b halo=b/2 delta32": dataclasses.replace(tangent, delta=True),
+        "block=b halo=b/2 delta32": dataclasses.replace(tangent, correction="delta"),
         "block=b halo=b/2 tangent32": tangent,
+        "block=b halo=b/2 both32": dataclasses.replace(tangent, correction="both"),
         "block=b halo=b/2 tangent8": dataclasses.replace(tangent, stride=8),
         "block=b halo=b/2 tangent32 groups=2": dataclasses.replace(tangent, groups=2),
         "block=b halo=b/2 tangent32 groups=4": dataclasses.replace(tangent, groups=4),

@@ -102,16 +102,16 @@ def _sizes(sizes: tuple[str, ...], length: int | None) -> dict[str, int]:
 
 
 def _size(field: str, text: str, **known: int | None) -> int:
-    """A size: `1024`, or a part of something known, `L/4`, rounded down."""
+    """A size: `1024`, or a part of something known, `L/4` or `3b/4`, rounded down."""
     if len(text) > _LONGEST:  # of many more digits Python makes no number
         raise ValueError(f"{field}={text[:_LONGEST]!r}... is too long for a size")
     if re.fullmatch(r"[+-]?[0-9]+", text):
         return int(text)
-    match = re.fullmatch(r"([Lb])(?:/([1-9][0-9]*))?", text)
-    if not match or match[1] not in known:
+    match = re.fullmatch(r"([1-9][0-9]*)?([Lb])(?:/([1-9][0-9]*))?", text)
+    if not match or match[2] not in known:
         parts = "".join(f", or {name}/4" for name in known)
         raise ValueError(f"{field}={text!r} is not a size: give tokens, like 1024{parts}")
-    whole = known[match[1]]
+    whole = known[match[2]]
     if whole is None:
         raise ValueError(f"{field}={text!r} needs data.lengths, which says what L is")
-    return whole // int(match[2] or 1)
+    return int(match[1] or 1) * whole // int(match[3] or 1)

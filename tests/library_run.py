@@ -22,13 +22,15 @@ from star_jax.runtime import processes
 
 QUERY = [5, 6, 7, 8, 9]
 NEW = 12
+MENDED = Star(block_size=16, anchor_size=4, halo=12, correction="both", stride=4)
 
 
 def found(mesh: Mesh) -> dict[str, Any]:
     """What the engine gives, for contexts side by side and of different lengths."""
-    e = Engine(tiny.model(), mesh=mesh, attention=Star(block_size=16), tokenizer=Letters())
+    e = Engine(tiny.model(), mesh=mesh, attention=MENDED, tokenizer=Letters())
     contexts = e.prefill([tiny.ids(150), tiny.ids(70, seed=1), tiny.ids(33, seed=2)])
     context = e.prefill(tiny.ids(90))
+    longer = e.extend(context, tiny.ids(40, seed=3))
     generation = e.start(context, QUERY, max_new_tokens=NEW, ignore_eos=True)
     generation.finish()
     alone = Engine(tiny.model(), mesh=local(), attention=Star(block_size=16))
@@ -45,6 +47,7 @@ def found(mesh: Mesh) -> dict[str, Any]:
         ],
         "text": "".join(e.stream(context, QUERY, max_new_tokens=NEW, stop=["zz"])),
         "next turn": e.generate(generation.context, [3, 4], max_new_tokens=NEW).tokens,
+        "extended": e.generate(longer, QUERY, max_new_tokens=NEW).tokens,
         "drawn": [[answer.seed, answer.tokens] for answer in drawn],
         "fingerprint": context.fingerprint.weights,
     }

@@ -54,14 +54,16 @@ class Defined:
         sparse = mean(weights, values)
         far_lse, weights = over(missed)
         far, far_key = mean(weights, values), mean(weights, keys)
-        if self.star.correction is None:
-            out = sparse
-        elif self.star.correction == "delta":
-            exact = _merged(sparse, sparse_lse, far, far_lse)
-            row = rows(length, self.star)
-            out = sparse + exact[:, row] - sparse[:, row]
-        else:
-            out = self._tangent(x, spec.scale, sparse, sparse_lse, far, far_lse, far_key)
+        exact = _merged(sparse, sparse_lse, far, far_lse)
+        row = rows(length, self.star)
+        delta = sparse + exact[:, row] - sparse[:, row]
+        tangent = self._tangent(x, spec.scale, sparse, sparse_lse, far, far_lse, far_key)
+        out = {
+            None: sparse,
+            "delta": delta,
+            "tangent": tangent,
+            "both": (delta + tangent) / 2,
+        }[self.star.correction]
         return out.transpose(1, 0, 2)[None], state
 
     def _tangent(self, x, scale, sparse, sparse_lse, far, far_lse, far_key):

@@ -48,6 +48,7 @@ KINDS = [
     Star(block_size=64, anchor_size=16, halo=32),
     Star(block_size=64, halo=8, correction="delta", stride=16),
     Star(block_size=64, halo=8, correction="tangent", stride=16),
+    Star(block_size=64, anchor_size=16, halo=48, correction="both", stride=16),
 ]
 
 
@@ -63,9 +64,9 @@ def test_attention_is_counted_as_the_definition_has_it(kind):
             if kind.correction is not None:
                 row = np.arange(length)
                 strided = (row % kind.block_size % kind.stride == 0) & (row >= kind.block_size)
-                is_tangent = kind.correction == "tangent"
-                expected += missed[strided].sum() * (1 + is_tangent)
-                for start in range(kind.block_size, length * is_tangent, kind.block_size):
+                has_tangent = kind.correction in ("tangent", "both")
+                expected += missed[strided].sum() * (1 + has_tangent)
+                for start in range(kind.block_size, length * has_tangent, kind.block_size):
                     size = min(kind.block_size, length - start)
                     expected += size * -(-size // kind.stride) / 2
         assert phase1_work.pairs(kind, length) == expected
@@ -87,9 +88,9 @@ def test_all_else_is_counted_as_the_program_has_it():
 
 def test_settings_are_read_with_their_fractions():
     assert accuracy_probes.parse("block=L/8", 1024) == Star(block_size=128, anchor_size=128)
-    text = "block=L/8 anchor=b/4 halo=b/2 correction=tangent stride=32"
+    text = "block=L/8 anchor=b/4 halo=3b/4 correction=both stride=32"
     assert accuracy_probes.parse(text, 1024) == Star(
-        block_size=128, anchor_size=32, halo=64, correction="tangent", stride=32
+        block_size=128, anchor_size=32, halo=96, correction="both", stride=32
     )
 
 
@@ -129,7 +130,7 @@ def records():
 
 
 def test_what_is_won_back_is_a_share_of_the_loss():
-    summary = accuracy_table.summarise(records())
+    summary = accuracy_table.summarise(records(), range(4))
     star, halo = (
         next(s for s in summary if s["setting"] == n) for n in ("block=L/8", "block=L/8 halo=64")
     )
@@ -140,9 +141,13 @@ def test_what_is_won_back_is_a_share_of_the_loss():
     assert "| 75% [75, 75]" in text and "halo=64" in text
 
 
-def test_only_documents_that_all_settings_have_count():
-    some = [r for r in records() if (r["document"], r["setting"]) != (2, "exact")]
-    assert {s["documents"] for s in accuracy_table.summarise(some)} == {3}
+def test_a_setting_that_lacks_a_document_is_left_out():
+    some = [r for r in records() if (r["document"], r["setting"]) != (2, "block=L/8 halo=64")]
+    found = {s["setting"]: s for s in accuracy_table.summarise(some, range(4))}
+    assert set(found) == {"exact", "block=L/8"}
+    found = {s["setting"]: s for s in accuracy_table.summarise(some, range(2))}
+    assert found["block=L/8 halo=64"]["won_needle"] == [75.0, 75.0, 75.0]
+    assert {s["documents"] for s in found.values()} == {2}
 
 
 def test_a_run_goes_on_from_its_records(tmp_path, monkeypatch):
@@ -176,12 +181,16 @@ def test_a_run_goes_on_from_its_records(tmp_path, monkeypatch):
             Star(block_size=32, anchor_size=8, halo=4),
         ),
         (
-            variations.Variation(block=32, halo=4, stride=5, delta=True),
+            variations.Variation(block=32, halo=4, stride=5, correction="delta"),
             Star(block_size=32, halo=4, correction="delta", stride=5),
         ),
         (
             variations.Variation(block=32, halo=4, stride=5),
             Star(block_size=32, halo=4, correction="tangent", stride=5),
+        ),
+        (
+            variations.Variation(block=32, halo=24, stride=5, correction="both"),
+            Star(block_size=32, halo=24, correction="both", stride=5),
         ),
         (variations.Variation(block=32, exact_layers=2), Dense()),
         (variations.Variation(block=32, stride=1, groups=3), Dense()),

@@ -53,6 +53,7 @@ MENDED = [
     Star(block_size=BLOCK, halo=8, correction="delta", stride=5),
     Star(block_size=BLOCK, halo=8, anchor_size=8, correction="tangent", stride=5),
     Star(block_size=BLOCK, halo=3, anchor_size=31, correction="tangent", stride=16),
+    Star(block_size=BLOCK, halo=24, anchor_size=8, correction="both", stride=16),
     Star(block_size=BLOCK, correction="tangent", stride=64),
 ]
 
@@ -83,14 +84,14 @@ def test_every_halo_beside_every_anchor(halo, anchor):
     check(star, 200, context=1)
 
 
-@pytest.mark.parametrize("correction", ["delta", "tangent"])
+@pytest.mark.parametrize("correction", ["delta", "tangent", "both"])
 @pytest.mark.parametrize("stride", [1, 5, 16, 64])
 def test_every_stride(stride, correction):
     star = Star(block_size=37, anchor_size=11, halo=4, correction=correction, stride=stride)
     check(star, 300, context=4)
 
 
-@pytest.mark.parametrize("correction", ["delta", "tangent"])
+@pytest.mark.parametrize("correction", ["delta", "tangent", "both"])
 @pytest.mark.parametrize("context", [1, 4])
 def test_a_stride_of_one_is_exact_attention(correction, context):
     query = tiny.ids(9, seed=1)
@@ -207,7 +208,7 @@ def test_what_cannot_be_extended_is_named():
     [
         Star(block_size=BLOCK, halo=8),
         Star(block_size=BLOCK, halo=8, correction="delta", stride=5),
-        Star(block_size=BLOCK, halo=8, anchor_size=8, correction="tangent", stride=5),
+        Star(block_size=BLOCK, halo=8, anchor_size=8, correction="both", stride=5),
     ],
     ids=lambda star: star.label,
 )
@@ -229,7 +230,7 @@ def test_long_blocks_go_through_tiles_and_choose_part_by_part(monkeypatch):
     monkeypatch.setattr(xla, "FEW_QUERIES", 0)
     monkeypatch.setattr(correction, "ROWS", 64)
     waves.programs.cache_clear()
-    for how in ("delta", "tangent"):
+    for how in ("delta", "both"):
         star = Star(block_size=200, anchor_size=70, halo=90, correction=how, stride=3)
         check(star, 777, context=2)
     waves.programs.cache_clear()
@@ -249,8 +250,9 @@ def test_a_tangent_of_capped_scores_is_refused():
     config.__dict__["layers"] = capped  # where it is computed once; no family here has any
     mesh = star_jax.make_mesh()
     Star(block_size=BLOCK, halo=8, correction="delta").check(config, mesh)
-    with pytest.raises(NotImplementedError, match="soft caps"):
-        Star(block_size=BLOCK, correction="tangent").check(config, mesh)
+    for how in ("tangent", "both"):
+        with pytest.raises(NotImplementedError, match="soft caps"):
+            Star(block_size=BLOCK, correction=how).check(config, mesh)
 
 
 def test_what_cannot_be_is_named():

@@ -3,7 +3,7 @@
 Memory is O(T * tile). Keys and values are read where they lie: never repeated per query
 head, never concatenated, never transposed as a whole. Tiles that a causal mask or a window
 hides altogether are not in the list; tiles that they hide for these particular offsets and
-lengths are skipped when they come up.
+lengths are skipped when they come up; those of which every key is seen need no mask.
 """
 
 import functools
@@ -176,7 +176,7 @@ def _scan_segment(carry: Softmax, q: Array, s: Segment, score: Score) -> Softmax
         rows = i * q_tile + jnp.arange(q_tile)
         columns = start + jnp.arange(k_tile)
 
-        def update(old: Softmax) -> Softmax:
+        def update(old: Softmax, kind: Kind = kind) -> Softmax:
             k = jax.lax.dynamic_slice_in_dim(s.k, start, k_tile, axis=1)
             v = jax.lax.dynamic_slice_in_dim(s.v, start, k_tile, axis=1)
             if kind == "diagonal":
@@ -185,11 +185,8 @@ def _scan_segment(carry: Softmax, q: Array, s: Segment, score: Score) -> Softmax
             return _update(old, query, k, v, seen, score)
 
         if kind == "masked" and depends_on_data:
-            first, end = _range_seen(s, rows[0], rows[-1])
-            seen = j * k_tile < end
-            if s.window is not None or s.begin is not None:
-                seen &= (j + 1) * k_tile > first
-            new = jax.lax.cond(jnp.any(seen), update, lambda x: x, old)
+            some = (lambda old: old, functools.partial(update, kind="whole"), update)
+            new = jax.lax.switch(_how_much(s, rows, j, k_tile), some, old)
         else:
             new = update(old)
         put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=i, axis=0)
@@ -249,6 +246,16 @@ def _visible(
     if s.begin is not None:
         mask = mask & (columns >= s.begin[:, None, None, None, None])
     return mask
+
+
+def _how_much(s: Segment, rows: Array, j: Array, tile: int) -> Array:
+    """How much of key tile j these queries see: 0 nothing, 1 all of it, 2 some of it."""
+    first, end = _range_seen(s, rows[0], rows[-1])
+    some = jnp.any((j * tile < end) & ((j + 1) * tile > first))
+    # What every query sees: each edge is the narrowest one.
+    first, end = _range_seen(s, rows[-1], rows[0])
+    whole = jnp.all((j * tile >= first) & ((j + 1) * tile <= end))
+    return jnp.where(some, jnp.where(whole, 1, 2), 0)
 
 
 def _range_seen(s: Segment, first_row: Array | int, last_row: Array | int) -> tuple[Array, Array]:
@@ -326,8 +333,9 @@ def _tile(length: int, s: Segment) -> int:
     quarter of what is seen: the strips on the diagonal waste an eighth at most.
     """
     if not s.is_ordered:
-        # Of like size: 1088 keys are three tiles of 384, and not of 512.
-        even = -(-length // -(-length // MAX_TILE))
-        return min(length, -(-even // MIN_TILE) * MIN_TILE)
+        # The largest that wastes least: 1280 keys are four tiles of 320, and not three of 448.
+        if length > MAX_TILE:
+            return min(range(MAX_TILE, MAX_TILE // 2, -MIN_TILE), key=lambda tile: -length % tile)
+        return length
     seen = length if s.window is None else min(length, s.window)
     return min(max(1 << max(seen // 4, 1).bit_length() - 1, MIN_TILE), MAX_TILE, length)

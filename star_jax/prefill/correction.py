@@ -3,7 +3,7 @@
 All rows of a block miss the same *far* keys: those before the block that are neither in the
 anchor nor in the halo. Every stride-th row of a block, counted from its start, is attended to
 them, wherever they lie: the rows go to all devices, and each sends back the partial over its
-own keys. What a row r finds there mends the rows from r on, in one of two ways.
+own keys. What a row r finds there mends the rows from r on.
 
 delta: what row r gains, its exact output less the other one, is added to it and to the rows
   that follow, up to the next such row.
@@ -17,6 +17,9 @@ tangent: the far keys become one summary key. As a function of the query, their 
   best of these lower bounds. The values' mean v_r, with that number as its log-sum-exp, is a
   partial over the far keys, and is merged as one. The result is an average of values, so that
   no error of it can be large.
+
+both: the mean of what these two give. Delta keeps what the row found, and forgets that queries
+  differ; the tangent follows the query, and finds too little. Their errors are not alike.
 
 Sources: delta is Willette et al., "Delta Attention", arXiv 2505.11254, with rows counted per
 block; the tangent is ours.
@@ -37,7 +40,8 @@ from star_jax.models.decoder import precision
 from star_jax.runtime.mesh import CONTEXT
 from star_jax.runtime.runtime import Attention
 
-CORRECTIONS = ("delta", "tangent")
+CORRECTIONS = ("delta", "tangent", "both")
+WITH_KEYS = ("tangent", "both")  # those that average keys beside values
 
 ROWS = 512  # of a block that choose their tangents at a time
 
@@ -79,13 +83,13 @@ def far(
 ) -> Partial:
     """The partial of all rows over the far keys on this device: [B, C * R, N, ...].
 
-    own: the keys of this device's block, which begins at `starts`. For the tangent, `out` holds
-    the mean of values and the mean of keys: [B, C * R, N, 2H].
+    own: the keys of this device's block, which begins at `starts`. But for delta, `out` holds the
+    mean of values and the mean of keys: [B, C * R, N, 2H].
     """
     devices, batch, count, heads, width = rows.shape
     flat = rows.transpose(1, 0, 2, 3, 4).reshape(batch, devices * count, heads, width)
     of_device = jnp.arange(devices * count) // count  # whose block each row is of
-    with_keys = rules.correction == "tangent"
+    with_keys = rules.correction in WITH_KEYS
     parts = []
     if devices > 1:
         # No own key is before the block of the first device.
@@ -193,9 +197,13 @@ def _after_none(part: Partial, count: int) -> Partial:
 
 def corrected(q: Queries, part: Partial, far: Partial, scale: float, rules: Rules) -> Queries:
     """A block's outputs, from those over what it sees and its rows' partials over the rest."""
+    values = far._replace(out=far.out[..., : part.out.shape[-1]])
     if rules.correction == "delta":
-        return _delta(part, far, rules.stride)
-    return _tangent(q, part, far, scale, rules.stride)
+        return _delta(part, values, rules.stride)
+    tangent = _tangent(q, part, far, scale, rules.stride)
+    if rules.correction == "tangent":
+        return tangent
+    return (_delta(part, values, rules.stride) + tangent) / 2
 
 
 def _delta(part: Partial, far: Partial, stride: int) -> Queries:

@@ -33,7 +33,7 @@ from star_jax.cache.sharded import (
 )
 from star_jax.models import Decoder, DecoderConfig
 from star_jax.prefill import waves as wave_lib
-from star_jax.prefill.correction import CORRECTIONS, Rules
+from star_jax.prefill.correction import CORRECTIONS, WITH_KEYS, Rules
 from star_jax.runtime import mesh as mesh_lib
 from star_jax.runtime.mesh import CONTEXT
 from star_jax.runtime.runtime import Runtime
@@ -46,8 +46,8 @@ class Star:
 
     block_size: tokens of a block. anchor_size: tokens of the anchor, by default a block; 0 is no
     anchor: allowed, as an ablation. halo: how many keys of the block before it a block also sees.
-    correction: "tangent" or "delta", see `correction`; None: none. stride: of this many rows of a
-    block the correction attends one exactly.
+    correction: "delta", "tangent" or "both", see `correction`; None: none. stride: of this many
+    rows of a block the correction attends one exactly.
     """
 
     name: ClassVar[str] = "star"
@@ -115,10 +115,10 @@ class Star:
         Raises:
           NotImplementedError: a tangent, of scores that are capped.
         """
-        if self.correction == "tangent" and any(layer.soft_cap for layer in config.layers):
+        if self.correction in WITH_KEYS and any(layer.soft_cap for layer in config.layers):
             raise NotImplementedError(
-                "correction='tangent' of a model with soft caps: it takes scores for what they are "
-                "before the cap; 'delta' does not"
+                f"correction={self.correction!r} of a model with soft caps: a tangent takes scores "
+                "for what they are before the cap; 'delta' does not"
             )
 
     def advice(self, lengths: Sequence[int], config: DecoderConfig, mesh: Mesh) -> list[str]:
