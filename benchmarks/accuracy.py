@@ -42,9 +42,9 @@ _LENGTHS = flags.DEFINE_list("lengths", ["2048"], "Tokens of the documents.")
 _DOCUMENTS = flags.DEFINE_integer("documents", 13, "How many, of each length.", lower_bound=1)
 _FIRST = flags.DEFINE_integer("first", 0, "The first one.", lower_bound=0)
 _SETTINGS = flags.DEFINE_multi_string(
-    "setting", list(SETTINGS), "Of Star Attention: block=L/8 anchor=b/4 halo=64 stride=32 ..."
+    "setting", list(SETTINGS), "How star encodes: block=L/8 anchor=b/4 halo=64 stride=32 ..."
 )
-_DTYPE = flags.DEFINE_string("dtype", "float32", "Of weights and activations.")
+_DTYPE = flags.DEFINE_string("dtype", "float32", "What weights and activations are.")
 _RECORDS = flags.DEFINE_string("records", None, "JSON lines, one for each document and setting.")
 _OUT = flags.DEFINE_string("out", None, "A JSON file for the results.")
 

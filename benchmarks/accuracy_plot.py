@@ -1,5 +1,6 @@
 """A plot of what is left of star's loss, as an SVG file: a bar for each setting and length."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.sax.saxutils import escape
@@ -26,7 +27,7 @@ def svg(results: Sequence[Mapping[str, Any]], *, measure: str) -> str:
         parts.append(
             f'<text x="{_TEXT - 8}" y="{y + 14}" text-anchor="end">{escape(setting)}</text>'
         )
-        for length, colour in zip(lengths, _COLOURS, strict=False):
+        for length, colour in zip(lengths, itertools.cycle(_COLOURS), strict=False):
             share = won.get((setting, length))
             if share is None:
                 continue

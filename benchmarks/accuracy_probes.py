@@ -1,5 +1,6 @@
 """Asks a context that was encoded by each kind of attention what `documents` has to ask."""
 
+import hashlib
 import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,9 +56,12 @@ def run(
     """Asks all documents that are not in the records yet; returns the summary of all records.
 
     kinds: of attention, by length and by name. records: a file of JSON lines; None: none.
+
+    Raises:
+      ValueError: the records are of another model or text.
     """
     path = pathlib.Path(records) if records else None
-    done = read(path)
+    done = read(path, _about(engine)) if path else []
     for length, some in kinds.items():
         for one in measure(engine, length, indices, some, done):
             done.append(one)
@@ -136,7 +140,7 @@ def _probe(
 
 
 def _answered(logits: np.ndarray, asked: tuple[list[int], int]) -> dict[str, Any]:
-    """Of a needle; it is found if every token is the likeliest one after those before it."""
+    """What became of a needle: it is found if every token is the likeliest one after the others."""
     ids, count = asked
     rows, wanted = logits[-count - 1 : -1].astype(np.float64), np.asarray(ids[-count:])
     top = rows.max(axis=-1)
@@ -146,11 +150,30 @@ def _answered(logits: np.ndarray, asked: tuple[list[int], int]) -> dict[str, Any
     return {"kind": "needle", "nll": round(float(nll.mean()), 6), "right": right}
 
 
-def read(path: pathlib.Path | None) -> list[dict[str, Any]]:
-    if path is None or not path.exists():
-        return []
-    text = path.read_text()
+def _about(engine: Engine) -> dict[str, Any]:
+    """What records are of: another model or another Python's manual makes others."""
+    mine = engine.fingerprint
+    text = hashlib.sha256("\n".join(documents.sentences()).encode()).hexdigest()[:16]
+    return {
+        "weights": mine.weights,
+        "tokenizer": mine.tokenizer,
+        "dtype": mine.dtype,
+        "sentences": text,
+    }
+
+
+def read(path: pathlib.Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The records in a file of JSON lines, which begins with what they are of.
+
+    Raises:
+      ValueError: they are of something else.
+    """
+    text = path.read_text() if path.exists() else ""
     whole = text[: text.rfind("\n") + 1]  # a run that was killed may have left half a line
+    whole = whole or json.dumps({"of": about}) + "\n"
     if whole != text:
         path.write_text(whole)
-    return [json.loads(line) for line in whole.splitlines()]
+    first, *records = map(json.loads, whole.splitlines())
+    if first != {"of": about}:
+        raise ValueError(f"{path} begins with {first}, and this run is of {about}")
+    return records

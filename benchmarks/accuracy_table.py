@@ -61,17 +61,20 @@ def _values(records: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
 
 
 def _won_back(mine: np.ndarray, star: np.ndarray, exact: np.ndarray) -> list[float] | None:
-    """The share of star's loss that is won back, in percent: it, and its interval.
+    """The share of star's loss that is won back, in percent, and its interval.
 
-    None where star loses nothing.
+    Without the interval where star does not clearly lose; None where it does not lose at all.
     """
     if star.mean() == exact.mean():
         return None
+    share = 100 * (star.mean() - mine.mean()) / (star.mean() - exact.mean())
     rng = np.random.default_rng(0)
     which = rng.integers(0, len(mine), (RESAMPLES, len(mine)))
     lost, left = (star - exact)[which].mean(axis=1), (mine - exact)[which].mean(axis=1)
-    shares = 100 * (1 - left[lost != 0] / lost[lost != 0])
-    share = 100 * (star.mean() - mine.mean()) / (star.mean() - exact.mean())
+    loses = np.sign(lost) == np.sign(star.mean() - exact.mean())
+    if loses.mean() < 0.975:
+        return [round(float(share), 1)]
+    shares = 100 * (1 - left[loses] / lost[loses])
     return [round(float(x), 1) for x in (share, *np.percentile(shares, [2.5, 97.5]))]
 
 
@@ -89,4 +92,7 @@ def of(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _share(won: Sequence[float] | None) -> str:
-    return "" if won is None else f"{won[0]:.0f}% [{won[1]:.0f}, {won[2]:.0f}]"
+    if won is None:
+        return ""
+    share, *interval = (f"{x:.0f}" for x in won)
+    return f"{share}% [{', '.join(interval)}]" if interval else f"{share}%"

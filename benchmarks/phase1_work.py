@@ -1,4 +1,8 @@
-"""How much phase 1 computes: FLOPs of matmuls, of all devices, from what each token sees."""
+"""How much phase 1 computes on one device: FLOPs of matmuls, from what each token sees.
+
+On several devices all take the strided rows of all blocks over their own block, in the first wave
+too: what lies behind a row is masked. For that wave it doubles the correction's far keys.
+"""
 
 import math
 

@@ -29,10 +29,11 @@ class AttentionConfig:
     block_size: in tokens, or a part of the length: 1024, L/4. A comma list.
     anchor_size: in tokens, or a part of the length or of the block: 0 (none), L/8, b/4, b. A
       comma list.
-    halo: how many keys of the block before it a block also sees: 0 (none), 256, b/16. A comma list.
-    correction: of what blocks lose: none, delta, tangent, both. A comma list.
+    halo: how many keys of the block before it a block also sees: 0 (none), 256, 3b/4. A comma
+      list.
+    correction: what mends a block's rows: none, delta, tangent, both. A comma list.
     stride: of this many rows a correction attends one exactly. A comma list.
-    implementation: of attention; empty picks the best for the devices.
+    implementation: what computes attention; empty picks the best for the devices.
     """
 
     kind: str = "dense,star"

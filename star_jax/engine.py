@@ -175,8 +175,9 @@ class Engine(Answering):
         """The context with more tokens at its end, as if all of it had been encoded at once.
 
         Star Attention encodes only the new blocks, and anew those of the wave that the context
-        ends in: a block of each device at most. Exact attention encodes all of it anew, and so is
-        a dialogue's latest part. The context stays as it is; both are in memory.
+        ends in: a block of each device at most. The contexts of a batch that were encoded side by
+        side start at the wave that the shortest one ends in. Exact attention encodes all of it
+        anew, and so is a dialogue's latest part. The context stays as it is; both are in memory.
 
         Args:
           context: from `prefill`, of this engine's attention.

@@ -46,7 +46,7 @@ _BLOCK = flags.DEFINE_integer("block_size", -1, "In tokens; needed for star.")
 _ANCHOR = flags.DEFINE_integer("anchor_block_size", -1, "In tokens; -1: a block; 0: no anchor.")
 _HALO = flags.DEFINE_integer("halo", 0, "Keys of the block before it that a block also sees.")
 _CORRECTION = flags.DEFINE_enum(
-    "correction", "none", ("none", *CORRECTIONS), "Of what star's blocks lose."
+    "correction", "none", ("none", *CORRECTIONS), "What mends a block's rows."
 )
 _STRIDE = flags.DEFINE_integer("stride", 64, "A correction attends one of so many rows exactly.")
 _TEMPLATE = flags.DEFINE_enum(

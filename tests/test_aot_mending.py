@@ -40,7 +40,7 @@ def test_the_halo_is_one_permute_a_layer_behind_the_projection_of_queries():
 
 
 @pytest.mark.parametrize("rules", CORRECTED, ids=lambda rules: rules.correction)
-def test_a_correction_is_two_collectives_a_layer_and_both_are_hidden(rules):
+def test_a_correction_is_two_collectives_a_layer(rules):
     assert collectives("first_wave", rules) == BROADCAST | SENT | ROWS
     later = SENT | ROWS
     if rules.halo > BLOCK // 2:

@@ -141,6 +141,20 @@ def test_what_is_won_back_is_a_share_of_the_loss():
     assert "| 75% [75, 75]" in text and "halo=64" in text
 
 
+def test_no_interval_where_star_does_not_clearly_lose():
+    losses = {"exact": (3.0, 0.0, 2.0), "block=L/8": (2.0, 3.0, 4.0), "block=L/8 halo=8": (1, 2, 3)}
+    some = [
+        {**r, "setting": setting, "document": i, "probes": [{**p, "nll": nll} for p in r["probes"]]}
+        for r in records()[:1]
+        for setting, nlls in losses.items()
+        for i, nll in enumerate(nlls)
+    ]
+    halo = accuracy_table.summarise(some, range(3))[-1]
+    assert halo["won_copy"] == [75.0]
+    assert halo["won_points"] is None  # star finds as many
+    assert "| 75% " in accuracy_table.of([halo])
+
+
 def test_a_setting_that_lacks_a_document_is_left_out():
     some = [r for r in records() if (r["document"], r["setting"]) != (2, "block=L/8 halo=64")]
     found = {s["setting"]: s for s in accuracy_table.summarise(some, range(4))}
@@ -170,6 +184,10 @@ def test_a_run_goes_on_from_its_records(tmp_path, monkeypatch):
     again = accuracy_probes.run(engine, kinds, range(2), str(path))
     assert asked[6:] == ["star_b64_a64_h8"] and again == first
     assert [one["setting"] for one in again] == ["exact", *names]
+
+    other = Engine(tiny.model(seed=1), mesh=star_jax.make_mesh(), attention=Dense())
+    with pytest.raises(ValueError, match=r"records.jsonl begins with .*this run is of"):
+        accuracy_probes.run(other, kinds, range(2), str(path))
 
 
 @pytest.mark.parametrize(

@@ -249,7 +249,7 @@ def test_contexts_and_scores_are_equal_to_themselves_alone(encoded):
 def test_a_context_shows_itself_in_one_line(encoded):
     e, context, batch = encoded
     assert repr(context) == (
-        "Context(100 tokens, Star(block_size=32, anchor_size=None), float32, "
+        "Context(100 tokens, Star(block_size=32, anchor_size=32), float32, "
         "mesh data=1 context=2 tensor=1)"
     )
     assert repr(batch).startswith("ContextBatch(2 rows of 70, 100 tokens, Star(")

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 
+import jax
 import literal
 import numpy as np
 import pytest
@@ -49,13 +50,26 @@ def check(star, length, **mesh):
 
 MENDED = [
     Star(block_size=BLOCK, halo=8),
-    Star(block_size=BLOCK, halo=BLOCK, anchor_size=5),
+    Star(block_size=BLOCK, halo=BLOCK, anchor_size=0),
     Star(block_size=BLOCK, halo=8, correction="delta", stride=5),
     Star(block_size=BLOCK, halo=8, anchor_size=8, correction="tangent", stride=5),
     Star(block_size=BLOCK, halo=3, anchor_size=31, correction="tangent", stride=16),
     Star(block_size=BLOCK, halo=24, anchor_size=8, correction="both", stride=16),
     Star(block_size=BLOCK, correction="tangent", stride=64),
 ]
+
+
+def test_a_halo_of_none_and_no_correction_are_the_published_algorithm_bit_for_bit():
+    """The programs are the same: neither leaves anything in them."""
+    star, none = Star(block_size=BLOCK), Star(block_size=BLOCK, halo=0, correction=None, stride=7)
+    plain, other = engine(star, context=4), engine(none, context=4)
+    for actual, expected in zip(
+        tiny.kept(other, other.prefill(tiny.ids(333))),
+        tiny.kept(plain, plain.prefill(tiny.ids(333))),
+        strict=True,
+    ):
+        for one, two in zip(actual, expected, strict=True):
+            np.testing.assert_array_equal(one, two)
 
 
 def test_without_any_of_them_the_definition_is_the_published_algorithm():
@@ -136,6 +150,21 @@ def test_an_extended_context_is_one_that_was_encoded_at_once(star, context):
                 assert tiny.difference(one, two) < 1e-5
 
 
+def test_a_prefix_that_is_extended_takes_the_room_of_its_tokens():
+    e = engine(Star(block_size=BLOCK, halo=8), context=2)
+    held = e.prefill(tiny.ids(16 * BLOCK)).prefix(2 * BLOCK)
+    for seed in range(3):
+        held = e.extend(held, tiny.ids(40, seed=seed))
+    at_once = e.prefill(held.tokens[0])
+    taken, expected = (
+        [leaf.shape for leaf in jax.tree.leaves(context.groups[0].cache.layers)]
+        for context in (held, at_once)
+    )
+    assert taken == expected
+    query = tiny.ids(9, seed=1)
+    assert tiny.difference(e.score(held, query), e.score(at_once, query)) < 1e-5
+
+
 def test_extending_encodes_no_earlier_wave(monkeypatch):
     e = engine(Star(block_size=BLOCK, halo=8), context=4)
     held = e.prefill(tiny.ids(400))  # of three waves and a part
@@ -192,7 +221,7 @@ def test_what_cannot_be_extended_is_named():
     e = engine(Star(block_size=BLOCK), context=2)
     held = e.prefill(tiny.ids(150))
     other = e.with_attention(Star(block_size=BLOCK, halo=4))
-    with pytest.raises(ValueError, match=r"anchor_size=None\).*halo=4\).*that has the same"):
+    with pytest.raises(ValueError, match=r"anchor_size=32\).*halo=4\).*that has the same"):
         other.extend(held, [1])
     for bad in ([], [[1]], [128], "text"):
         with pytest.raises(ValueError, match="more_ids"):
@@ -237,7 +266,7 @@ def test_long_blocks_go_through_tiles_and_choose_part_by_part(monkeypatch):
 
 
 def test_half_precision_stays_near():
-    star = Star(block_size=BLOCK, halo=8, correction="tangent", stride=5)
+    star = Star(block_size=BLOCK, halo=24, anchor_size=8, correction="both", stride=5)
     mesh = star_jax.make_mesh(context=4)
     e = Engine(tiny.model(dtype="bfloat16"), mesh=mesh, attention=star)
     score = e.score(e.prefill(tiny.ids(300)), tiny.ids(9, seed=1))

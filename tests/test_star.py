@@ -174,6 +174,21 @@ def test_ten_contexts_compile_two_wave_programs(monkeypatch):
     waves.programs.cache_clear()
 
 
+def test_ten_contexts_of_one_capacity_compile_two_mended_programs(monkeypatch):
+    program = Runtime.program
+    once = lambda self, f, *layouts, **options: program(  # noqa: E731
+        self, chex.assert_max_traces(f, n=1), *layouts, **options
+    )
+    monkeypatch.setattr(Runtime, "program", once)
+    waves.programs.cache_clear()
+    e = engine(Star(block_size=8, anchor_size=2, halo=6, correction="both", stride=4), context=4)
+    for length in (513, 515, 520, 528, 537, 544, 545, 557, 570, 576):  # 17 or 18 waves
+        e.prefill(tiny.ids(length))
+    with pytest.raises(AssertionError, match="traced > 1 times"):
+        e.prefill(tiny.ids(577))  # which takes more room
+    waves.programs.cache_clear()
+
+
 def test_a_block_that_is_never_valid_is_never_seen():
     """Keys past a shard's valid length change nothing, whatever they are."""
     e = engine(Star(block_size=BLOCK), context=4)

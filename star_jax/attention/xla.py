@@ -117,20 +117,22 @@ def _whole(q: Array, s: Segment, score: Score) -> Softmax:
 def _seen(q: Array, s: Segment, score: Score) -> Softmax:
     """Does as `_whole`, and reads only tiles with a key that some row sees. q: [B, K, G, T, H]."""
 
+    tile = READ if q.shape[3] <= FEW_QUERIES else _most(s.keys, q.shape[3])
+
     def add(j: Array, old: Softmax) -> Softmax:
-        start = jnp.minimum(j * READ, s.keys - READ)  # the last tile may overlap its neighbour
-        k = jax.lax.dynamic_slice_in_dim(s.k, start, READ, axis=1)
-        v = jax.lax.dynamic_slice_in_dim(s.v, start, READ, axis=1)
-        rows, columns = np.arange(q.shape[3]), start + jnp.arange(READ)
-        seen = _visible(s, rows, columns, first=j * READ)
+        start = jnp.minimum(j * tile, s.keys - tile)  # the last tile may overlap its neighbour
+        k = jax.lax.dynamic_slice_in_dim(s.k, start, tile, axis=1)
+        v = jax.lax.dynamic_slice_in_dim(s.v, start, tile, axis=1)
+        rows, columns = np.arange(q.shape[3]), start + jnp.arange(tile)
+        seen = _visible(s, rows, columns, first=j * tile)
         return _update(old, q, k, v, seen, score)
 
     none = Softmax(jnp.zeros(q.shape), jnp.full(q.shape[:-1], -jnp.inf), jnp.zeros(q.shape[:-1]))
     first, end = _range_seen(s, 0, q.shape[3] - 1)
     from_first = s.window is None and s.begin is None
-    begin = 0 if from_first else jnp.maximum(jnp.min(first), 0) // READ
-    tiles = (jnp.max(end) + READ - 1) // READ
-    return jax.lax.fori_loop(begin, jnp.minimum(tiles, -(-s.keys // READ)), add, none)
+    begin = 0 if from_first else jnp.maximum(jnp.min(first), 0) // tile
+    tiles = (jnp.max(end) + tile - 1) // tile
+    return jax.lax.fori_loop(begin, jnp.minimum(tiles, -(-s.keys // tile)), add, none)
 
 
 def _tiled(q: Queries, segments: Sequence[Segment], score: Score) -> Partial:
@@ -161,7 +163,7 @@ def _tiled(q: Queries, segments: Sequence[Segment], score: Score) -> Partial:
 def _scan_segment(carry: Softmax, q: Array, s: Segment, score: Score) -> Softmax:
     """Adds one segment to the softmax of every query tile."""
     count, q_tile = q.shape[0], q.shape[-2]
-    keys, k_tile = s.keys, _tile(s.keys, s)
+    keys, k_tile = s.keys, _tile(s.keys, s, most=_most(s.keys, q_tile))
     pairs = _pairs(s, count, q_tile, k_tile)
     depends_on_data = _depends_on_data(s)
 
@@ -263,7 +265,7 @@ def _range_seen(s: Segment, first_row: Array | int, last_row: Array | int) -> tu
     offset = jnp.zeros(1, jnp.int32) if s.offset is None else s.offset
     first, end = jnp.zeros_like(offset), jnp.full_like(offset, s.keys)
     if s.length is not None:
-        end = s.length
+        end = jnp.minimum(s.length, s.keys)
     if s.causal:
         end = jnp.minimum(end, last_row + offset + 1)
     if s.window is not None:
@@ -326,7 +328,7 @@ def _finish(s: Softmax, score: Score) -> Partial:
     return Partial(s.acc / total[..., None], lse)
 
 
-def _tile(length: int, s: Segment) -> int:
+def _tile(length: int, s: Segment, *, most: int = MAX_TILE) -> int:
     """How many of `length` queries, or keys of the segment, make a tile.
 
     Only masks make small tiles worth while: they waste less at their edges. A power of two near a
@@ -334,8 +336,17 @@ def _tile(length: int, s: Segment) -> int:
     """
     if not s.is_ordered:
         # The largest that wastes least: 1280 keys are four tiles of 320, and not three of 448.
-        if length > MAX_TILE:
-            return min(range(MAX_TILE, MAX_TILE // 2, -MIN_TILE), key=lambda tile: -length % tile)
+        if length > most:
+            return min(range(most, most // 2, -MIN_TILE), key=lambda tile: -length % tile)
         return length
     seen = length if s.window is None else min(length, s.window)
     return min(max(1 << max(seen // 4, 1).bit_length() - 1, MIN_TILE), MAX_TILE, length)
+
+
+def _most(keys: int, queries: int) -> int:
+    """Of how many keys a tile is at most. Few queries take more: going through tiles costs, too.
+
+    The scores are no more than those of the largest square, and a tile is a quarter of the keys.
+    """
+    more = min(MAX_TILE**2 // queries, 4 * MAX_TILE, keys // 4)
+    return max(MAX_TILE, more // MIN_TILE * MIN_TILE)

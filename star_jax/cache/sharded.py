@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from star_jax.array_typing import Array
@@ -84,32 +84,33 @@ class Shards:
         return np.clip(inside, 0, self.size).sum(axis=-1, dtype=np.int32)
 
 
-def allocate(like: Kept, length: int, *, of: int, mesh: Mesh) -> Kept:
-    """A cache of zeros: the layers of `like`, with room for `length` keys on every device.
+def resize(cache: Kept, keys: int, *, of: int, mesh: Mesh) -> Kept:
+    """A copy of the cache with room for `keys` keys on every device: zeros are added, or it is cut.
 
-    of: for how many keys on every device `like` is.
+    of: the keys that every device has room for now.
     """
-    return _allocate(mesh, type(like[0]), len(like), length, of)(like)
+    return _resize(mesh, type(cache[0]), len(cache), keys, of)(cache)
 
 
 @functools.cache
-def _allocate(
-    mesh: Mesh, kind: type[LayerCache], layers: int, length: int, of: int
+def _resize(
+    mesh: Mesh, kind: type[LayerCache], layers: int, keys: int, of: int
 ) -> Callable[[Kept], Kept]:
-    devices = mesh.shape[mesh_lib.CONTEXT]
-
-    def zeros(x: Array) -> Array:
+    def one(x: Array) -> Array:
         # A kind may keep fewer entries than keys: one number for each wave, say.
-        keys = -(-length * (x.shape[1] // devices) // of) * devices
-        return jnp.zeros((x.shape[0], keys, *x.shape[2:]), x.dtype)
+        entries = -(-keys * x.shape[1] // of)
+        more = max(entries - x.shape[1], 0)
+        return jnp.pad(x[:, :entries], ((0, 0), (0, more), *((0, 0),) * (x.ndim - 2)))
 
-    def allocate_cache(like: Kept) -> Kept:
-        return jax.tree.map(zeros, like)
-
-    shardings = jax.tree.map(
-        lambda spec: NamedSharding(mesh, spec), kind.layout(), is_leaf=lambda x: isinstance(x, P)
+    layout = (kind.layout(),) * layers
+    local = jax.shard_map(
+        lambda cache: jax.tree.map(one, cache),
+        mesh=mesh,
+        in_specs=(layout,),
+        out_specs=layout,
+        check_vma=False,
     )
-    return jax.jit(allocate_cache, out_shardings=(shardings,) * layers)
+    return jax.jit(local)
 
 
 def write(cache: Kept, wave: Kept, index: int, *, mesh: Mesh) -> Kept:

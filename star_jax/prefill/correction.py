@@ -9,14 +9,14 @@ delta: what row r gains, its exact output less the other one, is added to it and
   that follow, up to the next such row.
 
 tangent: the far keys become one summary key. As a function of the query, their log-sum-exp is
-  convex, and its tangent at q_r is known when the keys' mean k_r (with the weights of row r) is:
+  convex. Row r finds its value lse_r at q_r, and its slope there, which is the keys' mean k_r with
+  the weights of row r. So the tangent at q_r is known:
 
       lse_r + scale * (q - q_r) . k_r        never above the log-sum-exp, and equal to it at q_r
 
   A row takes, of the rows r up to its own, the one whose tangent is highest at its query: the
   best of these lower bounds. The values' mean v_r, with that number as its log-sum-exp, is a
-  partial over the far keys, and is merged as one. The result is an average of values, so that
-  no error of it can be large.
+  partial over the far keys, and is merged as one. The result is an average of values.
 
 both: the mean of what these two give. Delta keeps what the row found, and forgets that queries
   differ; the tangent follows the query, and finds too little. Their errors are not alike.
@@ -49,7 +49,7 @@ Sent = Float[Array, "C B R N H"]  # here, R rows of the block of each device
 
 
 class Rules(NamedTuple):
-    """Whom a block sees; see `star.Star`. What programs are compiled for."""
+    """What a block sees, as `star.Star` says it. Programs are compiled for each."""
 
     anchor: int
     halo: int = 0
@@ -83,8 +83,8 @@ def far(
 ) -> Partial:
     """The partial of all rows over the far keys on this device: [B, C * R, N, ...].
 
-    own: the keys of this device's block, which begins at `starts`. But for delta, `out` holds the
-    mean of values and the mean of keys: [B, C * R, N, 2H].
+    own: the keys of this device's block, which begins at `starts`. `out` holds the mean of values,
+    and behind it, unless the correction is delta, the mean of keys: [B, C * R, N, 2H].
     """
     devices, batch, count, heads, width = rows.shape
     flat = rows.transpose(1, 0, 2, 3, 4).reshape(batch, devices * count, heads, width)
@@ -105,9 +105,9 @@ def far(
 
 
 def send_back(part: Partial) -> Float[Array, "C B R N W"]:
-    """Of what `far` gives, to each device the partials of its own rows; one collective.
+    """Sends each device the partials of its own rows, from what `far` gives; one collective.
 
-    Packed: the LSE comes after the output.
+    They are packed: the LSE comes after the output.
     """
     packed = jnp.concatenate([part.out, part.lse[..., None]], axis=-1)
     devices = jax.lax.axis_size(CONTEXT)

@@ -25,10 +25,10 @@ from star_jax.cache.sharded import (
     Cache,
     Kept,
     Shards,
-    allocate,
     bucket,
     eighths,
     pad,
+    resize,
     write,
 )
 from star_jax.models import Decoder, DecoderConfig
@@ -82,7 +82,7 @@ class Star:
             )
 
     def __repr__(self) -> str:
-        given = {"block_size": self.block_size, "anchor_size": self.anchor_size, **self.mending}
+        given = self.sizes | self.mending
         return f"Star({', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
     @property
@@ -160,9 +160,8 @@ class Star:
         if first == 0 or new.block != shards.size:
             return self.encode(model, rows, runtime=runtime)
         old = room(len(shards.starts[0]), shards.size)
-        # The context that is extended stays as it is.
-        kept = allocate(cache.layers, max(new.room, old), of=old, mesh=mesh)
-        kept = write(kept, cache.layers, 0, mesh=mesh)
+        # A copy: the context that is extended stays as it is. It may have been longer once.
+        kept = resize(cache.layers, new.room, of=old, mesh=mesh)
         before = wave_lib.resume(runtime, new.rules)(kept, np.int32(first * new.block))
         kept = _later_waves(model, rows, new, kept, before, first, runtime)
         return _dealt(rows, new, kept, runtime)
@@ -205,8 +204,8 @@ def _encode(
     tokens, starts = next(_inputs(rows, new, runtime, first=0))
     kept, before = wave_lib.programs(runtime, new.rules)[0](model, tokens, starts)
     if new.room > new.block:
-        # One name for the wave and the cache: the first wave's arrays go when they are written.
-        kept = write(allocate(kept, new.room, of=new.block, mesh=mesh), kept, 0, mesh=mesh)
+        # One name for the wave and the cache: the first wave's arrays go when they are copied.
+        kept = resize(kept, new.room, of=new.block, mesh=mesh)
         kept = _later_waves(model, rows, new, kept, before, 1, runtime)
     return _dealt(rows, new, kept, runtime)
 

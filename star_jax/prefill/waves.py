@@ -40,7 +40,7 @@ class Before(NamedTuple):
 
 
 class State(NamedTuple):
-    """Of the layers so far: what is kept, the anchor, and what the device before has sent."""
+    """What the layers so far keep, their anchors, and what the device before has sent."""
 
     kept: Kept
     anchors: KV
@@ -136,7 +136,7 @@ class Wave:
         own, attend = Segment(k, v, causal=True), self.runtime.attention(spec)
         received = self._received(spec, state)
         if self.rules.correction is None:
-            return attend(q, [*self._seen(spec, received), own]).out, state
+            return attend(q, [*self._seen(spec, received, block=own.keys), own]).out, state
         rows = correction_lib.send_rows(q, self.rules.stride)
         rows, mine = jax.lax.optimization_barrier((rows, Segment(k, v)))
         earlier = self._earlier(spec)
@@ -144,7 +144,7 @@ class Wave:
         # In this order, so that far keys hide what is on its way from the device before, and the
         # block's own attention hides the partials' way back.
         far, q, received = jax.lax.optimization_barrier((far, q, received))
-        part = attend(q, [*self._seen(spec, received), own])
+        part = attend(q, [*self._seen(spec, received, block=own.keys), own])
         back, part = jax.lax.optimization_barrier((correction_lib.send_back(far), part))
         far = correction_lib.merge_packed(back)
         return correction_lib.corrected(q, part, far, spec.scale, self.rules), state
@@ -162,7 +162,7 @@ class Wave:
         anchors = state.anchors if self.before is None else self.before.anchors
         return _of_layer(anchors, spec.index), _of_layer(state.tails, spec.index)
 
-    def _seen(self, spec: LayerSpec, received: tuple[Pair, Pair]) -> list[Segment]:
+    def _seen(self, spec: LayerSpec, received: tuple[Pair, Pair], *, block: int) -> list[Segment]:
         """Anchor and halo, as far as this device's block sees them."""
         anchor, halo = self.rules.anchor, self.rules.halo
         if self.before is None and jax.lax.axis_size(CONTEXT) == 1:
@@ -177,8 +177,12 @@ class Wave:
             earlier = _of_layer(self.before.tails, spec.index)
             here = jax.lax.axis_index(CONTEXT) == 0
             tail = tuple(jnp.where(here, *both) for both in zip(earlier, tail, strict=True))
-        # What lies in both is seen as a part of the halo.
-        length = jnp.where(is_first, 0, halo + jnp.minimum(anchor, self.starts - halo))
+        later = self.before is not None
+        if later and (anchor + halo <= block or jax.lax.axis_size(CONTEXT) > 1):
+            length = None  # the block begins behind both
+        else:
+            # What lies in both is seen as a part of the halo.
+            length = jnp.where(is_first, 0, halo + jnp.minimum(anchor, self.starts - halo))
         k, v = (jnp.concatenate(x, axis=1) for x in zip(tail, (k, v), strict=True))
         return [Segment(k, v, length)]
 
