@@ -124,8 +124,10 @@ def _accuracy(root: pathlib.Path) -> str:
 
 _SHOWN = {
     ("star L/8", 1): "star, blocks of L/8, one device",
+    ("star L/8, mended", 1): "star, blocks of L/8, halo and correction, one device",
     ("star L/4", 1): "star, blocks of L/4, one device",
     ("star L/8", 8): "star, blocks of L/8, eight simulated devices",
+    ("star L/8, mended", 8): "star, blocks of L/8, halo and correction, eight simulated devices",
     ("ring", 8): "ring, eight simulated devices",
     ("transformers", 1): "`transformers` with SDPA",
 }

@@ -83,7 +83,6 @@ WIDER = [
     Case("last keys of many", 3, 1700, offset=(1500, 1100), length=(1503, 1000), window=300),
     Case("last keys, not causal", 1, 1700, causal=False, offset=(1650, 600), window=100),
     *LATER,
-    Case("lengths beyond the keys", 600, 700, causal=False, length=(768, 900)),
     Case("later keys, causal", 200, 200, begin=(70, 5)),
     Case("later keys in a window", 150, 150, begin=(70, 5), window=40),
     Case("soft cap", 200, 200, soft_cap=0.7),

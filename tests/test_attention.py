@@ -45,6 +45,16 @@ def test_the_reference_is_attention_as_it_is_defined(case):
     check(reference_of(arrays, options), literal(arrays, options), 2e-6)
 
 
+def test_a_length_beyond_the_keys_counts_none_of_them_twice():
+    """The last tile overlaps its neighbour: what both have must count once."""
+    case = Case("lengths beyond the keys", 600, 700, causal=False, length=(768, 900))
+    arrays, options = make(case, "float32")
+    whole = [dataclasses.replace(s, length=None) for s in arrays["segments"]]
+    expected = reference_of(arrays | {"segments": whole}, options)
+    run = functools.partial(attention.partial_attention, implementation="xla", **options)
+    check(jax.jit(run)(**arrays), expected, TOLERANCE["float32"])
+
+
 def test_the_reference_is_softmax_attention():
     """The reference itself against jax.nn, whose causal mask is the same at offset 0."""
     arrays, options = make(Case("", 50, 50), "float32")

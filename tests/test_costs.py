@@ -132,12 +132,15 @@ def test_the_first_wave_is_let_go_of(monkeypatch):
     e.prefill(tiny.ids(64 * 9, seed=5))
     wave = 2 * 2 * 64 * 2 * 16 * 4  # layers, K and V, tokens, heads, head dim, bytes
     anchors = wave // 8
-    assert len(seen) == 9
-    assert max(seen[1:]) < (9 + 1) * wave + anchors + wave // 2
+    assert len(seen) == 8  # the first wave is copied into the room for all
+    assert max(seen) < (9 + 1) * wave + anchors + wave // 2
 
 
 def test_decoding_reads_the_keys_that_are_there(monkeypatch):
-    """8193 tokens, with room for 18 blocks of 512: 17 tiles a step and layer."""
+    """8193 tokens, with room for 18 blocks of 512: 17 tiles a step and layer.
+
+    The question, in 16 rows, reads more at a time: 1024 of 4096 keys, 2048 of more.
+    """
     read: list[Any] = []
     loop = jax.lax.fori_loop
 
@@ -158,9 +161,9 @@ def test_decoding_reads_the_keys_that_are_there(monkeypatch):
             jax.effects_barrier()
             tiles[n] = [int(count) for count in read]
     compiled.programs.cache_clear()  # those that count
-    assert set(tiles[4096]) == {8}
+    assert set(tiles[4096]) == {4, 8}
     assert shard(encoded) == 18 * 512
-    assert set(tiles[8193]) == {17}
+    assert set(tiles[8193]) == {5, 17}
     assert len(tiles[4096]) == len(tiles[8193]) >= 2 * 8  # layers, steps
 
 

@@ -98,8 +98,15 @@ def test_every_halo_beside_every_anchor(halo, anchor):
     check(star, 200, context=1)
 
 
-@pytest.mark.parametrize("correction", ["delta", "tangent", "both"])
-@pytest.mark.parametrize("stride", [1, 5, 16, 64])
+@pytest.mark.parametrize(
+    ("correction", "stride"),
+    [
+        *(("both", stride) for stride in (1, 5, 16, 64)),
+        ("delta", 5),
+        ("delta", 64),
+        ("tangent", 16),
+    ],
+)
 def test_every_stride(stride, correction):
     star = Star(block_size=37, anchor_size=11, halo=4, correction=correction, stride=stride)
     check(star, 300, context=4)
@@ -130,7 +137,9 @@ def test_a_ragged_batch_on_every_axis(star):
         check_equal(e, batch, star, row)
 
 
-@pytest.mark.parametrize("star", [Star(block_size=BLOCK), *MENDED], ids=lambda star: star.label)
+@pytest.mark.parametrize(
+    "star", [Star(block_size=BLOCK), *MENDED[:2], *MENDED[-3:-1]], ids=lambda star: star.label
+)
 @pytest.mark.parametrize("context", [1, 4])
 def test_an_extended_context_is_one_that_was_encoded_at_once(star, context):
     e = engine(star, context=context)

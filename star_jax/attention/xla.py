@@ -27,7 +27,6 @@ READ = 512  # keys that few queries read at a time, on a CPU
 MIN_TILE, MAX_TILE = 64, 512  # of 1024, the scores leave a CPU's cache: a quarter slower
 STRIPS = 2  # of a tile on the diagonal, each without the keys that none of its queries sees
 
-
 Kind = Literal["whole", "diagonal", "masked"]
 KINDS: tuple[Kind, ...] = ("whole", "diagonal", "masked")
 
@@ -344,9 +343,6 @@ def _tile(length: int, s: Segment, *, most: int = MAX_TILE) -> int:
 
 
 def _most(keys: int, queries: int) -> int:
-    """Of how many keys a tile is at most. Few queries take more: going through tiles costs, too.
-
-    The scores are no more than those of the largest square, and a tile is a quarter of the keys.
-    """
+    """How many keys make a tile at most. Few queries take more: going through tiles costs, too."""
     more = min(MAX_TILE**2 // queries, 4 * MAX_TILE, keys // 4)
     return max(MAX_TILE, more // MIN_TILE * MIN_TILE)
