@@ -166,14 +166,17 @@ def read(path: pathlib.Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The records in a file of JSON lines, which begins with what they are of.
 
     Raises:
-      ValueError: they are of something else.
+      ValueError: they are of something else, or no such records.
     """
     text = path.read_text() if path.exists() else ""
     whole = text[: text.rfind("\n") + 1]  # a run that was killed may have left half a line
     whole = whole or json.dumps({"of": about}) + "\n"
     if whole != text:
         path.write_text(whole)
-    first, *records = map(json.loads, whole.splitlines())
+    try:
+        first, *records = map(json.loads, whole.splitlines())
+    except json.JSONDecodeError as e:
+        raise ValueError(f"{path} is no file of records: {e}") from e
     if first != {"of": about}:
         raise ValueError(f"{path} begins with {first}, and this run is of {about}")
     return records

@@ -188,6 +188,10 @@ def test_a_run_goes_on_from_its_records(tmp_path, monkeypatch):
     other = Engine(tiny.model(seed=1), mesh=star_jax.make_mesh(), attention=Dense())
     with pytest.raises(ValueError, match=r"records.jsonl begins with .*this run is of"):
         accuracy_probes.run(other, kinds, range(2), str(path))
+    path.write_text("something else\n")
+    with pytest.raises(ValueError, match=r"records.jsonl is no file of records"):
+        accuracy_probes.run(engine, kinds, range(2), str(path))
+    assert path.read_text() == "something else\n"
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,8 @@ def test_rows_are_the_librarys_kinds_of_attention() -> None:
         ({"attention__block_size": "128,"}, "has an empty item"),
         ({"attention__block_size": "L/0"}, "'L/0' is not a size"),
         ({"attention__block_size": "b/2"}, "'b/2' is not a size"),
+        ({"attention__halo": "0b/4"}, "'0b/4' is not a size"),
+        ({"attention__halo": "5b/4"}, "attention.halo='5b/4' is"),
         ({"attention__block_size": "1.5"}, "'1.5' is not a size"),
         ({"attention__block_size": "16K"}, "'16K' is not a size: give tokens, like 1024, or L/4"),
         ({"attention__anchor_size": "-1"}, "anchor_size='-1' is -1: it must be at least 0"),
