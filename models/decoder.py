@@ -45,6 +45,16 @@ class Attend(Protocol[State]):
     ) -> tuple[Queries, State]: ...
 
 
+@runtime_checkable
+class SendsQueries(Protocol[State]):
+    """What an `Attend` is, too, that sends queries somewhere: keys and values hide it.
+
+    Queries are then projected first, and `send_queries` receives them before there are keys.
+    """
+
+    def send_queries(self, spec: LayerSpec, q: Queries, state: State) -> State: ...
+
+
 class Attention(nnx.Module):
     def __init__(self, config: DecoderConfig, prefix: str, make: WeightMaker):
         D, N, K, H = config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim
@@ -183,10 +193,15 @@ def _layer(
 ) -> tuple[Hidden, State]:
     with jax.named_scope(f"layer_{spec.index}"):
         y = rms_norm(x, layer.attention_norm[...], eps=layer.eps)
+        q = None
+        if isinstance(attend, SendsQueries):
+            q = rope.apply(layer.attention.project_q(y), rotation)
+            state = attend.send_queries(spec, q, state)
         k, v = layer.attention.project_kv(y)
         k = rope.apply(k, rotation)
-        state = attend.start(spec, k, v, state)  # before the queries: see Attend
-        q = rope.apply(layer.attention.project_q(y), rotation)
+        state = attend.start(spec, k, v, state)
+        if q is None:
+            q = rope.apply(layer.attention.project_q(y), rotation)
         out, state = attend(spec, q, k, v, state)
         x = x + layer.attention.project_out(out.astype(x.dtype), axis)
         x = x + layer.mlp(rms_norm(x, layer.mlp_norm[...], eps=layer.eps), axis)

@@ -14,7 +14,7 @@ import pytest
 from attention_cases import CASES, TOLERANCE, WIDER, Case, check, literal, make, reference_of
 
 from star_jax import attention
-from star_jax.attention import Segment, xla
+from star_jax.attention import Segment, dispatch, xla
 
 ALL = CASES + WIDER
 RUNS: list[tuple[Case, str, int | None]] = [(case, "float32", None) for case in ALL]
@@ -43,6 +43,27 @@ def test_xla_equals_the_reference(case, dtype, small, monkeypatch):
 def test_the_reference_is_attention_as_it_is_defined(case):
     arrays, options = make(case, "float32")
     check(reference_of(arrays, options), literal(arrays, options), 2e-6)
+
+
+@pytest.mark.parametrize("averaging", [("reference",), ("reference", "xla")])
+@pytest.mark.parametrize("small", [None, 0])
+@pytest.mark.parametrize(
+    "name", ["decode with tail", "prefix half hidden", "no keys at all", "mqa"]
+)
+def test_keys_are_averaged_behind_values(name, small, averaging, monkeypatch):
+    """Also where an implementation has no way to do both at once."""
+    monkeypatch.setattr(dispatch, "AVERAGE_KEYS", averaging)
+    if small is not None:
+        monkeypatch.setattr(xla, "SMALL_SCORES", small)
+        monkeypatch.setattr(xla, "FEW_QUERIES", small)
+    arrays, options = make(next(case for case in ALL if case.name == name), "float32")
+    of_keys = arrays | {"segments": [dataclasses.replace(s, v=s.k) for s in arrays["segments"]]}
+    values, keys = (reference_of(some, options) for some in (arrays, of_keys))
+    run = functools.partial(attention.partial_attention, with_keys=True, **options)
+    for implementation in ("xla", "reference"):
+        found = jax.jit(functools.partial(run, implementation=implementation))(**arrays)
+        check(found._replace(out=found.out[..., : values.out.shape[-1]]), values, 2e-6)
+        check(found._replace(out=found.out[..., values.out.shape[-1] :]), keys, 2e-6)
 
 
 def test_a_length_beyond_the_keys_counts_none_of_them_twice():
@@ -186,6 +207,8 @@ def test_no_segments_are_no_keys():
     part = attention.partial_attention(q, [], scale=1.0, implementation="xla")
     assert not part.out.any() and np.isneginf(part.lse).all()
     assert part.out.shape == q.shape and part.lse.shape == q.shape[:3]
+    wide = attention.partial_attention(q, [], scale=1.0, implementation="xla", with_keys=True)
+    assert wide.out.shape == (2, 3, 4, 64) and wide.lse.shape == q.shape[:3]
 
 
 def test_a_segment_goes_through_jit():

@@ -84,7 +84,7 @@ def test_without_any_of_them_the_definition_is_the_published_algorithm():
 @pytest.mark.parametrize("context", [1, 2, 4, 8])
 @pytest.mark.parametrize("star", MENDED, ids=lambda star: star.label)
 def test_equal_to_the_definition_on_every_mesh(star, context):
-    for length in (333, 32 * 8):
+    for length in (333, 32 * 8) if context in (1, 8) else (333,):
         check(star, length, context=context)
 
 
@@ -94,8 +94,7 @@ def test_every_halo_beside_every_anchor(halo, anchor):
     """Block 1's halo and anchor may have keys in common; they count once."""
     how = None if halo == 1 else "tangent"
     star = Star(block_size=BLOCK, anchor_size=anchor, halo=halo, correction=how, stride=16)
-    check(star, 200, context=4)
-    check(star, 200, context=1)
+    check(star, 200, context=4 if (halo + anchor // 8) % 2 else 1)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """One attention function, and the table of its implementations."""
 
 import dataclasses
+import functools
 import importlib
 from collections.abc import Sequence
 from types import ModuleType
@@ -21,7 +22,9 @@ from star_jax.attention.segment import Segment
 #                                    at least one query and one segment, and a key in each segment
 #   refuses_device(device) -> str            why it cannot run there; empty if it can
 #   refuses(dtype, head_dim, device) -> str  why it cannot serve such arrays; empty if it can
+# Those that average keys beside values have `attend(..., with_keys)`.
 IMPLEMENTATIONS = ("cudnn", "mosaic", "reference", "triton", "xla")
+AVERAGE_KEYS = ("reference", "xla")
 
 
 def resolve(
@@ -63,6 +66,7 @@ def partial_attention(
     scale: float,
     soft_cap: float | None = None,
     implementation: str,
+    with_keys: bool = False,
 ) -> Partial:
     """Attention of q over the keys of all segments, as one partial.
 
@@ -73,9 +77,11 @@ def partial_attention(
       scale: what scores are multiplied with.
       soft_cap: if there is one, scores become cap * tanh(score / cap) before keys are hidden.
       implementation: a name from `IMPLEMENTATIONS`; see `resolve`.
+      with_keys: averages the keys, too, with the same weights.
 
     Returns:
-      `Partial` in float32. A query that sees no key gets (0, -inf).
+      `Partial` in float32. A query that sees no key gets (0, -inf). With keys, `out` holds their
+      average behind that of the values: [B, T, N, 2H].
 
     Raises:
       ValueError: arguments that do not fit each other.
@@ -91,8 +97,15 @@ def partial_attention(
     # No implementation sees an empty segment, or an offset that says nothing.
     some = [s if s.is_ordered else dataclasses.replace(s, offset=None) for s in segments if s.keys]
     if not some or not q.shape[1]:
-        return Partial(jnp.zeros(q.shape, jnp.float32), jnp.full(q.shape[:3], -jnp.inf))
-    return _module(implementation).attend(q, some, scale=scale, soft_cap=soft_cap)
+        wide = (*q.shape[:3], q.shape[3] * (1 + with_keys))
+        return Partial(jnp.zeros(wide, jnp.float32), jnp.full(wide[:3], -jnp.inf))
+    attend = functools.partial(_module(implementation).attend, scale=scale, soft_cap=soft_cap)
+    if not with_keys:
+        return attend(q, some)
+    if implementation in AVERAGE_KEYS:
+        return attend(q, some, with_keys=True)
+    values, keys = attend(q, some), attend(q, [dataclasses.replace(s, v=s.k) for s in some])
+    return values._replace(out=jnp.concatenate([values.out, keys.out], axis=-1))
 
 
 def _best_first(device: jax.Device) -> tuple[str, ...]:

@@ -21,12 +21,19 @@ def refuses(dtype: str, head_dim: int, device: jax.Device) -> str:
 
 
 def attend(
-    q: Queries, segments: Sequence[Segment], *, scale: float, soft_cap: float | None
+    q: Queries,
+    segments: Sequence[Segment],
+    *,
+    scale: float,
+    soft_cap: float | None,
+    with_keys: bool = False,
 ) -> Partial:
     """See `dispatch.partial_attention`."""
     mask = jnp.concatenate([s.visible(q.shape[1]) for s in segments], axis=-1)
     k = jnp.concatenate([s.k for s in segments], axis=1)
     v = jnp.concatenate([s.v for s in segments], axis=1)
+    if with_keys:
+        v = jnp.concatenate([v, k], axis=-1)
     group = q.shape[2] // k.shape[2]
     q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
     k, v = jnp.repeat(k, group, axis=2), jnp.repeat(v, group, axis=2)

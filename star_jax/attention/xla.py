@@ -9,13 +9,21 @@ lengths are skipped when they come up; those of which every key is seen need no 
 import functools
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from star_jax.array_typing import Array, Bool, Queries
+from star_jax.attention.online_softmax import (
+    STRIPS,
+    Score,
+    Softmax,
+    finish,
+    update,
+    update_diagonal,
+)
 from star_jax.attention.partial import Partial, merge
 from star_jax.attention.segment import Segment
 
@@ -25,40 +33,9 @@ FEW_QUERIES = 8
 SMALL_SCORES = 4 * 2**20
 READ = 512  # keys that few queries read at a time, on a CPU
 MIN_TILE, MAX_TILE = 64, 512  # of 1024, the scores leave a CPU's cache: a quarter slower
-STRIPS = 2  # of a tile on the diagonal, each without the keys that none of its queries sees
 
 Kind = Literal["whole", "diagonal", "masked"]
 KINDS: tuple[Kind, ...] = ("whole", "diagonal", "masked")
-
-
-class Score(NamedTuple):
-    """What a score is made of a product of query and key.
-
-    With a soft cap it is computed at once. Otherwise products are compared before they are
-    scaled: that would be one more pass over them.
-    """
-
-    scale: float
-    soft_cap: float | None
-
-    @property
-    def factor(self) -> float:
-        """What is still to be multiplied with."""
-        return self.scale if self.soft_cap is None else 1.0
-
-    def of(self, product: Array) -> Array:
-        """The score, apart from `factor`."""
-        if self.soft_cap is None:
-            return product
-        return self.soft_cap * jnp.tanh(product * (self.scale / self.soft_cap))
-
-
-class Softmax(NamedTuple):
-    """Online softmax under way. A query that has seen no key has top = -inf, total = 0."""
-
-    acc: Array  # [..., T, H], sum of exp(factor * (score - top)) * v
-    top: Array  # [..., T], highest score, apart from the factor
-    total: Array  # [..., T], sum of exp(factor * (score - top))
 
 
 def refuses_device(device: jax.Device) -> str:
@@ -72,12 +49,17 @@ def refuses(dtype: str, head_dim: int, device: jax.Device) -> str:
 
 
 def attend(
-    q: Queries, segments: Sequence[Segment], *, scale: float, soft_cap: float | None
+    q: Queries,
+    segments: Sequence[Segment],
+    *,
+    scale: float,
+    soft_cap: float | None,
+    with_keys: bool = False,
 ) -> Partial:
     """See `dispatch.partial_attention`."""
     if scale <= 0:
         raise NotImplementedError(f"{scale=} must be positive")
-    score = Score(scale, soft_cap)
+    score = Score(scale, soft_cap, with_keys)
     batch, queries, heads, _ = q.shape
     keys = sum(s.keys for s in segments)
     if queries <= FEW_QUERIES or batch * heads * queries * keys * 4 <= SMALL_SCORES:
@@ -100,9 +82,9 @@ def _few(q: Queries, s: Segment, score: Score) -> Partial:
         # On a GPU the loop would copy every tile, and launch several kernels for it.
         seen = functools.partial(_seen, s=s, score=score)
         found = jax.lax.platform_dependent(q, cpu=seen, default=whole)
-    out, lse = _finish(found, score)
+    out, lse = finish(found, score)
     return Partial(
-        out.transpose(0, 3, 1, 2, 4).reshape(batch, queries, heads, width),
+        out.transpose(0, 3, 1, 2, 4).reshape(batch, queries, heads, -1),
         lse.transpose(0, 3, 1, 2).reshape(batch, queries, heads),
     )
 
@@ -110,7 +92,7 @@ def _few(q: Queries, s: Segment, score: Score) -> Partial:
 def _whole(q: Array, s: Segment, score: Score) -> Softmax:
     """All scores at once. q: [B, K, G, T, H]."""
     mask = _visible(s, np.arange(q.shape[3]), np.arange(s.keys))
-    return _update(None, q, s.k, s.v, mask, score)
+    return update(None, q, s.k, s.v, mask, score)
 
 
 def _seen(q: Array, s: Segment, score: Score) -> Softmax:
@@ -124,9 +106,9 @@ def _seen(q: Array, s: Segment, score: Score) -> Softmax:
         v = jax.lax.dynamic_slice_in_dim(s.v, start, tile, axis=1)
         rows, columns = np.arange(q.shape[3]), start + jnp.arange(tile)
         seen = _visible(s, rows, columns, first=j * tile)
-        return _update(old, q, k, v, seen, score)
+        return update(old, q, k, v, seen, score)
 
-    none = Softmax(jnp.zeros(q.shape), jnp.full(q.shape[:-1], -jnp.inf), jnp.zeros(q.shape[:-1]))
+    none = Softmax(score.averages(q), jnp.full(q.shape[:-1], -jnp.inf), jnp.zeros(q.shape[:-1]))
     first, end = _range_seen(s, 0, q.shape[3] - 1)
     from_first = s.window is None and s.begin is None
     begin = 0 if from_first else jnp.maximum(jnp.min(first), 0) // tile
@@ -146,15 +128,15 @@ def _tiled(q: Queries, segments: Sequence[Segment], score: Score) -> Partial:
     # A plain constant would let the scheduler allocate the zeros of all layers ahead of time.
     zero = jnp.where(q[0, 0, 0, 0, 0, 0] > 0, 0.0, -0.0)
     carry = Softmax(
-        acc=jnp.broadcast_to(zero, q.shape),
+        acc=jnp.broadcast_to(zero, score.averages(q).shape),
         top=jnp.full(q.shape[:-1], -jnp.inf),
         total=jnp.zeros(q.shape[:-1]),
     )
     for s in segments:
         carry = _scan_segment(carry, q, s, score)
 
-    out, lse = _finish(carry, score)  # [tiles, B, K, G, tile, H], [tiles, B, K, G, tile]
-    out = out.transpose(1, 0, 4, 2, 3, 5).reshape(batch, count * tile, heads, width)
+    out, lse = finish(carry, score)  # [tiles, B, K, G, tile, H], [tiles, B, K, G, tile]
+    out = out.transpose(1, 0, 4, 2, 3, 5).reshape(batch, count * tile, heads, -1)
     lse = lse.transpose(1, 0, 4, 2, 3).reshape(batch, count * tile, heads)
     return Partial(out[:, :queries], lse[:, :queries])
 
@@ -177,19 +159,19 @@ def _scan_segment(carry: Softmax, q: Array, s: Segment, score: Score) -> Softmax
         rows = i * q_tile + jnp.arange(q_tile)
         columns = start + jnp.arange(k_tile)
 
-        def update(old: Softmax, kind: Kind = kind) -> Softmax:
+        def add(old: Softmax, kind: Kind = kind) -> Softmax:
             k = jax.lax.dynamic_slice_in_dim(s.k, start, k_tile, axis=1)
             v = jax.lax.dynamic_slice_in_dim(s.v, start, k_tile, axis=1)
             if kind == "diagonal":
-                return _diagonal(old, query, k, v, score)
+                return update_diagonal(old, query, k, v, score)
             seen = _visible(s, rows, columns, first=j * k_tile) if kind == "masked" else None
-            return _update(old, query, k, v, seen, score)
+            return update(old, query, k, v, seen, score)
 
         if kind == "masked" and depends_on_data:
-            some = (lambda old: old, functools.partial(update, kind="whole"), update)
+            some = (lambda old: old, functools.partial(add, kind="whole"), add)
             new = jax.lax.switch(_how_much(s, rows, j, k_tile), some, old)
         else:
-            new = update(old)
+            new = add(old)
         put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=i, axis=0)
         return jax.tree.map(put, carry, new), None
 
@@ -272,59 +254,6 @@ def _range_seen(s: Segment, first_row: Array | int, last_row: Array | int) -> tu
     if s.begin is not None:
         first = jnp.maximum(first, s.begin)
     return first, end
-
-
-def _diagonal(old: Softmax, q: Array, k: Array, v: Array, score: Score) -> Softmax:
-    """Adds a tile of as many keys as queries, each of which sees those up to its own."""
-    size = q.shape[-2] // STRIPS
-    strips = []
-    for first in range(0, q.shape[-2], size):
-        end = first + size
-        part = Softmax(
-            old.acc[..., first:end, :], old.top[..., first:end], old.total[..., first:end]
-        )
-        mask = jnp.arange(end) <= jnp.arange(first, end)[:, None]
-        strips.append(_update(part, q[..., first:end, :], k[:, :end], v[:, :end], mask, score))
-    acc, top, total = zip(*strips, strict=True)
-    return Softmax(*(jnp.concatenate(x, axis=q.ndim - 2) for x in (acc, top, total)))
-
-
-def _update(
-    old: Softmax | None, q: Array, k: Array, v: Array, mask: Array | None, score: Score
-) -> Softmax:
-    """Adds one tile. q: [B, K, G, T, H]; k, v: [B, S, K, H]; mask broadcasts to [B, K, G, T, S]."""
-    precision = jax.lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
-    scores = jnp.einsum(
-        "bkgth,bskh->bkgts", q, k, precision=precision, preferred_element_type=jnp.float32
-    )
-    scores = score.of(scores)
-    if mask is not None:
-        scores = jnp.where(mask, scores, -jnp.inf)
-    top = scores.max(axis=-1)
-    if old is not None:
-        top = jnp.maximum(top, old.top)
-    finite = jnp.where(top == -jnp.inf, 0.0, top)  # no key yet: exp(-inf - 0) = 0, not NaN
-    weights = jnp.exp(score.factor * (scores - finite[..., None]))
-    total = weights.sum(axis=-1)
-    acc = jnp.einsum(
-        "bkgts,bskh->bkgth",
-        weights.astype(v.dtype),
-        v,
-        precision=precision,
-        preferred_element_type=jnp.float32,
-    )
-    if old is not None:
-        decay = jnp.exp(score.factor * (old.top - finite))
-        total = total + decay * old.total
-        acc = acc + decay[..., None] * old.acc
-    return Softmax(acc, top, total)
-
-
-def _finish(s: Softmax, score: Score) -> Partial:
-    none = s.total == 0
-    total = jnp.where(none, 1.0, s.total)
-    lse = jnp.where(none, -jnp.inf, score.factor * s.top + jnp.log(total))
-    return Partial(s.acc / total[..., None], lse)
 
 
 def _tile(length: int, s: Segment, *, most: int = MAX_TILE) -> int:

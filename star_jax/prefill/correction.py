@@ -83,25 +83,21 @@ def far(
 ) -> Partial:
     """The partial of all rows over the far keys on this device: [B, C * R, N, ...].
 
-    own: the keys of this device's block, which begins at `starts`. `out` holds the mean of values,
-    and behind it, unless the correction is delta, the mean of keys: [B, C * R, N, 2H].
+    own: the keys of this device's block, which begins at `starts`. attend: averages keys beside
+    values if the correction wants them; `out` is [B, C * R, N, 2H] then.
     """
     devices, batch, count, heads, width = rows.shape
     flat = rows.transpose(1, 0, 2, 3, 4).reshape(batch, devices * count, heads, width)
     of_device = jnp.arange(devices * count) // count  # whose block each row is of
-    with_keys = rules.correction in WITH_KEYS
     parts = []
     if devices > 1:
         # No own key is before the block of the first device.
         later = flat[:, count:], of_device[count:]
-        part = _in_this_wave(*later, own, starts, rules, attend, with_keys)
+        part = _in_this_wave(*later, own, starts, rules, attend)
         parts.append(_after_none(part, count))
     if earlier is not None:
-        parts.append(_in_earlier_waves(flat, of_device, earlier, rules, attend, with_keys))
-    if parts:
-        return merge(*parts)
-    wide = (batch, count, heads, width * (1 + with_keys))  # of one device's first block
-    return Partial(jnp.zeros(wide), jnp.full(wide[:-1], -jnp.inf))
+        parts.append(_in_earlier_waves(flat, of_device, earlier, rules, attend))
+    return merge(*parts) if parts else attend(flat, [])  # of one device's first block
 
 
 def send_back(part: Partial) -> Float[Array, "C B R N W"]:
@@ -130,7 +126,6 @@ def _in_this_wave(
     starts: PerRow,
     rules: Rules,
     attend: Attention,
-    with_keys: bool,
 ) -> Partial:
     """Rows of later devices over this device's block."""
     here, cut = jax.lax.axis_index(CONTEXT), own.keys - rules.halo
@@ -139,12 +134,12 @@ def _in_this_wave(
     parts = []
     if cut:
         most = Segment(own.k, own.v, length=jnp.full_like(starts, cut), begin=begin)
-        parts.append(_only(_attend(rows, most, attend, with_keys), of_device > here))
+        parts.append(_only(attend(rows, [most]), of_device > here))
     if rules.halo:
         # The halo of the next device's block.
         begin = jnp.maximum(begin - cut, 0)
         tail = Segment(own.k[:, cut:], own.v[:, cut:], begin=begin)
-        parts.append(_only(_attend(rows, tail, attend, with_keys), of_device > here + 1))
+        parts.append(_only(attend(rows, [tail]), of_device > here + 1))
     return merge(*parts)
 
 
@@ -154,7 +149,6 @@ def _in_earlier_waves(
     earlier: Earlier,
     rules: Rules,
     attend: Attention,
-    with_keys: bool,
 ) -> Partial:
     """All rows over what this device has encoded before."""
     here, devices = jax.lax.axis_index(CONTEXT), jax.lax.axis_size(CONTEXT)
@@ -163,25 +157,16 @@ def _in_earlier_waves(
 
     def beyond_anchor(q: Queries, segments: list[Segment]) -> Partial:
         (segment,) = segments
-        return _attend(q, dataclasses.replace(segment, begin=begin), attend, with_keys)
+        return attend(q, [dataclasses.replace(segment, begin=begin)])
 
     part = earlier.layer.attend(rows, valid, beyond_anchor)
     if earlier.tail is None or devices == 1:
         return part
     # The halo of the first device's block, which the other blocks have not seen.
     count = rows.shape[1] // devices
-    tail = _attend(rows[:, count:], earlier.tail, attend, with_keys)
+    tail = attend(rows[:, count:], [earlier.tail])
     tail = _only(tail, jnp.broadcast_to(here == 0, of_device[count:].shape))
     return merge(part, _after_none(tail, count))
-
-
-def _attend(q: Queries, segment: Segment, attend: Attention, with_keys: bool) -> Partial:
-    """The partial over the segment; with the mean of its keys beside that of its values."""
-    part = attend(q, [segment])
-    if not with_keys:
-        return part
-    mean = attend(q, [dataclasses.replace(segment, v=segment.k)]).out
-    return Partial(jnp.concatenate([part.out, mean], axis=-1), part.lse)
 
 
 def _only(part: Partial, rows: Bool[Array, "T"]) -> Partial:

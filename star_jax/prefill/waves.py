@@ -45,6 +45,7 @@ class State(NamedTuple):
     kept: Kept
     anchors: KV
     tails: KV
+    rows: Array | None = None  # of the layer at hand, from all devices
 
 
 NONE = KV((), ())
@@ -60,16 +61,18 @@ def programs(runtime: Runtime, rules: Rules) -> tuple[Wrapped, Wrapped]:
     for each capacity of the cache.
     """
 
+    kind = Wave if rules.correction is None else CorrectedWave
+
     def first_wave(
         model: Decoder, tokens: Tokens, starts: Int[Array, "B 1"]
     ) -> tuple[Kept, Before]:
-        state = _run(model, tokens, Wave(starts[:, 0], rules, None, runtime))
+        state = _run(model, tokens, kind(starts[:, 0], rules, None, runtime))
         return state.kept, Before(state.anchors, state.tails)
 
     def later_wave(
         model: Decoder, tokens: Tokens, starts: Int[Array, "B 1"], before: Before
     ) -> tuple[Kept, KV]:
-        state = _run(model, tokens, Wave(starts[:, 0], rules, before, runtime))
+        state = _run(model, tokens, kind(starts[:, 0], rules, before, runtime))
         return state.kept, state.tails
 
     weights, layers, blocks = runtime.weights, runtime.layers, mesh_lib.BLOCKS
@@ -120,7 +123,7 @@ class Wave:
 
     def start(self, spec: LayerSpec, k: Keys, v: Values, state: State) -> State:
         """Sends anchor and halo, before the queries are projected."""
-        kept, anchors, tails = state
+        kept, anchors, tails, rows = state
         rules = self.rules
         if self.before is None:
             packed = jnp.stack([k[:, : rules.anchor], v[:, : rules.anchor]])  # [2, B, A, K, H]
@@ -128,26 +131,14 @@ class Wave:
             anchors = _add(anchors, packed)
         if rules.halo:
             tails = _add(tails, send(jnp.stack([k[:, -rules.halo :], v[:, -rules.halo :]])))
-        return State((*kept, self.runtime.layer_cache.of(k, v)), anchors, tails)
+        return State((*kept, self.runtime.layer_cache.of(k, v)), anchors, tails, rows)
 
     def __call__(
         self, spec: LayerSpec, q: Queries, k: Keys, v: Values, state: State
     ) -> tuple[Queries, State]:
         own, attend = Segment(k, v, causal=True), self.runtime.attention(spec)
         received = self._received(spec, state)
-        if self.rules.correction is None:
-            return attend(q, [*self._seen(spec, received, block=own.keys), own]).out, state
-        rows = correction_lib.send_rows(q, self.rules.stride)
-        rows, mine = jax.lax.optimization_barrier((rows, Segment(k, v)))
-        earlier = self._earlier(spec)
-        far = correction_lib.far(rows, mine, self.starts, self.rules, earlier, attend)
-        # In this order, so that far keys hide what is on its way from the device before, and the
-        # block's own attention hides the partials' way back.
-        far, q, received = jax.lax.optimization_barrier((far, q, received))
-        part = attend(q, [*self._seen(spec, received, block=own.keys), own])
-        back, part = jax.lax.optimization_barrier((correction_lib.send_back(far), part))
-        far = correction_lib.merge_packed(back)
-        return correction_lib.corrected(q, part, far, spec.scale, self.rules), state
+        return attend(q, [*self._seen(spec, received, block=own.keys), own]).out, state
 
     def _earlier(self, spec: LayerSpec) -> "correction_lib.Earlier | None":
         """What lies in earlier waves."""
@@ -185,6 +176,43 @@ class Wave:
             length = jnp.where(is_first, 0, halo + jnp.minimum(anchor, self.starts - halo))
         k, v = (jnp.concatenate(x, axis=1) for x in zip(tail, (k, v), strict=True))
         return [Segment(k, v, length)]
+
+
+@dataclasses.dataclass(frozen=True)
+class CorrectedWave(Wave):
+    """The same, and what a few rows learn of the far keys mends the others."""
+
+    def send_queries(self, spec: LayerSpec, q: Queries, state: State) -> State:
+        """Sends the strided rows, before keys and values are projected."""
+        return state._replace(rows=correction_lib.send_rows(q, self.rules.stride))
+
+    def start(self, spec: LayerSpec, k: Keys, v: Values, state: State) -> State:
+        is_last = spec.index == self.runtime.config.num_layers - 1
+        if self.before is not None and not is_last:  # its attention is not computed
+            # The rows come first: only then are keys and values not taken to hide the halo. In
+            # the first wave the projection of queries hides the anchor.
+            rows, k, v = jax.lax.optimization_barrier((state.rows, k, v))
+            state = state._replace(rows=rows)
+        return super().start(spec, k, v, state)
+
+    def __call__(
+        self, spec: LayerSpec, q: Queries, k: Keys, v: Values, state: State
+    ) -> tuple[Queries, State]:
+        if state.rows is None:
+            raise ValueError("queries must be sent before they attend")
+        rows, mine = jax.lax.optimization_barrier((state.rows, Segment(k, v)))
+        with_keys = self.rules.correction in correction_lib.WITH_KEYS
+        average = self.runtime.attention(spec, with_keys=with_keys)
+        far = correction_lib.far(rows, mine, self.starts, self.rules, self._earlier(spec), average)
+        # In this order, so that far keys hide what is on its way from the device before, and the
+        # block's own attention hides the partials' way back.
+        received = self._received(spec, state)
+        far, q, received = jax.lax.optimization_barrier((far, q, received))
+        own, attend = Segment(k, v, causal=True), self.runtime.attention(spec)
+        part = attend(q, [*self._seen(spec, received, block=own.keys), own])
+        back, part = jax.lax.optimization_barrier((correction_lib.send_back(far), part))
+        far = correction_lib.merge_packed(back)
+        return correction_lib.corrected(q, part, far, spec.scale, self.rules), state
 
 
 def _of_layer(kv: KV, index: int) -> Pair:

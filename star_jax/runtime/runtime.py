@@ -57,13 +57,14 @@ class Runtime:
         """Puts a host array on the mesh, by rows of the batch unless told otherwise."""
         return mesh_lib.put_on(self.mesh)(x, spec)
 
-    def attention(self, spec: LayerSpec) -> Attention:
+    def attention(self, spec: LayerSpec, *, with_keys: bool = False) -> Attention:
         """`partial_attention` as a layer wants it."""
         return functools.partial(
             partial_attention,
             scale=spec.scale,
             soft_cap=spec.soft_cap,
             implementation=self.implementation,
+            with_keys=with_keys,
         )
 
     def program(
