@@ -9,7 +9,10 @@ from star_jax.models.rope import Rope
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """What a decoder computes, by the checkpoint. `family` is its `model_type`; see `Family`."""
+    """What a decoder computes, by the checkpoint. `family` is its `model_type`; see `Family`.
+
+    qk_norm: queries and keys are normalised before RoPE, head by head.
+    """
 
     family: str
     vocab_size: int
@@ -23,8 +26,10 @@ class DecoderConfig:
     rope: Rope
     max_position_embeddings: int
     tie_word_embeddings: bool
-    attention_bias: bool
+    qkv_bias: bool
+    out_bias: bool
     mlp_bias: bool
+    qk_norm: bool
     eos_token_ids: tuple[int, ...]
 
     @functools.cached_property

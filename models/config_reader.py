@@ -82,8 +82,10 @@ def from_dict(fields: dict[str, Any]) -> DecoderConfig:
             f"config.json: num_attention_heads={hf.num_attention_heads} is not a multiple of "
             f"num_key_value_heads={hf.num_key_value_heads}"
         )
-    if hf.head_dim < 1 or hf.head_dim % 2:
-        raise ValueError(f"config.json: head_dim={hf.head_dim} must be even and above 0, for RoPE")
+    # Of some families transformers' model itself fills it in.
+    head_dim = getattr(hf, "head_dim", None) or hf.hidden_size // hf.num_attention_heads
+    if head_dim < 1 or head_dim % 2:
+        raise ValueError(f"config.json: {head_dim=} must be even and above 0, for RoPE")
     _warn_if_bos_is_unknown("config.json", fields, hf.vocab_size)
     return DecoderConfig(
         family=family.name,
@@ -93,7 +95,7 @@ def from_dict(fields: dict[str, Any]) -> DecoderConfig:
         num_layers=hf.num_hidden_layers,
         num_heads=hf.num_attention_heads,
         num_kv_heads=hf.num_key_value_heads,
-        head_dim=hf.head_dim,
+        head_dim=head_dim,
         rms_norm_eps=hf.rms_norm_eps,
         rope=rope_from(fields, dict(hf.rope_parameters), hf.max_position_embeddings),
         max_position_embeddings=hf.max_position_embeddings,

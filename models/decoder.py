@@ -70,19 +70,24 @@ class Attention(nnx.Module):
         self.o_weight = nnx.Param(
             make(f"{prefix}.o_proj.weight", (D, N, H), ("embed", "heads", "head"))
         )
-        bias = _bias_if(config.attention_bias, make)
+        bias = _weight_if(config.qkv_bias, make)
         self.q_bias = bias(f"{prefix}.q_proj.bias", (N, H), ("heads", "head"))
         self.k_bias = bias(f"{prefix}.k_proj.bias", (K, H), ("kv_heads", "head"))
         self.v_bias = bias(f"{prefix}.v_proj.bias", (K, H), ("kv_heads", "head"))
-        self.o_bias = bias(f"{prefix}.o_proj.bias", (D,), ("embed",))
+        self.o_bias = _weight_if(config.out_bias, make)(f"{prefix}.o_proj.bias", (D,), ("embed",))
+        norm = _weight_if(config.qk_norm, make)
+        self.q_norm = norm(f"{prefix}.q_norm.weight", (H,), ("norm",))
+        self.k_norm = norm(f"{prefix}.k_norm.weight", (H,), ("norm",))
+        self.eps = config.rms_norm_eps
 
     def project_q(self, x: Hidden) -> Queries:
-        return _linear("btd,nhd->btnh", x, self.q_weight, self.q_bias)
+        q = _linear("btd,nhd->btnh", x, self.q_weight, self.q_bias)
+        return q if self.q_norm is None else rms_norm(q, self.q_norm[...], eps=self.eps)
 
     def project_kv(self, x: Hidden) -> tuple[Keys, Values]:
         k = _linear("btd,khd->btkh", x, self.k_weight, self.k_bias)
         v = _linear("btd,khd->btkh", x, self.v_weight, self.v_bias)
-        return k, v
+        return k if self.k_norm is None else rms_norm(k, self.k_norm[...], eps=self.eps), v
 
     def project_out(self, out: Queries, axis: str | None) -> Hidden:
         return _linear("btnh,dnh->btd", out, self.o_weight, self.o_bias, sum_over=axis)
@@ -94,7 +99,7 @@ class MLP(nnx.Module):
         self.gate_weight = nnx.Param(make(f"{prefix}.gate_proj.weight", (F, D), ("mlp", "embed")))
         self.up_weight = nnx.Param(make(f"{prefix}.up_proj.weight", (F, D), ("mlp", "embed")))
         self.down_weight = nnx.Param(make(f"{prefix}.down_proj.weight", (D, F), ("embed", "mlp")))
-        bias = _bias_if(config.mlp_bias, make)
+        bias = _weight_if(config.mlp_bias, make)
         self.gate_bias = bias(f"{prefix}.gate_proj.bias", (F,), ("mlp",))
         self.up_bias = bias(f"{prefix}.up_proj.bias", (F,), ("mlp",))
         self.down_bias = bias(f"{prefix}.down_proj.bias", (D,), ("embed",))
@@ -208,8 +213,11 @@ def _layer(
     return x, state
 
 
-def rms_norm(x: Hidden, weight: Array, *, eps: float) -> Hidden:
-    """Root-mean-square normalisation in float32, scaled in x's dtype as transformers does."""
+def rms_norm(x: Array, weight: Array, *, eps: float) -> Array:
+    """Root-mean-square normalisation of the last axis, in float32.
+
+    It is scaled in x's dtype, as transformers does.
+    """
     y = x.astype(jnp.float32)
     y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
     return weight * y.astype(x.dtype)
@@ -220,7 +228,7 @@ def precision(dtype: Any) -> jax.lax.Precision:
     return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else jax.lax.Precision.DEFAULT
 
 
-def _bias_if(present: bool, make: WeightMaker) -> Callable[..., nnx.Param | None]:
+def _weight_if(present: bool, make: WeightMaker) -> Callable[..., nnx.Param | None]:
     return lambda *args: nnx.Param(make(*args)) if present else None
 
 

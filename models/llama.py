@@ -1,7 +1,15 @@
 """Llama 2, 3, 3.1, 3.2 and 3.3."""
 
+from typing import Any
+
 from star_jax.models.config_fields import HARMLESS, NONE, ONLY, READ
 from star_jax.models.family import Family
+
+
+def _values(hf: Any) -> dict[str, Any]:
+    bias = hf.attention_bias
+    return {"qkv_bias": bias, "out_bias": bias, "mlp_bias": hf.mlp_bias, "qk_norm": False}
+
 
 LLAMA = Family(
     name="llama",
@@ -9,5 +17,5 @@ LLAMA = Family(
     read=READ | {"attention_bias", "mlp_bias"},
     harmless=HARMLESS,
     only=ONLY | {"sliding_window": NONE},
-    values=lambda hf: {"attention_bias": hf.attention_bias, "mlp_bias": hf.mlp_bias},
+    values=_values,
 )

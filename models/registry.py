@@ -6,8 +6,9 @@ from star_jax.models.decoder import Decoder, WeightMaker
 from star_jax.models.family import Family
 from star_jax.models.llama import LLAMA
 from star_jax.models.mistral import MISTRAL
+from star_jax.models.qwen import QWEN2, QWEN3
 
-_FAMILIES = {family.name: family for family in (LLAMA, MISTRAL)}
+_FAMILIES = {family.name: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3)}
 
 
 def families() -> dict[str, Family]:

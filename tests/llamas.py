@@ -1,7 +1,7 @@
 """Checkpoints with random weights, written by `transformers`, which is the oracle for them.
 
-`VARIANTS` gives, for each kind of Llama and of Mistral in the wild, a small `config.json` with the
-fields that the published file has; what it leaves out is left out here.
+`VARIANTS` gives, for each kind of Llama, Mistral and Qwen in the wild, a small `config.json` with
+the fields that the published file has; what it leaves out is left out here.
 """
 
 import json
@@ -63,6 +63,26 @@ _MISTRAL = {
     "rope_theta": 1000000.0,
     "sliding_window": None,
 }
+_QWEN2 = {
+    **_SMALL,
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "num_key_value_heads": 2,
+    "rope_theta": 1000000.0,
+    "use_sliding_window": False,
+    "sliding_window": 128,
+    "max_window_layers": 1,
+}
+_QWEN3 = {
+    **_QWEN2,
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "attention_bias": False,
+    "head_dim": 24,
+    "rms_norm_eps": 0.05,  # it is felt
+    "rope_scaling": None,
+    "sliding_window": None,
+}
 _FILLED_IN = ("num_key_value_heads", "rope_theta", "rms_norm_eps", "tie_word_embeddings")
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -85,6 +105,20 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "mistral-short": {
         **{name: value for name, value in _MISTRAL.items() if name not in _FILLED_IN},
         "num_attention_heads": 8,
+    },
+    "qwen2.5": _QWEN2,
+    "qwen2.5-tied": {
+        **_QWEN2,
+        "tie_word_embeddings": True,
+        "layer_types": ["full_attention"] * 2,
+        "rope_scaling": YARN_ROPE,
+    },
+    "qwen3": _QWEN3,
+    "qwen3-bias": {**_QWEN3, "attention_bias": True, "tie_word_embeddings": True},
+    # 32 heads for keys and values are filled in, and heads of 128.
+    "qwen3-short": {
+        **{f: x for f, x in _QWEN3.items() if f not in (*_FILLED_IN, "head_dim")},
+        "num_attention_heads": 32,
     },
 }
 

@@ -134,6 +134,103 @@ MISTRAL_7B_V01 = {
     "vocab_size": 32000,
 }
 
+_QWEN25_7B = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "attention_dropout": 0.0,
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
+    "hidden_act": "silu",
+    "hidden_size": 3584,
+    "initializer_range": 0.02,
+    "intermediate_size": 18944,
+    "max_position_embeddings": 32768,
+    "max_window_layers": 28,
+    "model_type": "qwen2",
+    "num_attention_heads": 28,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 4,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000.0,
+    "sliding_window": 131072,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.43.1",
+    "use_cache": True,
+    "use_sliding_window": False,
+    "vocab_size": 152064,
+}
+
+_QWEN25_72B = {
+    **_QWEN25_7B,
+    "hidden_size": 8192,
+    "intermediate_size": 29568,
+    "max_window_layers": 70,
+    "num_attention_heads": 64,
+    "num_hidden_layers": 80,
+    "num_key_value_heads": 8,
+}
+
+# Its positions change chunk by chunk, so it is refused.
+QWEN25_7B_1M = {
+    **_QWEN25_7B,
+    "dual_chunk_attention_config": {
+        "chunk_size": 262144,
+        "local_size": 8192,
+        "original_max_position_embeddings": 262144,
+    },
+    "max_position_embeddings": 1010000,
+    "rope_theta": 10000000.0,
+    "sliding_window": 32768,
+}
+
+_QWEN3_8B = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "initializer_range": 0.02,
+    "intermediate_size": 12288,
+    "max_position_embeddings": 40960,
+    "max_window_layers": 36,
+    "model_type": "qwen3",
+    "num_attention_heads": 32,
+    "num_hidden_layers": 36,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": None,
+    "rope_theta": 1000000,
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.51.0",
+    "use_cache": True,
+    "use_sliding_window": False,
+    "vocab_size": 151936,
+}
+
+_QWEN3_32B = {
+    **_QWEN3_8B,
+    "hidden_size": 5120,
+    "intermediate_size": 25600,
+    "max_window_layers": 64,
+    "num_attention_heads": 64,
+    "num_hidden_layers": 64,
+}
+
+_QWEN3_06B = {
+    **_QWEN3_8B,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "max_window_layers": 28,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 28,
+    "tie_word_embeddings": True,
+}
+
 CONFIGS: dict[str, dict[str, Any]] = {
     "Llama-2-7b-hf": _LLAMA_2_7B,
     "Meta-Llama-3-8B": _LLAMA_3_8B,
@@ -142,6 +239,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "Llama-3.2-1B": _LLAMA_32_1B,
     "Mistral-7B-v0.3": _MISTRAL_7B_V03,
     "Mistral-Nemo-Base-2407": _MISTRAL_NEMO,
+    "Qwen2.5-7B": _QWEN25_7B,
+    "Qwen2.5-72B": _QWEN25_72B,
+    "Qwen3-0.6B": _QWEN3_06B,
+    "Qwen3-8B": _QWEN3_8B,
+    "Qwen3-32B": _QWEN3_32B,
 }
 
 # Parameters, and tensors in the files.
@@ -153,6 +255,11 @@ COUNTS: dict[str, tuple[int, int]] = {
     "Llama-3.2-1B": (1_235_814_400, 146),
     "Mistral-7B-v0.3": (7_248_023_552, 291),
     "Mistral-Nemo-Base-2407": (12_247_782_400, 363),
+    "Qwen2.5-7B": (7_615_616_512, 339),
+    "Qwen2.5-72B": (72_706_203_648, 963),
+    "Qwen3-0.6B": (596_049_920, 310),
+    "Qwen3-8B": (8_190_735_360, 399),
+    "Qwen3-32B": (32_762_123_264, 707),
 }
 
 # One layer of Llama-3.1-8B, and what lies around the layers, as its index names them.

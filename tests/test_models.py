@@ -3,9 +3,11 @@
 import pathlib
 from typing import Any
 
+import literal
 import llamas
 import numpy as np
 import pytest
+import tiny
 import torch
 import transformers
 
@@ -102,7 +104,7 @@ ENGINES = [
     *((variant, RING, 8, 1) for variant in ("llama-2", "llama-3.1", "head-dim", "attention-bias")),
     ("llama-2", ULYSSES, 4, 1),
     ("llama-3.1", ULYSSES, 2, 1),
-    *((variant, DENSE, 4, 2) for variant in llamas.VARIANTS if variant.startswith("mistral")),
+    *((v, DENSE, 4, 2) for v in ("mistral-v0.3", "mistral-nemo", "qwen2.5", "qwen3")),
     ("mistral-nemo", ONE_BLOCK, 8, 1),
     ("mistral-nemo", ONE_BLOCK, 4, 2),
     ("mistral-nemo", RING, 4, 2),
@@ -132,3 +134,26 @@ def test_the_engine_answers_as_transformers_does(
     assert sure > NEW // 2  # or little is compared
     assert isinstance(answer, star_jax.Answer)
     assert answer.tokens[:sure] == chosen[:sure]
+
+
+@pytest.mark.parametrize(("context", "tensor"), [(8, 1), (4, 2)])
+@pytest.mark.parametrize("variant", ["mistral-nemo", "qwen2.5", "qwen3"])
+def test_star_equals_the_literal_algorithm_in_every_family(
+    variant: str, context: int, tensor: int, tmp_path: pathlib.Path
+) -> None:
+    fields = llamas.VARIANTS[variant]
+    directory = llamas.write(tmp_path, llamas.build(fields, seed=SEED), fields)
+    star = star_jax.Star(block_size=12, anchor_size=5, halo=4, correction="both", stride=4)
+    engine = star_jax.Engine.from_pretrained(
+        str(directory),
+        mesh=star_jax.make_mesh(context=context, tensor=tensor),
+        dtype="float32",
+        attention=star,
+    )
+    row = tokens()[0].tolist()
+    logits, k, v = literal.score(load(directory), row[:-9], row[-9:], star)
+    encoded = engine.prefill(row[:-9])
+    for found, expected in zip(tiny.kept(engine, encoded), (k, v), strict=True):
+        for one, other in zip(found, expected, strict=True):
+            assert difference(np.asarray(one), np.asarray(other)) < TOLERANCE
+    assert difference(np.asarray(engine.score(encoded, row[-9:])), np.asarray(logits)) < TOLERANCE

@@ -22,6 +22,7 @@ RULES: dict[str, str | None] = {
     "mlp": TENSOR,
     "embed": None,
     "head": None,
+    "norm": None,
 }
 
 
