@@ -12,6 +12,9 @@ class DecoderConfig:
     """What a decoder computes, by the checkpoint. `family` is its `model_type`; see `Family`.
 
     qk_norm: queries and keys are normalised before RoPE, head by head.
+    rotated: which layers have RoPE.
+    attention_scale: what scores are multiplied by; embeddings and what a layer adds to the residual
+      have multipliers of their own. logits_divisor: what logits are divided by.
     """
 
     family: str
@@ -30,10 +33,19 @@ class DecoderConfig:
     out_bias: bool
     mlp_bias: bool
     qk_norm: bool
+    rotated: tuple[bool, ...]
+    attention_scale: float
+    embedding_multiplier: float
+    residual_multiplier: float
+    logits_divisor: float
     eos_token_ids: tuple[int, ...]
 
     @functools.cached_property
     def layers(self) -> tuple[LayerSpec, ...]:
         """What attention must know of each layer."""
-        spec = LayerSpec(index=0, scale=self.head_dim**-0.5, rope=self.rope)
-        return tuple(dataclasses.replace(spec, index=i) for i in range(self.num_layers))
+        return tuple(
+            LayerSpec(
+                index=i, scale=self.attention_scale, rope=self.rope if self.rotated[i] else None
+            )
+            for i in range(self.num_layers)
+        )

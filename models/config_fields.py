@@ -120,11 +120,23 @@ ONLY: dict[str, tuple[Any, ...]] = {
     "use_sliding_window": OFF,
 }
 
+# Where a window is used only if `use_sliding_window` says so, these are not looked at without it.
+OF_WINDOWS = frozenset({"sliding_window", "max_window_layers"})
+
 # The same, inside a section of RoPE.
 ONLY_IN_ROPE: dict[str, tuple[Any, ...]] = {
     "finetuned": (True, None),  # of YaRN's authors; it changes only a type that grows as it goes
     "partial_rotary_factor": _ONE,
 }
+
+
+def check_no_windows(layer_types: list[str]) -> None:
+    """Refuses layers that do not see all keys before them."""
+    if others := sorted({kind for kind in layer_types if kind != "full_attention"}):
+        raise NotImplementedError(
+            f"config.json: layer_types={shown(layer_types)} is not supported: {shown(others)}, "
+            "only 'full_attention'"
+        )
 
 
 def is_one_of(value: Any, allowed: tuple[Any, ...]) -> bool:

@@ -103,8 +103,23 @@ def from_dict(fields: dict[str, Any]) -> DecoderConfig:
         eos_token_ids=_as_ids(
             "config.json", fields.get("eos_token_id", hf.eos_token_id), hf.vocab_size
         ),
-        **family.values(hf),
+        **_plain(hf.num_hidden_layers, head_dim) | family.values(hf),
     )
+
+
+def _plain(num_layers: int, head_dim: int) -> dict[str, Any]:
+    """What a decoder is whose family says no more."""
+    return {
+        "qkv_bias": False,
+        "out_bias": False,
+        "mlp_bias": False,
+        "qk_norm": False,
+        "rotated": (True,) * num_layers,
+        "attention_scale": head_dim**-0.5,
+        "embedding_multiplier": 1.0,
+        "residual_multiplier": 1.0,
+        "logits_divisor": 1.0,
+    }
 
 
 def _checked(fields: dict[str, Any]) -> dict[str, Any]:

@@ -115,6 +115,7 @@ class Layer(nnx.Module):
     def __init__(self, config: DecoderConfig, index: int, make: WeightMaker):
         D, prefix = config.hidden_size, f"model.layers.{index}"
         self.eps = config.rms_norm_eps
+        self.residual_multiplier = config.residual_multiplier
         self.attention_norm = nnx.Param(make(f"{prefix}.input_layernorm.weight", (D,), ("embed",)))
         self.attention = Attention(config, f"{prefix}.self_attn", make)
         self.mlp_norm = nnx.Param(
@@ -154,12 +155,13 @@ class Decoder(nnx.Module):
         `gather` makes a layer's weights whole just before they are used, if at rest they are not.
         """
         rotation = rope.rotation(positions, self.config.rope, self.config.head_dim)
-        x = self._embed(tokens, axis)
+        x = _times(self.config.embedding_multiplier, self._embed(tokens, axis))
         for spec, layer in zip(self.config.layers, self.layers, strict=True):
             if gather is not None:
                 with jax.named_scope(f"layer_{spec.index}"):
                     layer = gather(layer)
-            x, state = _layer(layer, spec, x, rotation, attend, state, axis)
+            turn = None if spec.rope is None else rotation
+            x, state = _layer(layer, spec, x, turn, attend, state, axis)
         return rms_norm(x, self.norm[...], eps=self.config.rms_norm_eps), state
 
     def logits(self, hidden: Hidden, *, axis: str | None = None) -> Logits:
@@ -172,6 +174,7 @@ class Decoder(nnx.Module):
             precision=precision(hidden.dtype),
             preferred_element_type=jnp.float32,
         )
+        logits = _times(1 / self.config.logits_divisor, logits)
         if axis is None or weight.shape[0] == self.config.vocab_size:
             return logits
         # [B, T, V / ranks] -> [B, T, V]
@@ -191,7 +194,7 @@ def _layer(
     layer: Layer,
     spec: LayerSpec,
     x: Hidden,
-    rotation: rope.Rotation,
+    rotation: rope.Rotation | None,
     attend: Attend[State],
     state: State,
     axis: str | None,
@@ -208,8 +211,10 @@ def _layer(
         if q is None:
             q = rope.apply(layer.attention.project_q(y), rotation)
         out, state = attend(spec, q, k, v, state)
-        x = x + layer.attention.project_out(out.astype(x.dtype), axis)
-        x = x + layer.mlp(rms_norm(x, layer.mlp_norm[...], eps=layer.eps), axis)
+        y = layer.attention.project_out(out.astype(x.dtype), axis)
+        x = x + _times(layer.residual_multiplier, y)
+        y = layer.mlp(rms_norm(x, layer.mlp_norm[...], eps=layer.eps), axis)
+        x = x + _times(layer.residual_multiplier, y)
     return x, state
 
 
@@ -226,6 +231,10 @@ def rms_norm(x: Array, weight: Array, *, eps: float) -> Array:
 def precision(dtype: Any) -> jax.lax.Precision:
     """Full precision for float32 (GPUs would use TF32), the hardware's own for the rest."""
     return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else jax.lax.Precision.DEFAULT
+
+
+def _times(multiplier: float, x: Array) -> Array:
+    return x if multiplier == 1.0 else multiplier * x
 
 
 def _weight_if(present: bool, make: WeightMaker) -> Callable[..., nnx.Param | None]:

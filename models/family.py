@@ -34,8 +34,8 @@ class Family:
     hf_config: the class of transformers that fills in absent fields, by name (slow to import).
     read, harmless, only: the fields of `config.json`, each on one of the lists; see
       `config_fields`.
-    values: the fields of a `DecoderConfig` that not all families have, from transformers'
-      configuration. It raises NotImplementedError for what is not supported.
+    values: the fields of a `DecoderConfig` that not all families have, where they have a say, from
+      transformers' configuration. It raises NotImplementedError for what is not supported.
     parts: which stored tensors a weight of this name, with so many rows, is made from: one after
       another along the first axis. Several weights may be parts of one tensor.
     decoder: computes it.

@@ -16,4 +16,4 @@ class LayerSpec:
     scale: float
     window: int | None = None
     soft_cap: float | None = None
-    rope: Rope
+    rope: Rope | None  # None: the layer has no positions

@@ -13,7 +13,7 @@ def _values(hf: Any) -> dict[str, Any]:
             f"config.json: sliding_window={shown(hf.sliding_window)} is not supported, only None; "
             "where it is absent, a Mistral's is 4096"
         )
-    return {"qkv_bias": False, "out_bias": False, "mlp_bias": False, "qk_norm": False}
+    return {}
 
 
 MISTRAL = Family(

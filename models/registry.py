@@ -4,11 +4,13 @@ from star_jax.json_files import shown
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import Decoder, WeightMaker
 from star_jax.models.family import Family
+from star_jax.models.granite import GRANITE
 from star_jax.models.llama import LLAMA
 from star_jax.models.mistral import MISTRAL
 from star_jax.models.qwen import QWEN2, QWEN3
+from star_jax.models.smollm3 import SMOLLM3
 
-_FAMILIES = {family.name: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3)}
+_FAMILIES = {family.name: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, GRANITE, SMOLLM3)}
 
 
 def families() -> dict[str, Family]:

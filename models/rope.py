@@ -98,8 +98,10 @@ def rotation(positions: Positions, rope: Rope, head_dim: int) -> Rotation:
     return Rotation(cos * rope.attention_factor, sin * rope.attention_factor)
 
 
-def apply(x: Float[Array, "B T heads H"], rotation: Rotation) -> Array:
+def apply(x: Float[Array, "B T heads H"], rotation: Rotation | None) -> Array:
     """Rotates (x[i], x[i + H/2]) by the i-th angle, in float32; returns x's dtype."""
+    if rotation is None:
+        return x
     cos, sin = rotation
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)

@@ -83,6 +83,33 @@ _QWEN3 = {
     "rope_scaling": None,
     "sliding_window": None,
 }
+_GRANITE = {
+    **_LLAMA3,
+    "architectures": ["GraniteForCausalLM"],
+    "model_type": "granite",
+    "attention_bias": False,
+    "attention_multiplier": 0.125,
+    "embedding_multiplier": 12.0,
+    "logits_scaling": 8.0,
+    "mlp_bias": False,
+    "residual_multiplier": 0.22,
+    "tie_word_embeddings": True,
+}
+_SMOLLM3 = {
+    **_SMALL,
+    "architectures": ["SmolLM3ForCausalLM"],
+    "model_type": "smollm3",
+    "attention_bias": False,
+    "max_window_layers": 28,
+    "mlp_bias": False,
+    "no_rope_layer_interval": 4,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+    "rope_theta": 5000000.0,
+    "sliding_window": None,
+    "tie_word_embeddings": True,
+    "use_sliding_window": False,
+}
 _FILLED_IN = ("num_key_value_heads", "rope_theta", "rms_norm_eps", "tie_word_embeddings")
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -119,6 +146,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "qwen3-short": {
         **{f: x for f, x in _QWEN3.items() if f not in (*_FILLED_IN, "head_dim")},
         "num_attention_heads": 32,
+    },
+    "granite": _GRANITE,
+    "granite-bias": {**_GRANITE, "attention_bias": True, "mlp_bias": True},
+    # Its multipliers are 1, that of scores too.
+    "granite-short": {
+        **{f: x for f, x in _GRANITE.items() if not f.endswith(("multiplier", "scaling"))},
+    },
+    "smollm3": {**_SMOLLM3, "num_hidden_layers": 4},
+    "smollm3-listed": {
+        **{f: x for f, x in _SMOLLM3.items() if f not in (*_FILLED_IN, "no_rope_layer_interval")},
+        "layer_types": ["full_attention"] * 2,
+        "no_rope_layers": [0, 1],
     },
 }
 

@@ -231,6 +231,70 @@ _QWEN3_06B = {
     "tie_word_embeddings": True,
 }
 
+_GRANITE_8B = {
+    "architectures": ["GraniteForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.1,
+    "attention_multiplier": 0.0078125,
+    "bos_token_id": 0,
+    "embedding_multiplier": 12.0,
+    "eos_token_id": 0,
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "initializer_range": 0.02,
+    "intermediate_size": 12800,
+    "logits_scaling": 16.0,
+    "max_position_embeddings": 131072,
+    "mlp_bias": False,
+    "model_type": "granite",
+    "num_attention_heads": 32,
+    "num_hidden_layers": 40,
+    "num_key_value_heads": 8,
+    "pad_token_id": 0,
+    "residual_multiplier": 0.22,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": None,
+    "rope_theta": 10000000.0,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.47.0.dev0",
+    "use_cache": True,
+    "vocab_size": 49155,
+}
+
+_SMOLLM3_3B = {
+    "architectures": ["SmolLM3ForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "bos_token_id": 128000,
+    "eos_token_id": 128012,
+    "hidden_act": "silu",
+    "hidden_size": 2048,
+    "initializer_range": 0.02,
+    "intermediate_size": 11008,
+    "layer_types": ["full_attention"] * 36,
+    "max_position_embeddings": 65536,
+    "max_window_layers": 28,
+    "mlp_bias": False,
+    "model_type": "smollm3",
+    "no_rope_layer_interval": 4,
+    "no_rope_layers": [1, 1, 1, 0] * 9,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 36,
+    "num_key_value_heads": 4,
+    "pad_token_id": 128004,
+    "pretraining_tp": 2,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": None,
+    "rope_theta": 5000000.0,
+    "sliding_window": None,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.54.0.dev0",
+    "use_cache": False,
+    "use_sliding_window": False,
+    "vocab_size": 128256,
+}
+
 CONFIGS: dict[str, dict[str, Any]] = {
     "Llama-2-7b-hf": _LLAMA_2_7B,
     "Meta-Llama-3-8B": _LLAMA_3_8B,
@@ -244,6 +308,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "Qwen3-0.6B": _QWEN3_06B,
     "Qwen3-8B": _QWEN3_8B,
     "Qwen3-32B": _QWEN3_32B,
+    "granite-3.1-8b-instruct": _GRANITE_8B,
+    "SmolLM3-3B": _SMOLLM3_3B,
 }
 
 # Parameters, and tensors in the files.
@@ -260,6 +326,8 @@ COUNTS: dict[str, tuple[int, int]] = {
     "Qwen3-0.6B": (596_049_920, 310),
     "Qwen3-8B": (8_190_735_360, 399),
     "Qwen3-32B": (32_762_123_264, 707),
+    "granite-3.1-8b-instruct": (8_170_848_256, 362),
+    "SmolLM3-3B": (3_075_098_624, 326),
 }
 
 # One layer of Llama-3.1-8B, and what lies around the layers, as its index names them.

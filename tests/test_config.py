@@ -26,6 +26,8 @@ FIELDS_OF = {
     "mistral": llamas.VARIANTS["mistral-v0.3"],
     "qwen2": llamas.VARIANTS["qwen2.5"],
     "qwen3": llamas.VARIANTS["qwen3"],
+    "granite": llamas.VARIANTS["granite"],
+    "smollm3": {**llamas.VARIANTS["smollm3"], "num_hidden_layers": 2},
 }
 Shapes = dict[str, tuple[int, ...]]
 
@@ -112,6 +114,11 @@ def test_values_of_llama_31_8b() -> None:
         out_bias=False,
         mlp_bias=False,
         qk_norm=False,
+        rotated=(True,) * 32,
+        attention_scale=128**-0.5,
+        embedding_multiplier=1.0,
+        residual_multiplier=1.0,
+        logits_divisor=1.0,
         eos_token_ids=(128001, 128008, 128009),
     )
 
@@ -131,24 +138,30 @@ def outputs(fields: dict[str, Any]) -> np.ndarray:
 # tensors, what the engine sees, or a refusal.
 READ: dict[str, tuple[Any, str]] = {
     "attention_bias": (True, "tensors"),
+    "attention_multiplier": (0.5, "outputs"),
+    "embedding_multiplier": (3.0, "outputs"),
     "eos_token_id": ([2, 5], "eos_token_ids"),
     "head_dim": (32, "tensors"),
     "hidden_act": ("gelu", "refused"),
     "hidden_size": (96, "tensors"),
     "intermediate_size": (64, "tensors"),
     "layer_types": (["full_attention", "sliding_attention"], "refused"),
+    "logits_scaling": (2.0, "outputs"),
     "max_position_embeddings": (512, "max_position_embeddings"),
     "mlp_bias": (True, "tensors"),
     "model_type": ("gpt2", "refused"),
+    "no_rope_layer_interval": (2, "outputs"),
+    "no_rope_layers": ([0, 1], "outputs"),
     "num_attention_heads": (8, "tensors"),
     "num_hidden_layers": (3, "tensors"),
     "num_key_value_heads": (4, "tensors"),
-    "rms_norm_eps": (1e-2, "outputs"),
+    "residual_multiplier": (0.5, "outputs"),
+    "rms_norm_eps": (0.3, "outputs"),
     "rope_parameters": ({"rope_type": "default", "rope_theta": 100.0}, "outputs"),
     "rope_scaling": (llamas.LLAMA3_ROPE, "outputs"),
     "rope_theta": (100.0, "outputs"),
     "sliding_window": (4096, "refused"),
-    "tie_word_embeddings": (True, "tensors"),
+    "tie_word_embeddings": (None, "tensors"),  # the other one
     "vocab_size": (161, "tensors"),
 }
 
@@ -166,6 +179,8 @@ def test_changing_a_field_that_is_read_shows(family: str, name: str) -> None:
     fields = dict(FIELDS_OF[family])
     if name == "rope_parameters":  # the other spelling of these two
         fields = {f: x for f, x in fields.items() if f not in ("rope_theta", "rope_scaling")}
+    if name == "tie_word_embeddings":
+        value = not fields[name]
     base, changed = dict(fields), fields | {name: value}
     if shown_by == "refused":
         models.from_dict(base)

@@ -98,13 +98,17 @@ def greedy(oracle: transformers.PreTrainedModel, tokens: list[int]) -> tuple[lis
 DENSE, RING, ULYSSES = star_jax.Dense(), star_jax.Ring(), star_jax.Ulysses()
 ONE_BLOCK = star_jax.Star(block_size=LENGTH)
 ENGINES = [
-    *((variant, DENSE, 8, 1) for variant in llamas.VARIANTS),
+    # Logits show what is theirs.
+    *((v, DENSE, 8, 1) for v in llamas.VARIANTS if not v.endswith(("short", "bias", "listed"))),
     ("llama-3.1", DENSE, 1, 1),
     ("yarn", RING, 8, 1),
     *((variant, RING, 8, 1) for variant in ("llama-2", "llama-3.1", "head-dim", "attention-bias")),
     ("llama-2", ULYSSES, 4, 1),
     ("llama-3.1", ULYSSES, 2, 1),
-    *((v, DENSE, 4, 2) for v in ("mistral-v0.3", "mistral-nemo", "qwen2.5", "qwen3")),
+    *(
+        (v, DENSE, 4, 2)
+        for v in ("mistral-v0.3", "mistral-nemo", "qwen2.5", "qwen3", "granite", "smollm3")
+    ),
     ("mistral-nemo", ONE_BLOCK, 8, 1),
     ("mistral-nemo", ONE_BLOCK, 4, 2),
     ("mistral-nemo", RING, 4, 2),
@@ -137,7 +141,7 @@ def test_the_engine_answers_as_transformers_does(
 
 
 @pytest.mark.parametrize(("context", "tensor"), [(8, 1), (4, 2)])
-@pytest.mark.parametrize("variant", ["mistral-nemo", "qwen2.5", "qwen3"])
+@pytest.mark.parametrize("variant", ["mistral-nemo", "qwen2.5", "qwen3", "granite", "smollm3"])
 def test_star_equals_the_literal_algorithm_in_every_family(
     variant: str, context: int, tensor: int, tmp_path: pathlib.Path
 ) -> None:

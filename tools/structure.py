@@ -23,7 +23,9 @@ KERNELS: dict[
     "star_jax/attention/mosaic/decode.py": ("attend", "_kernel"),
     "star_jax/attention/mosaic/prefill.py": ("attend", "_kernel", "_consume"),
 }
-FAMILIES = ("star_jax.models.llama", "star_jax.models.mistral")
+FAMILIES = tuple(
+    f"star_jax.models.{name}" for name in ("granite", "llama", "mistral", "qwen", "smollm3")
+)
 # The rooms of the house, from the top: each may use what comes after it, and itself.
 ROOMS = (
     *("eval", "infer", "convert", "runs", "engine", "checks", "prefill", "generate", "cache"),

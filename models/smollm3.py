@@ -1,0 +1,40 @@
+"""SmolLM 3: a Llama in which every fourth layer has no RoPE. No windows yet."""
+
+from typing import Any
+
+from star_jax.json_files import shown
+from star_jax.models.config_fields import (
+    HARMLESS,
+    OF_WINDOWS,
+    ONLY,
+    READ,
+    check_no_windows,
+)
+from star_jax.models.family import Family
+
+
+def _values(hf: Any) -> dict[str, Any]:
+    check_no_windows(hf.layer_types)
+    rotated, layers = hf.no_rope_layers, hf.num_hidden_layers  # 1: it has RoPE
+    if len(rotated) != layers or not all(x in (0, 1) for x in rotated):
+        raise ValueError(
+            f"config.json: no_rope_layers={shown(rotated)} must be {layers} numbers, 0 or 1 for "
+            "each layer"
+        )
+    return {
+        "qkv_bias": hf.attention_bias,
+        "out_bias": hf.attention_bias,
+        "mlp_bias": hf.mlp_bias,
+        "rotated": tuple(map(bool, rotated)),
+    }
+
+
+SMOLLM3 = Family(
+    name="smollm3",
+    hf_config="SmolLM3Config",
+    read=READ
+    | {"attention_bias", "layer_types", "mlp_bias", "no_rope_layer_interval", "no_rope_layers"},
+    harmless=HARMLESS | OF_WINDOWS,
+    only=ONLY,
+    values=_values,
+)
