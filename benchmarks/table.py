@@ -20,6 +20,7 @@ from benchmarks import (
     needles_table,
     prefill_table,
 )
+from star_jax import models
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = "benchmarks/results"
@@ -122,6 +123,13 @@ def _accuracy(root: pathlib.Path) -> str:
     return accuracy_table.of(_at_every_length(root))
 
 
+def _models(root: pathlib.Path) -> str:
+    """Of the records of families."""
+    del root
+    lines = [[family.models, f"`{family.name}`"] for family in models.families().values()]
+    return markdown.table(["models", "`model_type`"], lines)
+
+
 _SHOWN = {
     ("star L/8", 1): "star, blocks of L/8, one device",
     ("star L/8, mended", 1): "star, blocks of L/8, halo and correction, one device",
@@ -140,6 +148,7 @@ FILES: dict[str, dict[str, Callable[[pathlib.Path], str]]] = {
         "language": _language,
         "needles": lambda root: needles_table.of(root / RESULTS / "smollm2_needles.csv"),
         "accuracy": _accuracy,
+        "models": _models,
     },
     "benchmarks/README.md": {
         "gpu": lambda root: _gpu(root, attention_table.of),

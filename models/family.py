@@ -30,7 +30,7 @@ def as_it_is(config: DecoderConfig, name: str, rows: int) -> tuple[Part, ...]:
 class Family:
     """What is a family's own.
 
-    name: its `model_type`.
+    name: its `model_type`. models: which ones they are, for people.
     hf_config: the class of transformers that fills in absent fields, by name (slow to import).
     read, harmless, only: the fields of `config.json`, each on one of the lists; see
       `config_fields`.
@@ -42,6 +42,7 @@ class Family:
     """
 
     name: str
+    models: str
     hf_config: str
     read: frozenset[str]
     harmless: frozenset[str]

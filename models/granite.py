@@ -25,6 +25,7 @@ def _values(hf: Any) -> dict[str, Any]:
 
 GRANITE = Family(
     name="granite",
+    models="Granite 3.0 to 3.3, dense",
     hf_config="GraniteConfig",
     read=READ | {"attention_bias", "mlp_bias", *_NUMBERS},
     harmless=HARMLESS,

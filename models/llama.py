@@ -13,6 +13,7 @@ def _values(hf: Any) -> dict[str, Any]:
 
 LLAMA = Family(
     name="llama",
+    models="Llama 2, 3, 3.1, 3.2 and 3.3",
     hf_config="LlamaConfig",
     read=READ | {"attention_bias", "mlp_bias"},
     harmless=HARMLESS,

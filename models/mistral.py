@@ -18,6 +18,7 @@ def _values(hf: Any) -> dict[str, Any]:
 
 MISTRAL = Family(
     name="mistral",
+    models="Mistral 7B v0.2 and v0.3, Nemo",
     hf_config="MistralConfig",
     read=READ | {"sliding_window"},
     harmless=HARMLESS,

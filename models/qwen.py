@@ -35,6 +35,7 @@ def _values_3(hf: Any) -> dict[str, Any]:
 
 QWEN2 = Family(
     name="qwen2",
+    models="Qwen 2 and 2.5, dense",
     hf_config="Qwen2Config",
     read=READ | {"layer_types"},
     harmless=HARMLESS | OF_WINDOWS,
@@ -43,6 +44,7 @@ QWEN2 = Family(
 )
 QWEN3 = Family(
     name="qwen3",
+    models="Qwen 3, dense",
     hf_config="Qwen3Config",
     read=READ | {"attention_bias", "layer_types"},
     harmless=HARMLESS | OF_WINDOWS,

@@ -31,6 +31,7 @@ def _values(hf: Any) -> dict[str, Any]:
 
 SMOLLM3 = Family(
     name="smollm3",
+    models="SmolLM 3",
     hf_config="SmolLM3Config",
     read=READ
     | {"attention_bias", "layer_types", "mlp_bias", "no_rope_layer_interval", "no_rope_layers"},

@@ -11,7 +11,12 @@ import star_jax
 from star_jax.runs import cli
 
 _FOLDER = pathlib.Path(__file__).parent
-_COMMANDS = {"eval": "eval/__main__.py", "infer": "infer.py", "convert": "convert.py"}
+_COMMANDS = {
+    "eval": "eval/__main__.py",
+    "infer": "infer.py",
+    "convert": "convert.py",
+    "models": "models/__main__.py",
+}
 
 
 def commands() -> str:

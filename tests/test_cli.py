@@ -15,7 +15,7 @@ import star_jax
 from star_jax.eval import help, settings
 from star_jax.printable import printable
 
-COMMANDS = ["star_jax.eval", "star_jax.infer", "star_jax.convert"]
+COMMANDS = ["star_jax.eval", "star_jax.infer", "star_jax.convert", "star_jax.models"]
 
 
 def spawn(*argv: str, cwd: pathlib.Path) -> subprocess.CompletedProcess[str]:
@@ -34,8 +34,13 @@ def test_help_and_version(tmp_path: pathlib.Path, module: str) -> None:
     for argument in ("--help", "-h", "-help", "--helpfull", "--help=true"):
         result = commands.run(tmp_path, module, "--nonsense=1", argument)
         assert (result.code, result.stderr) == (0, "")
-        flag = {"star_jax.eval": "--config", "star_jax.infer": "--model_path"}.get(module, "--out")
-        assert flag in result.stdout
+        flags = {
+            "eval": "--config",
+            "infer": "--model_path",
+            "convert": "--out",
+            "models": "--model",
+        }
+        assert flags[module.removeprefix("star_jax.")] in result.stdout
     result = commands.run(tmp_path, module, "--version")
     assert (result.code, result.stdout) == (0, f"star_jax {star_jax.__version__}\n")
     assert "Unknown" in commands.run(tmp_path, module, "--hilfe").error

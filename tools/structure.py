@@ -100,8 +100,8 @@ def evaluation_is_on_top(modules: Modules) -> Iterator[str]:
 def rooms_use_those_below(modules: Modules) -> Iterator[str]:
     """Who uses whom goes one way; what stands in no room may be used by all."""
     for name, module in modules.items():
-        if (room := _room(name)) not in ROOMS:
-            continue
+        if (room := _room(name)) not in ROOMS or name.endswith(".__main__"):
+            continue  # a command stands above all of them
         for used in sorted(module.imports()):
             other = _room(used)
             if other in ROOMS and ROOMS.index(other) < ROOMS.index(room):

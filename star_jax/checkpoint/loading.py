@@ -47,8 +47,10 @@ _Stored = tensor_files.Tensor | orbax_files.Tensor
 Tensor = tensor_files.Tensor | tensor_files.Rows | orbax_files.Tensor
 
 
-def resolve(path: str | os.PathLike[str]) -> str:
+def resolve(path: str | os.PathLike[str], *, weights: bool = True) -> str:
     """The local directory of a checkpoint: `path` itself, or a hub id's snapshot, fetched.
+
+    weights: whether to fetch them, too.
 
     Raises:
       FileNotFoundError: it is neither.
@@ -65,7 +67,9 @@ def resolve(path: str | os.PathLike[str]) -> str:
     import huggingface_hub  # slow to import
 
     try:
-        return huggingface_hub.snapshot_download(path, allow_patterns=_HUB_FILES)
+        return huggingface_hub.snapshot_download(
+            path, allow_patterns=_HUB_FILES if weights else SMALL_FILES
+        )
     except Exception as e:  # of many kinds: no network, no such repository, no permission
         reason = printable(next(iter(str(e).splitlines()), type(e).__name__))
         raise FileNotFoundError(

@@ -1,0 +1,67 @@
+"""`python -m star_jax.models`: which families there are, and whether a checkpoint is of one."""
+
+import json
+import pathlib
+from typing import Any
+
+import commands
+import llamas
+import published
+import pytest
+
+from star_jax import models
+from star_jax.models.config_fields import READ
+
+
+def run(here: pathlib.Path, *argv: str) -> commands.Result:
+    return commands.run(here, "star_jax.models", *argv)
+
+
+def save(here: pathlib.Path, fields: dict[str, Any]) -> None:
+    (here / "checkpoint").mkdir()
+    (here / "checkpoint" / "config.json").write_text(json.dumps(fields))
+
+
+def test_every_family_is_listed_with_the_fields_that_it_reads(tmp_path: pathlib.Path) -> None:
+    result = run(tmp_path)
+    assert (result.code, result.stderr) == (0, "")
+    lines = {line.split(" ")[0]: line for line in result.stdout.splitlines()}
+    for family in models.families().values():
+        assert family.models in lines[family.name]
+        assert all(field in lines[family.name] for field in family.read - READ)
+    assert all(field in lines["All"] for field in READ)
+
+
+@pytest.mark.parametrize("name", ["Llama-3.1-8B", "Qwen3-8B", "SmolLM3-3B"])
+def test_a_checkpoint_is_supported(tmp_path: pathlib.Path, name: str) -> None:
+    """Its weights need not be there."""
+    save(tmp_path, published.CONFIGS[name])
+    result = run(tmp_path, "--model=checkpoint")
+    fields, (parameters, _) = published.CONFIGS[name], published.COUNTS[name]
+    assert (result.code, result.stderr) == (0, "")
+    assert result.stdout == (
+        f"checkpoint: supported, as {fields['model_type']}: {parameters:,} parameters, "
+        f"{fields['num_hidden_layers']} layers, {fields['max_position_embeddings']} positions\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model_type": "gpt2"}, "model_type='gpt2' is not supported, only 'llama' or"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4} is not supported"),
+        ({"new_field": 1}, "unknown fields ['new_field']"),
+    ],
+)
+def test_what_is_not_supported_is_named(
+    tmp_path: pathlib.Path, change: dict[str, Any], said: str
+) -> None:
+    save(tmp_path, {**llamas.VARIANTS["llama-3"], **change})
+    result = run(tmp_path, "--model=checkpoint")
+    assert result.code == 1
+    assert said in result.error
+
+
+@pytest.mark.parametrize("source", ["", "nowhere", "no/such/place"])
+def test_a_checkpoint_that_is_not_there_is_named(tmp_path: pathlib.Path, source: str) -> None:
+    assert f"'{source}' is not a directory" in run(tmp_path, f"--model={source}").error
