@@ -83,6 +83,16 @@ _QWEN3 = {
     "rope_scaling": None,
     "sliding_window": None,
 }
+_PHI3 = {
+    **_LLAMA3,
+    "architectures": ["Phi3ForCausalLM"],
+    "model_type": "phi3",
+    "embd_pdrop": 0.0,
+    "original_max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "rope_theta": 250000,
+    "sliding_window": None,
+}
 _GRANITE = {
     **_LLAMA3,
     "architectures": ["GraniteForCausalLM"],
@@ -147,6 +157,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         **{f: x for f, x in _QWEN3.items() if f not in (*_FILLED_IN, "head_dim")},
         "num_attention_heads": 32,
     },
+    "phi3": _PHI3,
     "granite": _GRANITE,
     "granite-bias": {**_GRANITE, "attention_bias": True, "mlp_bias": True},
     # Its multipliers are 1, that of scores too.

@@ -52,6 +52,12 @@ _LLAMA_3_8B = {
     "vocab_size": 128256,
 }
 
+_GRADIENT_1048K = {
+    **_LLAMA_3_8B,
+    "max_position_embeddings": 1048576,
+    "rope_theta": 3580165449.0,
+}
+
 _LLAMA_31_8B = {
     **_LLAMA_3_8B,
     "max_position_embeddings": 131072,
@@ -231,6 +237,36 @@ _QWEN3_06B = {
     "tie_word_embeddings": True,
 }
 
+_PHI_4 = {
+    "architectures": ["Phi3ForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "bos_token_id": 100257,
+    "embd_pdrop": 0.0,
+    "eos_token_id": 100265,
+    "hidden_act": "silu",
+    "hidden_size": 5120,
+    "initializer_range": 0.02,
+    "intermediate_size": 17920,
+    "max_position_embeddings": 16384,
+    "model_type": "phi3",
+    "num_attention_heads": 40,
+    "num_hidden_layers": 40,
+    "num_key_value_heads": 10,
+    "original_max_position_embeddings": 16384,
+    "pad_token_id": 100349,
+    "resid_pdrop": 0.0,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": None,
+    "rope_theta": 250000,
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.47.0",
+    "use_cache": True,
+    "vocab_size": 100352,
+}
+
 _GRANITE_8B = {
     "architectures": ["GraniteForCausalLM"],
     "attention_bias": False,
@@ -298,6 +334,7 @@ _SMOLLM3_3B = {
 CONFIGS: dict[str, dict[str, Any]] = {
     "Llama-2-7b-hf": _LLAMA_2_7B,
     "Meta-Llama-3-8B": _LLAMA_3_8B,
+    "Llama-3-8B-Instruct-Gradient-1048k": _GRADIENT_1048K,
     "Llama-3.1-8B": _LLAMA_31_8B,
     "Llama-3.1-70B": _LLAMA_31_70B,
     "Llama-3.2-1B": _LLAMA_32_1B,
@@ -308,6 +345,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "Qwen3-0.6B": _QWEN3_06B,
     "Qwen3-8B": _QWEN3_8B,
     "Qwen3-32B": _QWEN3_32B,
+    "phi-4": _PHI_4,
     "granite-3.1-8b-instruct": _GRANITE_8B,
     "SmolLM3-3B": _SMOLLM3_3B,
 }
@@ -316,6 +354,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 COUNTS: dict[str, tuple[int, int]] = {
     "Llama-2-7b-hf": (6_738_415_616, 291),
     "Meta-Llama-3-8B": (8_030_261_248, 291),
+    "Llama-3-8B-Instruct-Gradient-1048k": (8_030_261_248, 291),
     "Llama-3.1-8B": (8_030_261_248, 291),
     "Llama-3.1-70B": (70_553_706_496, 723),
     "Llama-3.2-1B": (1_235_814_400, 146),
@@ -326,6 +365,7 @@ COUNTS: dict[str, tuple[int, int]] = {
     "Qwen3-0.6B": (596_049_920, 310),
     "Qwen3-8B": (8_190_735_360, 399),
     "Qwen3-32B": (32_762_123_264, 707),
+    "phi-4": (14_659_507_200, 243),
     "granite-3.1-8b-instruct": (8_170_848_256, 362),
     "SmolLM3-3B": (3_075_098_624, 326),
 }

@@ -26,6 +26,7 @@ FIELDS_OF = {
     "mistral": llamas.VARIANTS["mistral-v0.3"],
     "qwen2": llamas.VARIANTS["qwen2.5"],
     "qwen3": llamas.VARIANTS["qwen3"],
+    "phi3": llamas.VARIANTS["phi3"],
     "granite": llamas.VARIANTS["granite"],
     "smollm3": {**llamas.VARIANTS["smollm3"], "num_hidden_layers": 2},
 }
@@ -41,18 +42,21 @@ def hugging_face_shapes(fields: dict[str, Any]) -> Shapes:
 
 
 def shapes(fields: dict[str, Any]) -> Shapes:
-    """Names of our weights and their shapes in the file, by abstract evaluation."""
+    """Names and shapes of the tensors that our weights are read from, by abstract evaluation."""
     found: Shapes = {}
+    config = models.from_dict(fields)
+    family = models.family_of(config.family)
 
     def make(name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> jax.ShapeDtypeStruct:
         sizes = list(shape)
         if "head" in axes:
             at = axes.index("head")
             sizes[at - 1 : at + 1] = [shape[at - 1] * shape[at]]
-        found[name] = tuple(sizes)
+        for part in family.parts(config, name, sizes[0]):
+            found[part.tensor] = (part.rows, *sizes[1:])
         return jax.ShapeDtypeStruct(shape, jnp.bfloat16)
 
-    model = models.build(models.from_dict(fields), make)
+    model = models.build(config, make)
     held = sum(math.prod(x.shape) for x in jax.tree.leaves(model))
     assert held == sum(math.prod(shape) for shape in found.values())
     return found

@@ -107,7 +107,7 @@ ENGINES = [
     ("llama-3.1", ULYSSES, 2, 1),
     *(
         (v, DENSE, 4, 2)
-        for v in ("mistral-v0.3", "mistral-nemo", "qwen2.5", "qwen3", "granite", "smollm3")
+        for v in ("mistral-v0.3", "mistral-nemo", "qwen2.5", "qwen3", "phi3", "granite", "smollm3")
     ),
     ("mistral-nemo", ONE_BLOCK, 8, 1),
     ("mistral-nemo", ONE_BLOCK, 4, 2),
@@ -141,7 +141,9 @@ def test_the_engine_answers_as_transformers_does(
 
 
 @pytest.mark.parametrize(("context", "tensor"), [(8, 1), (4, 2)])
-@pytest.mark.parametrize("variant", ["mistral-nemo", "qwen2.5", "qwen3", "granite", "smollm3"])
+@pytest.mark.parametrize(
+    "variant", ["mistral-nemo", "qwen2.5", "qwen3", "phi3", "granite", "smollm3"]
+)
 def test_star_equals_the_literal_algorithm_in_every_family(
     variant: str, context: int, tensor: int, tmp_path: pathlib.Path
 ) -> None:

@@ -24,7 +24,7 @@ KERNELS: dict[
     "star_jax/attention/mosaic/prefill.py": ("attend", "_kernel", "_consume"),
 }
 FAMILIES = tuple(
-    f"star_jax.models.{name}" for name in ("granite", "llama", "mistral", "qwen", "smollm3")
+    f"star_jax.models.{name}" for name in ("granite", "llama", "mistral", "phi3", "qwen", "smollm3")
 )
 # The rooms of the house, from the top: each may use what comes after it, and itself.
 ROOMS = (
