@@ -49,7 +49,7 @@ def summarise(
 
 
 def _values(records: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Of each document: points of the needles, and nats a token of each kind of probe."""
+    """For each document, points of the needles, and nats a token of each kind of probe."""
     found: dict[str, list[float]] = {"points": []}
     for record in records:
         rights = [p["right"] for p in record["probes"] if p["kind"] == "needle"]

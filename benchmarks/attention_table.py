@@ -89,7 +89,7 @@ def heading(record: Row) -> str:
 
 
 def line(rows: Iterable[Row]) -> str:
-    """Of one problem, in a line."""
+    """One problem, in a line."""
     return ", ".join(f"{r['contender']} {_rate(r)}" for r in rows)
 
 

@@ -39,7 +39,7 @@ class Pass:
 
 
 class Samples:
-    """Of one pass: seconds of a call."""
+    """What a call of one pass takes, in seconds, again and again."""
 
     def __init__(self, timed: Pass):
         self._pass = timed
@@ -97,7 +97,7 @@ def time_in_turns(
 
 
 def median_seconds(timed: Pass) -> float:
-    """Of a call."""
+    """What a call takes, the median of many."""
     samples = Samples(timed)
     while samples.take():
         pass

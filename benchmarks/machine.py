@@ -84,7 +84,7 @@ def ceilings(device: jax.Device) -> dict[str, float]:
 
 
 def _seconds_of_each(function: Any, *args: Array) -> float:
-    """Of two that the function does."""
+    """Half of what the function takes: it does two."""
     return median_seconds(Pass(lambda: function(*args), jax.block_until_ready, 2))
 
 

@@ -11,7 +11,7 @@ from star_jax.prefill.kinds import Kind
 
 
 def flops(config: DecoderConfig, attention: Kind, length: int) -> int:
-    """Of a context of so many tokens: projections, feed-forward, attention, and its correction.
+    """The work of so many tokens: projections, feed-forward, attention, and its correction.
 
     As computed, but for whole tiles: of a causal mask only what is seen counts. Of the last layer
     only keys and values are computed.

@@ -174,7 +174,7 @@ def _difference(logits: Any, expected: np.ndarray) -> float:
 
 
 def _results(rows: list[Row], length: int, devices: int, rounds: int) -> list[dict[str, Any]]:
-    """Of one length, what is written down."""
+    """What is written down of one length."""
     first = {row.name: _first(row, f"{length=}, {devices=}") for row in rows}
     times: dict[str, list[float]] = {row.name: [] for row in rows}
     for i in range(rounds):
@@ -228,7 +228,7 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def _ratios(base: Sequence[float] | None, times: Sequence[float]) -> dict[str, float] | None:
-    """Of each round's times."""
+    """The ratios of each round's times."""
     if base is None:
         return None
     return _spread([b / t for b, t in zip(base, times, strict=True)])

@@ -153,7 +153,7 @@ def _part(asked: dict[str, Any]) -> None:
 def measure(
     row: Row, fields: dict[str, Any], lengths: Sequence[int], mesh: Mesh, *, rounds: int
 ) -> Iterator[dict[str, Any]]:
-    """Of each length what was measured, or why nothing was.
+    """What was measured at each length, or why nothing was.
 
     Raises:
       Wrong: keys and values are not those that the float32 reference of attention gives.

@@ -12,7 +12,7 @@ TARGET, TARGET_ROW, TARGET_LENGTH = 1.7, "star b=16384", 131072
 
 
 def of(record: dict[str, Any]) -> str:
-    """Of a GPU: seconds, how many times as fast as the fastest dense attention, and memory."""
+    """A GPU's record: seconds, times as fast as the fastest dense attention, and memory."""
     results, fields = record["results"], record["model"]
     dense: dict[int, float] = {}
     for r in results:

@@ -60,7 +60,7 @@ class Problem:
 
     @property
     def pairs(self) -> int:
-        """Of a query and a key that it sees, per head."""
+        """A query and a key that it sees make one; per head."""
         local = self.keys * (self.keys + 1) // 2 if self.causal else self.queries * self.keys
         return self.queries * self.anchor + local
 
@@ -76,12 +76,12 @@ class Problem:
 
     @property
     def sets(self) -> int:
-        """Of inputs, among which calls rotate: at least two."""
+        """How many inputs there are, among which calls rotate: at least two."""
         bytes_ = self.kv_bytes + 2 * self.queries * self.heads * self.head_dim
         return min(max(-(-ROTATED_BYTES // bytes_), 2), MOST_SETS)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of the arrays that are drawn."""
+        """The shapes of the arrays that are drawn."""
         keys = (1, self.keys, self.kv_heads, self.head_dim)
         queries = (1, self.queries, self.heads, self.head_dim)
         shapes: dict[str, tuple[int, ...]] = {"q": queries, "k": keys, "v": keys}
@@ -92,7 +92,7 @@ class Problem:
 
     @property
     def scale(self) -> float:
-        """Of scores."""
+        """What scores are multiplied by."""
         return self.head_dim**-0.5
 
     def segments(self, arrays: Arrays, *, offset: Array | None = None) -> list[Segment]:

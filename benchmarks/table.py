@@ -64,7 +64,7 @@ def rewritten(path: str, root: pathlib.Path) -> str:
 
 
 def plot(root: pathlib.Path) -> str:
-    """Of the record of accuracy, as SVG."""
+    """The plot of the record of accuracy, as SVG."""
     return accuracy_plot.svg(_at_every_length(root), measure="needle")
 
 
@@ -77,7 +77,7 @@ def _at_every_length(root: pathlib.Path) -> list[Record]:
 
 
 def _records(root: pathlib.Path, pattern: str) -> list[Record]:
-    """Of GPUs; `*_cpu.json` is of none."""
+    """The records of GPUs; `*_cpu.json` is none."""
     paths = sorted((root / RESULTS).glob(pattern))
     return [json.loads(p.read_text()) for p in paths if not p.stem.endswith("_cpu")]
 
@@ -100,7 +100,7 @@ def _cpu(root: pathlib.Path) -> str:
 
 
 def _cpu_ratios(root: pathlib.Path) -> str:
-    """Of each row how many times as fast as dense, one column a length."""
+    """How many times as fast as dense each row is, one column a length."""
     results = _cpu_record(root)["results"]
     lengths = sorted({r["length"] for r in results})
     head = ["times as fast as our dense attention", *(f"{n // 1024}K" for n in lengths)]
@@ -124,7 +124,7 @@ def _accuracy(root: pathlib.Path) -> str:
 
 
 def _models(root: pathlib.Path) -> str:
-    """Of the records of families."""
+    """The families that are supported."""
     del root
     lines = [[family.models, f"`{family.name}`"] for family in models.families().values()]
     return markdown.table(["models", "`model_type`"], lines)

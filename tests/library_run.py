@@ -54,7 +54,7 @@ def found(mesh: Mesh) -> dict[str, Any]:
 
 
 def local() -> Mesh:
-    """Of a device of this process alone."""
+    """The mesh of one device, of this process alone."""
     return star_jax.make_mesh(devices=jax.local_devices()[:1])
 
 

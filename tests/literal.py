@@ -20,7 +20,7 @@ def masks(length: int, star: Star) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rows(length: int, star: Star) -> np.ndarray:
-    """Of each token, the last strided row of its block up to it: [L]."""
+    """The last strided row of its block up to each token: [L]."""
     at = np.arange(length) % star.block_size
     return np.arange(length) - at + at // star.stride * star.stride
 

@@ -39,7 +39,7 @@ def train(merges: int = 2000) -> tokenizers.Tokenizer:
 
 @dataclasses.dataclass
 class Fill:
-    """Of the samples of one task at one length: shares of the length, counts per sample."""
+    """What the samples of one task at one length fill: shares of the length, counts per sample."""
 
     least: float
     mean: float

@@ -29,7 +29,7 @@ def ids(length, seed=0):
 
 
 def logprobs(logits, tokens):
-    """Of each token, by the logits before it."""
+    """The log-probability of each token, by the logits before it."""
     each = torch.log_softmax(torch.from_numpy(np.asarray(logits, np.float64)), dim=-1)
     return each[np.arange(len(tokens)), tokens].numpy()
 

@@ -254,7 +254,7 @@ def test_without_temperature_the_likeliest_is_taken(penalty: float) -> None:
 
 
 def test_log_probabilities_are_the_models_own() -> None:
-    """Of what was chosen, before penalty, temperature and cuts."""
+    """The log-probability of what was chosen, before penalty, temperature and cuts."""
     options = Sampling(temperature=3.0, top_k=9, repetition_penalty=2.0, seed=1)
     choice = draw(options, 30)
     expected = np.log(probabilities(logits(), []))[np.asarray(choice.token)]
