@@ -1,5 +1,6 @@
 """The configuration: comma lists, sizes, and one-line refusals."""
 
+import dataclasses
 import os
 import pathlib
 import runpy
@@ -270,6 +271,17 @@ def test_the_config_files_are_sound(path: pathlib.Path) -> None:
         assert star.attention == Star(block_size=length // 4, anchor_size=length // 4)
     assert given.output_dir == f"results/{path.stem}"
     assert f"python -m star_jax.eval --config=configs/{path.name}" in names["__doc__"]
+
+
+@pytest.mark.parametrize("name", ["llama31_8b_ruler", "llama31_70b_ruler"])
+def test_the_configs_for_gpus_have_the_recommended_setting(name: str) -> None:
+    names = runpy.run_path(str(REPOSITORY / "configs" / f"{name}.py"))
+    given = config.resolve(names["get_config"]("mended"))
+    halo, both = rows.rows(given.attention, 32768)
+    expected = Star(block_size=4096, anchor_size=1024, halo=3072, correction="both", stride=64)
+    assert both.attention == expected
+    assert halo.attention == dataclasses.replace(expected, correction=None)
+    assert given.output_dir == f"results/{name}_mended"
 
 
 def test_what_a_config_file_returns_is_checked() -> None:
