@@ -41,9 +41,12 @@ def summarise(
             for measure, mine in values[setting].items():
                 entry[measure] = round(float(mine.mean()), 4)
                 if setting not in (plain, "exact") and {plain, "exact"} <= values.keys():
-                    entry[f"won_{measure}"] = _won_back(
-                        mine, values[plain][measure], values["exact"][measure]
+                    better = 1 if measure == "points" else -1  # of nats, fewer are better
+                    losses = (
+                        better * (values["exact"][measure] - x)
+                        for x in (values[plain][measure], mine)
                     )
+                    entry[f"won_{measure}"] = _won_back(*losses)
             found.append(entry)
     return found
 
@@ -60,21 +63,19 @@ def _values(records: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     return {name: np.asarray(values) for name, values in found.items()}
 
 
-def _won_back(mine: np.ndarray, star: np.ndarray, exact: np.ndarray) -> list[float] | None:
-    """The share of star's loss that is won back, in percent, and its interval.
+def _won_back(lost: np.ndarray, left: np.ndarray) -> list[float] | None:
+    """The share of what star loses that is won back, in percent, and its interval.
 
-    Without the interval where star does not clearly lose; None where it does not lose at all.
+    None where star does not clearly lose: a share of nothing says nothing.
     """
-    if star.mean() == exact.mean():
-        return None
-    share = 100 * (star.mean() - mine.mean()) / (star.mean() - exact.mean())
     rng = np.random.default_rng(0)
-    which = rng.integers(0, len(mine), (RESAMPLES, len(mine)))
-    lost, left = (star - exact)[which].mean(axis=1), (mine - exact)[which].mean(axis=1)
-    loses = np.sign(lost) == np.sign(star.mean() - exact.mean())
-    if loses.mean() < 0.975:
-        return [round(float(share), 1)]
-    shares = 100 * (1 - left[loses] / lost[loses])
+    which = rng.integers(0, len(lost), (RESAMPLES, len(lost)))
+    each, rest = lost[which].mean(axis=1), left[which].mean(axis=1)
+    loses = each > 0
+    if lost.mean() <= 0 or loses.mean() < 0.975:
+        return None
+    share = 100 * (1 - left.mean() / lost.mean())
+    shares = 100 * (1 - rest[loses] / each[loses])
     return [round(float(x), 1) for x in (share, *np.percentile(shares, [2.5, 97.5]))]
 
 
@@ -94,5 +95,5 @@ def of(results: Sequence[Mapping[str, Any]]) -> str:
 def _share(won: Sequence[float] | None) -> str:
     if won is None:
         return ""
-    share, *interval = (f"{x:.0f}" for x in won)
-    return f"{share}% [{', '.join(interval)}]" if interval else f"{share}%"
+    share, low, high = (f"{x:.0f}" for x in won)
+    return f"{share}% [{low}, {high}]"

@@ -20,7 +20,7 @@ from star_jax.runs import cli
 
 _MODELS = [*llama_shapes.CPU, *llama_shapes.GPU]
 _LENGTHS = {
-    "cpu": ["4096", "8192", "16384"],
+    "cpu": ["8192", "16384"],
     "gpu": ["16384", "32768", "65536", "131072", "1048576"],
 }
 

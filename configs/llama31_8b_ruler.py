@@ -40,16 +40,20 @@ from star_jax.eval.config import (
     ModelConfig,
 )
 
-PUBLISHED = AttentionConfig(kind="ring,star", block_size="L/4", anchor_size="b")
-MENDED = AttentionConfig(
-    kind="star", block_size="L/8", anchor_size="b/4", halo="3b/4", correction="none,both"
-)
+ATTENTION = {
+    "published": AttentionConfig(kind="ring,star", block_size="L/4", anchor_size="b"),
+    "mended": AttentionConfig(
+        kind="star", block_size="L/8", anchor_size="b/4", halo="3b/4", correction="none,both"
+    ),
+}
 
 
 def get_config(star: str = "published") -> EvalConfig:
+    if star not in ATTENTION:
+        raise ValueError(f"{star=} is none of {', '.join(ATTENTION)}")
     return EvalConfig(
         model=ModelConfig(path="meta-llama/Llama-3.1-8B-Instruct", dtype="bfloat16"),
-        attention={"published": PUBLISHED, "mended": MENDED}[star],
+        attention=ATTENTION[star],
         mesh=MeshConfig(context=8),
         data=DataConfig(
             suite="ruler",

@@ -31,6 +31,8 @@ DATA = {
 
 
 def get_config(haystack: str = "noise") -> EvalConfig:
+    if haystack not in DATA:
+        raise ValueError(f"{haystack=} is none of {', '.join(DATA)}")
     data = DATA[haystack]
     data.num_samples, data.batch_size, data.template = 20, 5, "chat"
     return EvalConfig(

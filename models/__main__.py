@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from absl import flags
 
 from star_jax import checkpoint, models
-from star_jax.models.config_fields import READ
 from star_jax.runs import cli
 
 _MODEL = flags.DEFINE_string("model", "", "A directory, or a hub id.")
@@ -32,10 +31,11 @@ def listing() -> str:
     families, head = models.families().values(), "model_type"
     wide = max(len(name) for name in (head, *models.families()))
     lines = [f"{head:<{wide}}  models"]
+    common = frozenset.intersection(*(family.read for family in families))
     for family in families:
-        own = ", ".join(sorted(family.read - READ))
+        own = ", ".join(sorted(family.read - common))
         lines.append(f"{family.name:<{wide}}  {family.models}{own and f'; reads {own}'}")
-    return "\n".join([*lines, "", f"All read {', '.join(sorted(READ))}."])
+    return "\n".join([*lines, "", f"All read {', '.join(sorted(common))}."])
 
 
 def about(source: str) -> str:
@@ -44,7 +44,7 @@ def about(source: str) -> str:
     Raises:
       FileNotFoundError, ValueError, NotImplementedError: why it is not supported.
     """
-    config = models.read(checkpoint.resolve(source, weights=False))
+    config = models.read(checkpoint.resolve(source, config_only=True))
     sizes: list[int] = []
 
     def make(name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> jax.ShapeDtypeStruct:

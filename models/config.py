@@ -12,7 +12,7 @@ class DecoderConfig:
     """What a decoder computes, by the checkpoint. `family` is its `model_type`; see `Family`.
 
     qk_norm: queries and keys are normalised before RoPE, head by head.
-    rotated: which layers have RoPE.
+    has_rope: which layers have RoPE.
     attention_scale: what scores are multiplied by; embeddings and what a layer adds to the residual
       have multipliers of their own. logits_divisor: what logits are divided by.
     """
@@ -30,10 +30,10 @@ class DecoderConfig:
     max_position_embeddings: int
     tie_word_embeddings: bool
     qkv_bias: bool
-    out_bias: bool
+    o_bias: bool
     mlp_bias: bool
     qk_norm: bool
-    rotated: tuple[bool, ...]
+    has_rope: tuple[bool, ...]
     attention_scale: float
     embedding_multiplier: float
     residual_multiplier: float
@@ -45,7 +45,7 @@ class DecoderConfig:
         """What attention must know of each layer."""
         return tuple(
             LayerSpec(
-                index=i, scale=self.attention_scale, rope=self.rope if self.rotated[i] else None
+                index=i, scale=self.attention_scale, rope=self.rope if self.has_rope[i] else None
             )
             for i in range(self.num_layers)
         )

@@ -28,8 +28,10 @@ _SIZES = (
     "num_key_value_heads",
     "head_dim",
     "max_position_embeddings",
+    "no_rope_layer_interval",
 )
-_MAY_BE_NULL = ("num_key_value_heads", "head_dim")  # as if they were not there
+_OF_LAYERS = {"layer_types": str, "no_rope_layers": int}  # lists with one entry a layer
+_MAY_BE_NULL = ("num_key_value_heads", "head_dim")  # what it means, transformers says
 _LARGEST = 2**31 - 1  # positions and ids are int32
 _MOST_LAYERS = 1000  # each is made by itself; published models have some hundred at most
 _FLAGS = ("attention_bias", "mlp_bias", "tie_word_embeddings")
@@ -76,7 +78,9 @@ def from_dict(fields: dict[str, Any]) -> DecoderConfig:
                 f"config.json: {name}={shown(fields[name])} is not supported, only "
                 f"{' or '.join(map(repr, allowed))}"
             )
-    hf = _filled_in(family, _checked({f: fields[f] for f in family.read if f in fields}))
+    checked = _checked({f: fields[f] for f in family.read if f in fields})
+    _check_rope_type(family, checked)
+    hf = _filled_in(family, checked)
     if hf.num_attention_heads % hf.num_key_value_heads:
         raise ValueError(
             f"config.json: num_attention_heads={hf.num_attention_heads} is not a multiple of "
@@ -111,10 +115,10 @@ def _plain(num_layers: int, head_dim: int) -> dict[str, Any]:
     """What a decoder is whose family says no more."""
     return {
         "qkv_bias": False,
-        "out_bias": False,
+        "o_bias": False,
         "mlp_bias": False,
         "qk_norm": False,
-        "rotated": (True,) * num_layers,
+        "has_rope": (True,) * num_layers,
         "attention_scale": head_dim**-0.5,
         "embedding_multiplier": 1.0,
         "residual_multiplier": 1.0,
@@ -137,9 +141,22 @@ def _checked(fields: dict[str, Any]) -> dict[str, Any]:
             )
     for name in _FLAGS:
         if fields.get(name, False) is None:
-            del fields[name]  # null is false, as it is where it is absent
+            fields[name] = False
         elif not isinstance(fields.get(name, False), bool):
             raise ValueError(f"config.json: {name}={shown(fields[name])} must be true or false")
+    for name, kind in _OF_LAYERS.items():
+        if fields.get(name) is None:
+            fields.pop(name, None)  # null is as if it were not there
+            continue
+        values, count = fields[name], fields.get("num_hidden_layers")
+        if not isinstance(values, list) or any(type(value) is not kind for value in values):
+            raise ValueError(
+                f"config.json: {name}={shown(values)} must be a list of {kind.__name__}"
+            )
+        if count is not None and len(values) != count:
+            raise ValueError(
+                f"config.json: {name}={shown(values)} must be one for each of {count} layers"
+            )
     if "rms_norm_eps" in fields:
         check_number("rms_norm_eps", fields["rms_norm_eps"])
         fields["rms_norm_eps"] = float(fields["rms_norm_eps"])
@@ -156,6 +173,18 @@ def _checked(fields: dict[str, Any]) -> dict[str, Any]:
             fields[name] = rope_section(name, fields[name])
     fields.pop("eos_token_id", None)  # of use to nothing that transformers does here
     return fields
+
+
+def _check_rope_type(family: Family, fields: dict[str, Any]) -> None:
+    """Before transformers sees it, which may rename it."""
+    for name in ("rope_parameters", "rope_scaling"):
+        section = fields.get(name) or {}
+        rope_type = section.get("rope_type", section.get("type", "default"))
+        if family.rope_types is not None and rope_type not in family.rope_types:
+            raise NotImplementedError(
+                f"config.json: {rope_type=} in {name} is not supported for {family.name}, only "
+                f"{' or '.join(map(repr, family.rope_types))}"
+            )
 
 
 def _filled_in(family: Family, fields: dict[str, Any]) -> Any:

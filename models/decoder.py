@@ -35,7 +35,8 @@ class Attend(Protocol[State]):
     """How attention is done. `state` (cache, anchor, tail) is threaded, never hidden.
 
     `start` receives a layer's keys and values before its queries are projected, so that
-    sending them somewhere has something to hide behind. Keys and queries come after RoPE.
+    sending them somewhere has something to hide behind (unless it `SendsQueries`). Keys and
+    queries come after RoPE.
     """
 
     def start(self, spec: LayerSpec, k: Keys, v: Values, state: State) -> State: ...
@@ -47,9 +48,9 @@ class Attend(Protocol[State]):
 
 @runtime_checkable
 class SendsQueries(Protocol[State]):
-    """What an `Attend` is, too, that sends queries somewhere: keys and values hide it.
+    """An `Attend` that also sends queries somewhere: they are projected first.
 
-    Queries are then projected first, and `send_queries` receives them before there are keys.
+    The projection of keys and values then hides what `send_queries` sends.
     """
 
     def send_queries(self, spec: LayerSpec, q: Queries, state: State) -> State: ...
@@ -74,7 +75,7 @@ class Attention(nnx.Module):
         self.q_bias = bias(f"{prefix}.q_proj.bias", (N, H), ("heads", "head"))
         self.k_bias = bias(f"{prefix}.k_proj.bias", (K, H), ("kv_heads", "head"))
         self.v_bias = bias(f"{prefix}.v_proj.bias", (K, H), ("kv_heads", "head"))
-        self.o_bias = _weight_if(config.out_bias, make)(f"{prefix}.o_proj.bias", (D,), ("embed",))
+        self.o_bias = _weight_if(config.o_bias, make)(f"{prefix}.o_proj.bias", (D,), ("embed",))
         norm = _weight_if(config.qk_norm, make)
         self.q_norm = norm(f"{prefix}.q_norm.weight", (H,), ("norm",))
         self.k_norm = norm(f"{prefix}.k_norm.weight", (H,), ("norm",))

@@ -34,6 +34,7 @@ class Family:
     hf_config: the class of transformers that fills in absent fields, by name (slow to import).
     read, harmless, only: the fields of `config.json`, each on one of the lists; see
       `config_fields`.
+    rope_types: those that its configuration may ask for; None: all that there are.
     values: the fields of a `DecoderConfig` that not all families have, where they have a say, from
       transformers' configuration. It raises NotImplementedError for what is not supported.
     parts: which stored tensors a weight of this name, with so many rows, is made from: one after
@@ -49,4 +50,5 @@ class Family:
     only: Mapping[str, tuple[Any, ...]]
     values: Callable[[Any], dict[str, Any]]
     parts: Callable[[DecoderConfig, str, int], tuple[Part, ...]] = as_it_is
+    rope_types: tuple[str, ...] | None = None
     decoder: type[Decoder] = Decoder

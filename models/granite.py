@@ -1,4 +1,4 @@
-"""Granite 3 and later, dense: a Llama whose parts are multiplied by numbers of their own."""
+"""Granite 3, dense: a Llama whose parts are multiplied by numbers of their own."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def _values(hf: Any) -> dict[str, Any]:
     bias = hf.attention_bias
     return {
         "qkv_bias": bias,
-        "out_bias": bias,
+        "o_bias": bias,
         "mlp_bias": hf.mlp_bias,
         "attention_scale": float(hf.attention_multiplier),
         "embedding_multiplier": float(hf.embedding_multiplier),

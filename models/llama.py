@@ -8,7 +8,7 @@ from star_jax.models.family import Family
 
 def _values(hf: Any) -> dict[str, Any]:
     bias = hf.attention_bias
-    return {"qkv_bias": bias, "out_bias": bias, "mlp_bias": hf.mlp_bias}
+    return {"qkv_bias": bias, "o_bias": bias, "mlp_bias": hf.mlp_bias}
 
 
 LLAMA = Family(

@@ -1,4 +1,4 @@
-"""Phi 3 and 4: a Llama whose projections are stored as two tensors. No windows, no LongRoPE yet."""
+"""Phi 4: a Llama whose projections are stored as two tensors. Phi 3 has windows or LongRoPE."""
 
 from star_jax.models.config import DecoderConfig
 from star_jax.models.config_fields import HARMLESS, NONE, OFF, ONLY, READ
@@ -27,14 +27,14 @@ PHI3 = Family(
     name="phi3",
     models="Phi 4 (14B)",
     hf_config="Phi3Config",
-    read=READ - {"rope_scaling"},
+    read=READ,
+    rope_types=("default",),
     # Without LongRoPE the original length is of no use.
     harmless=HARMLESS | {"embd_pdrop", "original_max_position_embeddings"},
     only={
         **ONLY,
         "attention_bias": OFF,
         "mlp_bias": OFF,
-        "rope_scaling": NONE,
         "sliding_window": NONE,
     },
     values=lambda hf: {},

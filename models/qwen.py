@@ -20,6 +20,7 @@ _ONLY = {
     **ONLY,
     "dual_chunk_attention_config": NONE,
     "mlp_bias": OFF,
+    "use_mrope": OFF,
 }
 
 
@@ -30,7 +31,7 @@ def _values(hf: Any) -> dict[str, Any]:
 
 def _values_3(hf: Any) -> dict[str, Any]:
     check_no_windows(hf.layer_types)
-    return {"qkv_bias": hf.attention_bias, "out_bias": hf.attention_bias, "qk_norm": True}
+    return {"qkv_bias": hf.attention_bias, "o_bias": hf.attention_bias, "qk_norm": True}
 
 
 QWEN2 = Family(

@@ -15,17 +15,14 @@ from star_jax.models.family import Family
 
 def _values(hf: Any) -> dict[str, Any]:
     check_no_windows(hf.layer_types)
-    rotated, layers = hf.no_rope_layers, hf.num_hidden_layers  # 1: it has RoPE
-    if len(rotated) != layers or not all(x in (0, 1) for x in rotated):
-        raise ValueError(
-            f"config.json: no_rope_layers={shown(rotated)} must be {layers} numbers, 0 or 1 for "
-            "each layer"
-        )
+    has_rope = hf.no_rope_layers  # so it is, whatever the name says
+    if not set(has_rope) <= {0, 1}:
+        raise ValueError(f"config.json: no_rope_layers={shown(has_rope)} must be of 0 and 1")
     return {
         "qkv_bias": hf.attention_bias,
-        "out_bias": hf.attention_bias,
+        "o_bias": hf.attention_bias,
         "mlp_bias": hf.mlp_bias,
-        "rotated": tuple(map(bool, rotated)),
+        "has_rope": tuple(map(bool, has_rope)),
     }
 
 

@@ -166,6 +166,20 @@ _QWEN25_7B = {
     "vocab_size": 152064,
 }
 
+_QWEN25_05B = {
+    **_QWEN25_7B,
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "max_window_layers": 24,
+    "num_attention_heads": 14,
+    "num_hidden_layers": 24,
+    "num_key_value_heads": 2,
+    "sliding_window": 32768,
+    "tie_word_embeddings": True,
+    "use_mrope": False,
+    "vocab_size": 151936,
+}
+
 _QWEN25_72B = {
     **_QWEN25_7B,
     "hidden_size": 8192,
@@ -340,6 +354,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "Llama-3.2-1B": _LLAMA_32_1B,
     "Mistral-7B-v0.3": _MISTRAL_7B_V03,
     "Mistral-Nemo-Base-2407": _MISTRAL_NEMO,
+    "Qwen2.5-0.5B": _QWEN25_05B,
     "Qwen2.5-7B": _QWEN25_7B,
     "Qwen2.5-72B": _QWEN25_72B,
     "Qwen3-0.6B": _QWEN3_06B,
@@ -360,6 +375,7 @@ COUNTS: dict[str, tuple[int, int]] = {
     "Llama-3.2-1B": (1_235_814_400, 146),
     "Mistral-7B-v0.3": (7_248_023_552, 291),
     "Mistral-Nemo-Base-2407": (12_247_782_400, 363),
+    "Qwen2.5-0.5B": (494_032_768, 290),
     "Qwen2.5-7B": (7_615_616_512, 339),
     "Qwen2.5-72B": (72_706_203_648, 963),
     "Qwen3-0.6B": (596_049_920, 310),

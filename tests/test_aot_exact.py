@@ -47,7 +47,7 @@ def test_ring_is_balanced(capsys):
 
 
 def test_one_packed_transfer_per_step_hidden_behind_attention():
-    """Of C - 1 steps a layer, one transfer is before the loop, and one in it, C - 2 times."""
+    """C - 1 steps a layer: one transfer is before the loop, and one in it, C - 2 times."""
     ring = program("ring")
     assert ring.collectives() == {"collective-permute": 2 * (LAYERS - 1)}
     bodies = [body for body in ring.while_bodies() if ring.collectives(body)]

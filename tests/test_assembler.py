@@ -77,7 +77,7 @@ def test_nothing_is_installed(machine):
 )
 @pytest.mark.parametrize("of", ["ptxas", "libnvJitLink"])
 def test_these_versions_miscompile(machine, version, bad, of):
-    """Of CUDA 12.8.0, 12.8.1 and 12.9.0."""
+    """They are CUDA 12.8.0's, 12.8.1's and 12.9.0's."""
     if of == "ptxas":
         where = machine.ptxas(version)
     else:

@@ -95,7 +95,7 @@ def test_what_is_wrong_fails_the_run(kind, scale_out, add_lse, what, monkeypatch
 
 
 def test_one_wrong_query_among_few_is_found(monkeypatch, tiny):
-    """Of as many queries as are compared, all are."""
+    """Where there are no more queries than are compared, all are."""
 
     def attention(*args, implementation, **options):
         out, lse = reference.attend(*args, **options, soft_cap=None)

@@ -152,7 +152,7 @@ def test_a_system_message_spells_no_special_token(tmp_path: pathlib.Path, spelle
 
 
 def test_a_system_message_may_be_part_of_a_special_token(tmp_path: pathlib.Path) -> None:
-    """Of one that the template writes."""
+    """The template writes that token."""
     template = "<s>{{ messages[-1].content }}"
     before, _ = tokenizer(tmp_path, template, adds=None).chat("The sky.\n", "What?", system="s")
     assert before.parts[0] == ("<s>", True)

@@ -325,6 +325,9 @@ def test_a_directory_is_itself_and_an_id_is_fetched(
         "original/consolidated.00.pth", "pytorch_model.bin", "README.md",
     ]  # fmt: skip
     assert list(filter_repo_objects(repository, allow_patterns=patterns)) == repository[:8]
+    checkpoint.resolve("meta-llama/Llama-3.1-8B-Instruct", config_only=True)
+    _, (_, patterns) = asked
+    assert list(filter_repo_objects(repository, allow_patterns=patterns)) == repository[:2]
 
 
 @pytest.mark.parametrize("path", ["nowhere/at/all", "./nowhere", "/nowhere", "a b", ""])

@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+import re
 from typing import Any
 
 import llamas
@@ -254,3 +255,44 @@ def test_an_order_is_checked_before_transformers_logs_it(
     monkeypatch.setattr(config_reader, "_filled_in", None)
     with pytest.raises(ValueError, match=r"must (not )?be below"):
         models.from_dict({**FIELDS, "rope_scaling": section})
+
+
+@pytest.mark.parametrize(
+    ("variant", "change", "said"),
+    [
+        ("smollm3", {"no_rope_layers": [1]}, "no_rope_layers=[1] must be one for each of 4 layers"),
+        ("smollm3", {"no_rope_layers": [1, 1, 1, 2]}, "no_rope_layers=[1, 1, 1, 2] must be of 0"),
+        ("smollm3", {"no_rope_layers": [True] * 4}, "must be a list of int"),
+        ("smollm3", {"no_rope_layers": "1110"}, "no_rope_layers='1110' must be a list of int"),
+        ("smollm3", {"no_rope_layer_interval": 0}, "no_rope_layer_interval=0 must be above 0"),
+        ("qwen2.5", {"layer_types": [None, None]}, "must be a list of str"),
+        ("qwen3", {"layer_types": ["full_attention"]}, "must be one for each of 2 layers"),
+        ("granite", {"residual_multiplier": math.nan}, "residual_multiplier=nan must be a number"),
+        ("granite", {"logits_scaling": 0}, "logits_scaling=0 must be a number above 0"),
+        ("granite", {"attention_multiplier": -1.0}, "attention_multiplier=-1.0 must be a number"),
+    ],
+)
+def test_what_cannot_be_in_a_family_is_named(
+    variant: str, change: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        models.from_dict({**llamas.VARIANTS[variant], **change})
+
+
+@pytest.mark.parametrize("name", ["rope_scaling", "rope_parameters"])
+@pytest.mark.parametrize("section", [llamas.YARN_ROPE, llamas.LINEAR_ROPE])
+def test_a_rope_that_a_family_has_not_is_refused_by_its_own_name(
+    section: dict[str, Any], name: str
+) -> None:
+    """transformers would take YaRN for LongRoPE."""
+    fields = {**llamas.VARIANTS["phi3"], name: section}
+    said = f"rope_type='{section['rope_type']}' in {name} is not supported for phi3, only 'default'"
+    with pytest.raises(NotImplementedError, match=re.escape(said)):
+        models.from_dict(fields)
+
+
+def test_null_is_an_untied_head_where_transformers_ties_one_by_default() -> None:
+    fields = {**llamas.VARIANTS["smollm3"], "tie_word_embeddings": None}
+    assert models.from_dict(fields).tie_word_embeddings is False
+    del fields["tie_word_embeddings"]
+    assert models.from_dict(fields).tie_word_embeddings is True

@@ -282,6 +282,8 @@ def test_the_configs_for_gpus_have_the_recommended_setting(name: str) -> None:
     assert both.attention == expected
     assert halo.attention == dataclasses.replace(expected, correction=None)
     assert given.output_dir == f"results/{name}_mended"
+    with pytest.raises(ValueError, match="star='mend' is none of published, mended"):
+        names["get_config"]("mend")
 
 
 def test_what_a_config_file_returns_is_checked() -> None:

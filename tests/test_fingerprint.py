@@ -87,7 +87,7 @@ def test_every_bit_of_every_weight_counts():
 
 
 def test_swapped_weights_differ():
-    """Of the same shape, in one layer or in two."""
+    """They have the same shape, in one layer or in two."""
     model = tiny.model()
     layers = model.layers
     before = digest(model)

@@ -67,7 +67,7 @@ def test_files_that_are_not_read_do_not_count(here: pathlib.Path) -> None:
 def test_a_damaged_stretch_of_weights_shows(
     tmp_path: pathlib.Path, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 20 MB: anywhere, where all is read; else if it is as long as its share of them."""
+    """It has 20 MB: anywhere, where all is read; else if it is as long as its share of them."""
     monkeypatch.setattr(hashes, "_MOST", most, raising=False)
     path = tmp_path / SINGLE
     content = np.random.default_rng(0).bytes(20_000_000)

@@ -12,7 +12,7 @@ STRIPS = 2  # of a tile on the diagonal, each without the keys that none of its 
 
 
 class Score(NamedTuple):
-    """What a score is made of a product of query and key, and what it weighs.
+    """How a product of query and key becomes a score, and what is averaged by these scores.
 
     With a soft cap it is computed at once. Otherwise products are compared before they are
     scaled: that would be one more pass over them.
@@ -33,8 +33,8 @@ class Score(NamedTuple):
             return product
         return self.soft_cap * jnp.tanh(product * (self.scale / self.soft_cap))
 
-    def averages(self, q: Array) -> Array:
-        """Zeros for what is averaged for these queries."""
+    def zeros(self, q: Array) -> Array:
+        """An empty average for these queries."""
         return jnp.zeros((*q.shape[:-1], q.shape[-1] * (1 + self.with_keys)))
 
 

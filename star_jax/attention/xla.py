@@ -108,7 +108,7 @@ def _seen(q: Array, s: Segment, score: Score) -> Softmax:
         seen = _visible(s, rows, columns, first=j * tile)
         return update(old, q, k, v, seen, score)
 
-    none = Softmax(score.averages(q), jnp.full(q.shape[:-1], -jnp.inf), jnp.zeros(q.shape[:-1]))
+    none = Softmax(score.zeros(q), jnp.full(q.shape[:-1], -jnp.inf), jnp.zeros(q.shape[:-1]))
     first, end = _range_seen(s, 0, q.shape[3] - 1)
     from_first = s.window is None and s.begin is None
     begin = 0 if from_first else jnp.maximum(jnp.min(first), 0) // tile
@@ -128,7 +128,7 @@ def _tiled(q: Queries, segments: Sequence[Segment], score: Score) -> Partial:
     # A plain constant would let the scheduler allocate the zeros of all layers ahead of time.
     zero = jnp.where(q[0, 0, 0, 0, 0, 0] > 0, 0.0, -0.0)
     carry = Softmax(
-        acc=jnp.broadcast_to(zero, score.averages(q).shape),
+        acc=jnp.broadcast_to(zero, score.zeros(q).shape),
         top=jnp.full(q.shape[:-1], -jnp.inf),
         total=jnp.zeros(q.shape[:-1]),
     )

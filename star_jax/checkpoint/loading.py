@@ -34,6 +34,7 @@ SMALL_FILES = [
     "merges.txt",
 ]
 _HUB_FILES = [*SMALL_FILES, "model*.safetensors*"]
+_CONFIG_FILES = ["config.json", "generation_config.json"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 # Buffers that old files carry; they follow from the configuration.
@@ -47,10 +48,10 @@ _Stored = tensor_files.Tensor | orbax_files.Tensor
 Tensor = tensor_files.Tensor | tensor_files.Rows | orbax_files.Tensor
 
 
-def resolve(path: str | os.PathLike[str], *, weights: bool = True) -> str:
+def resolve(path: str | os.PathLike[str], *, config_only: bool = False) -> str:
     """The local directory of a checkpoint: `path` itself, or a hub id's snapshot, fetched.
 
-    weights: whether to fetch them, too.
+    config_only: fetches neither weights nor tokenizer.
 
     Raises:
       FileNotFoundError: it is neither.
@@ -68,7 +69,7 @@ def resolve(path: str | os.PathLike[str], *, weights: bool = True) -> str:
 
     try:
         return huggingface_hub.snapshot_download(
-            path, allow_patterns=_HUB_FILES if weights else SMALL_FILES
+            path, allow_patterns=_CONFIG_FILES if config_only else _HUB_FILES
         )
     except Exception as e:  # of many kinds: no network, no such repository, no permission
         reason = printable(next(iter(str(e).splitlines()), type(e).__name__))

@@ -122,7 +122,7 @@ class Wave:
     runtime: Runtime
 
     def start(self, spec: LayerSpec, k: Keys, v: Values, state: State) -> State:
-        """Sends anchor and halo, before the queries are projected."""
+        """Sends anchor and halo."""
         kept, anchors, tails, rows = state
         rules = self.rules
         if self.before is None:
