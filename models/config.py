@@ -12,7 +12,7 @@ class DecoderConfig:
     """What a decoder computes, by the checkpoint. `family` is its `model_type`; see `Family`.
 
     qk_norm: queries and keys are normalised before RoPE, head by head.
-    has_rope: which layers have RoPE.
+    without_rope: layers that have no RoPE.
     attention_scale: what scores are multiplied by; embeddings and what a layer adds to the residual
       have multipliers of their own. logits_divisor: what logits are divided by.
     """
@@ -33,7 +33,7 @@ class DecoderConfig:
     o_bias: bool
     mlp_bias: bool
     qk_norm: bool
-    has_rope: tuple[bool, ...]
+    without_rope: frozenset[int]
     attention_scale: float
     embedding_multiplier: float
     residual_multiplier: float
@@ -45,7 +45,9 @@ class DecoderConfig:
         """What attention must know of each layer."""
         return tuple(
             LayerSpec(
-                index=i, scale=self.attention_scale, rope=self.rope if self.has_rope[i] else None
+                index=i,
+                scale=self.attention_scale,
+                rope=None if i in self.without_rope else self.rope,
             )
             for i in range(self.num_layers)
         )

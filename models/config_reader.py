@@ -107,18 +107,18 @@ def from_dict(fields: dict[str, Any]) -> DecoderConfig:
         eos_token_ids=_as_ids(
             "config.json", fields.get("eos_token_id", hf.eos_token_id), hf.vocab_size
         ),
-        **_plain(hf.num_hidden_layers, head_dim) | family.values(hf),
+        **_plain(head_dim) | family.values(hf),
     )
 
 
-def _plain(num_layers: int, head_dim: int) -> dict[str, Any]:
+def _plain(head_dim: int) -> dict[str, Any]:
     """What a decoder is whose family says no more."""
     return {
         "qkv_bias": False,
         "o_bias": False,
         "mlp_bias": False,
         "qk_norm": False,
-        "has_rope": (True,) * num_layers,
+        "without_rope": frozenset(),
         "attention_scale": head_dim**-0.5,
         "embedding_multiplier": 1.0,
         "residual_multiplier": 1.0,

@@ -22,7 +22,7 @@ def _values(hf: Any) -> dict[str, Any]:
         "qkv_bias": hf.attention_bias,
         "o_bias": hf.attention_bias,
         "mlp_bias": hf.mlp_bias,
-        "has_rope": tuple(map(bool, has_rope)),
+        "without_rope": frozenset(i for i, has in enumerate(has_rope) if not has),
     }
 
 

@@ -118,7 +118,7 @@ def test_values_of_llama_31_8b() -> None:
         o_bias=False,
         mlp_bias=False,
         qk_norm=False,
-        has_rope=(True,) * 32,
+        without_rope=frozenset(),
         attention_scale=128**-0.5,
         embedding_multiplier=1.0,
         residual_multiplier=1.0,
