@@ -230,3 +230,12 @@ def test_an_output_that_nobody_reads_is_no_traceback(tmp_path: pathlib.Path) -> 
         assert run.stderr.splitlines()[-1].startswith("error: ")
         assert "Traceback" not in run.stderr
         assert "Exception ignored" not in run.stderr
+
+
+@pytest.mark.parametrize("kind", ["ValueError", "TypeError", "KeyError"])
+def test_an_error_of_a_config_file_is_its_last_line(tmp_path: pathlib.Path, kind: str) -> None:
+    (tmp_path / "broken.py").write_text(f"def get_config(x=''):\n    raise {kind}('no ' + x)\n")
+    result = commands.run(tmp_path, "star_jax.eval", "--config=broken.py:such")
+    assert result.code == 1
+    assert f"{kind}: " in result.error and "no such" in result.error
+    assert "Traceback" not in result.error

@@ -45,7 +45,10 @@ def run(
             if "must have a value other than None" in str(e):
                 raise ValueError(f"missing {_missing()}; --help says what there is") from e
             name = "" if isinstance(e, flags.Error | OSError) else f"{type(e).__name__}: "
-            raise ValueError(f"in the command line or config file: {name}{e}") from e
+            # ml_collections puts the traceback of a config file into its message.
+            said, _, trace = str(e).partition("Traceback (most recent call last)")
+            said += trace.rstrip().rpartition("\n")[2]
+            raise ValueError(f"in the command line or config file: {name}{said}") from e
         if len(rest) > 1:
             raise ValueError(f"unexpected {rest[1:]}: options are written --name=value")
         return rest
