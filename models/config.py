@@ -11,7 +11,9 @@ from star_jax.models.rope import Rope
 class DecoderConfig:
     """What a decoder computes, by the checkpoint. `family` is its `model_type`; see `Family`.
 
-    qk_norm: queries and keys are normalised before RoPE, head by head.
+    norm_before, norm_after: what attention and the MLP read is normalised, and what they give.
+    qk_norm: queries and keys are normalised before RoPE, head by head. qk_norm_over_heads: all
+      heads at once instead.
     without_rope: layers that have no RoPE.
     attention_scale: what scores are multiplied by; embeddings and what a layer adds to the residual
       have multipliers of their own. logits_divisor: what logits are divided by.
@@ -32,7 +34,10 @@ class DecoderConfig:
     qkv_bias: bool
     o_bias: bool
     mlp_bias: bool
+    norm_before: bool
+    norm_after: bool
     qk_norm: bool
+    qk_norm_over_heads: bool
     without_rope: frozenset[int]
     attention_scale: float
     embedding_multiplier: float

@@ -77,18 +77,22 @@ class Attention(nnx.Module):
         self.v_bias = bias(f"{prefix}.v_proj.bias", (K, H), ("kv_heads", "head"))
         self.o_bias = _weight_if(config.o_bias, make)(f"{prefix}.o_proj.bias", (D,), ("embed",))
         norm = _weight_if(config.qk_norm, make)
-        self.q_norm = norm(f"{prefix}.q_norm.weight", (H,), ("norm",))
-        self.k_norm = norm(f"{prefix}.k_norm.weight", (H,), ("norm",))
+        if config.qk_norm_over_heads:
+            self.q_norm = norm(f"{prefix}.q_norm.weight", (N, H), ("heads", "head"))
+            self.k_norm = norm(f"{prefix}.k_norm.weight", (K, H), ("kv_heads", "head"))
+        else:
+            self.q_norm = norm(f"{prefix}.q_norm.weight", (H,), ("norm",))
+            self.k_norm = norm(f"{prefix}.k_norm.weight", (H,), ("norm",))
         self.eps = config.rms_norm_eps
 
-    def project_q(self, x: Hidden) -> Queries:
+    def project_q(self, x: Hidden, axis: str | None) -> Queries:
         q = _linear("btd,nhd->btnh", x, self.q_weight, self.q_bias)
-        return q if self.q_norm is None else rms_norm(q, self.q_norm[...], eps=self.eps)
+        return _norm_if(self.q_norm, q, eps=self.eps, axis=axis)
 
-    def project_kv(self, x: Hidden) -> tuple[Keys, Values]:
+    def project_kv(self, x: Hidden, axis: str | None) -> tuple[Keys, Values]:
         k = _linear("btd,khd->btkh", x, self.k_weight, self.k_bias)
         v = _linear("btd,khd->btkh", x, self.v_weight, self.v_bias)
-        return k if self.k_norm is None else rms_norm(k, self.k_norm[...], eps=self.eps), v
+        return _norm_if(self.k_norm, k, eps=self.eps, axis=axis), v
 
     def project_out(self, out: Queries, axis: str | None) -> Hidden:
         return _linear("btnh,dnh->btd", out, self.o_weight, self.o_bias, sum_over=axis)
@@ -117,19 +121,25 @@ class Layer(nnx.Module):
         D, prefix = config.hidden_size, f"model.layers.{index}"
         self.eps = config.rms_norm_eps
         self.residual_multiplier = config.residual_multiplier
-        self.attention_norm = nnx.Param(make(f"{prefix}.input_layernorm.weight", (D,), ("embed",)))
+        before, after = _weight_if(config.norm_before, make), _weight_if(config.norm_after, make)
+
+        def norm(where: Callable[..., nnx.Param | None], name: str) -> nnx.Param | None:
+            return where(f"{prefix}.{name}_layernorm.weight", (D,), ("embed",))
+
+        self.attention_norm = norm(before, "input")
         self.attention = Attention(config, f"{prefix}.self_attn", make)
-        self.mlp_norm = nnx.Param(
-            make(f"{prefix}.post_attention_layernorm.weight", (D,), ("embed",))
-        )
+        self.after_attention_norm = norm(after, "after_attention")
+        self.mlp_norm = norm(before, "post_attention")  # the name is Llama's
         self.mlp = MLP(config, f"{prefix}.mlp", make)
+        self.after_mlp_norm = norm(after, "after_mlp")
 
 
 class Decoder(nnx.Module):
     """A decoder. The instance is a pytree of its weights: pass it through `jax.jit`.
 
     Inside `shard_map`, `axis` names the mesh axis over which heads, feed-forward units and (if
-    it divides) the vocabulary are sharded. Two sums over it per layer, one for the embedding.
+    it divides) the vocabulary are sharded. Two sums over it per layer, one for the embedding; two
+    small ones per layer more where queries and keys are normalised over all heads at once.
     """
 
     def __init__(self, config: DecoderConfig, make: WeightMaker):
@@ -201,32 +211,43 @@ def _layer(
     axis: str | None,
 ) -> tuple[Hidden, State]:
     with jax.named_scope(f"layer_{spec.index}"):
-        y = rms_norm(x, layer.attention_norm[...], eps=layer.eps)
+        y = _norm_if(layer.attention_norm, x, eps=layer.eps)
         q = None
         if isinstance(attend, SendsQueries):
-            q = rope.apply(layer.attention.project_q(y), rotation)
+            q = rope.apply(layer.attention.project_q(y, axis), rotation)
             state = attend.send_queries(spec, q, state)
-        k, v = layer.attention.project_kv(y)
+        k, v = layer.attention.project_kv(y, axis)
         k = rope.apply(k, rotation)
         state = attend.start(spec, k, v, state)
         if q is None:
-            q = rope.apply(layer.attention.project_q(y), rotation)
+            q = rope.apply(layer.attention.project_q(y, axis), rotation)
         out, state = attend(spec, q, k, v, state)
         y = layer.attention.project_out(out.astype(x.dtype), axis)
+        y = _norm_if(layer.after_attention_norm, y, eps=layer.eps)
         x = x + _times(layer.residual_multiplier, y)
-        y = layer.mlp(rms_norm(x, layer.mlp_norm[...], eps=layer.eps), axis)
+        y = layer.mlp(_norm_if(layer.mlp_norm, x, eps=layer.eps), axis)
+        y = _norm_if(layer.after_mlp_norm, y, eps=layer.eps)
         x = x + _times(layer.residual_multiplier, y)
     return x, state
 
 
-def rms_norm(x: Array, weight: Array, *, eps: float) -> Array:
-    """Root-mean-square normalisation of the last axis, in float32.
+def rms_norm(x: Array, weight: Array, *, eps: float, axis: str | None = None) -> Array:
+    """Root-mean-square normalisation over the axes that the weight has, in float32.
 
-    It is scaled in x's dtype, as transformers does.
+    It is scaled in x's dtype, as transformers does. Where the weight has heads, `axis` names the
+    mesh axis that divides them.
     """
     y = x.astype(jnp.float32)
-    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
+    mean = jnp.mean(y * y, axis=tuple(range(-weight.ndim, 0)), keepdims=True)
+    if weight.ndim > 1 and axis is not None and jax.lax.axis_size(axis) > 1:
+        # [B, T, 1, 1]; exact, as each device has as many heads, and repeats as many
+        mean = jax.lax.pmean(mean, axis)
+    y = y * jax.lax.rsqrt(mean + eps)
     return weight * y.astype(x.dtype)
+
+
+def _norm_if(weight: nnx.Param | None, x: Array, *, eps: float, axis: str | None = None) -> Array:
+    return x if weight is None else rms_norm(x, weight[...], eps=eps, axis=axis)
 
 
 def precision(dtype: Any) -> jax.lax.Precision:
