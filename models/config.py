@@ -14,9 +14,12 @@ class DecoderConfig:
     norm_before, norm_after: what attention and the MLP read is normalised, and what they give.
     qk_norm: queries and keys are normalised before RoPE, head by head. qk_norm_over_heads: all
       heads at once instead.
-    without_rope: layers that have no RoPE.
-    attention_scale: what scores are multiplied by; embeddings and what a layer adds to the residual
-      have multipliers of their own. logits_divisor: what logits are divided by.
+    without_rope: layers that have no RoPE. local_rope: another one, of layers with windows.
+    window: how many keys, its own among them, a token sees in the layers `windowed`; None if there
+      are no such layers.
+    attention_scale: what scores are multiplied by. Soft caps bend scores and logits, as `dispatch`
+      says. Embeddings and what a layer adds to the residual
+      have multipliers. logits_divisor: what logits are divided by.
     """
 
     family: str
@@ -39,6 +42,11 @@ class DecoderConfig:
     qk_norm: bool
     qk_norm_over_heads: bool
     without_rope: frozenset[int]
+    local_rope: Rope | None
+    window: int | None
+    windowed: frozenset[int]
+    attention_soft_cap: float | None
+    logits_soft_cap: float | None
     attention_scale: float
     embedding_multiplier: float
     residual_multiplier: float
@@ -52,7 +60,14 @@ class DecoderConfig:
             LayerSpec(
                 index=i,
                 scale=self.attention_scale,
-                rope=None if i in self.without_rope else self.rope,
+                window=self.window if i in self.windowed else None,
+                soft_cap=self.attention_soft_cap,
+                rope=self._rope(i),
             )
             for i in range(self.num_layers)
         )
+
+    def _rope(self, layer: int) -> Rope | None:
+        if layer in self.without_rope:
+            return None
+        return self.local_rope if self.local_rope and layer in self.windowed else self.rope

@@ -120,8 +120,8 @@ ONLY: dict[str, tuple[Any, ...]] = {
     "use_sliding_window": OFF,
 }
 
-# Where a window is used only if `use_sliding_window` says so, these are not looked at without it.
-OF_WINDOWS = frozenset({"sliding_window", "max_window_layers"})
+# What says which layers have windows, where `use_sliding_window` decides whether any has.
+OF_WINDOWS = frozenset({"layer_types", "max_window_layers", "sliding_window", "use_sliding_window"})
 
 # The same, inside a section of RoPE.
 ONLY_IN_ROPE: dict[str, tuple[Any, ...]] = {
@@ -130,13 +130,28 @@ ONLY_IN_ROPE: dict[str, tuple[Any, ...]] = {
 }
 
 
-def check_no_windows(layer_types: list[str]) -> None:
-    """Refuses layers that do not see all keys before them."""
-    if others := sorted({kind for kind in layer_types if kind != "full_attention"}):
+def windows(hf: Any, layer_types: list[str] | None = None) -> dict[str, Any]:
+    """What a `DecoderConfig` says of windows, from transformers' configuration.
+
+    layer_types: what each layer is; by default what the configuration says.
+    """
+    kinds = hf.layer_types if layer_types is None else layer_types
+    if others := sorted(set(kinds) - {"full_attention", _WINDOWED}):
         raise NotImplementedError(
-            f"config.json: layer_types={shown(layer_types)} is not supported: {shown(others)}, "
-            "only 'full_attention'"
+            f"config.json: layer_types={shown(kinds)} is not supported: {shown(others)}, only "
+            f"'full_attention' and {_WINDOWED!r}"
         )
+    if _WINDOWED not in kinds:
+        return {}
+    if hf.sliding_window is None:
+        raise ValueError(
+            f"config.json: layer_types={shown(kinds)}, and there is no sliding_window, or "
+            "use_sliding_window is not true"
+        )
+    if hf.sliding_window >= hf.max_position_embeddings:  # it hides nothing
+        return {}
+    windowed = frozenset(i for i, kind in enumerate(kinds) if kind == _WINDOWED)
+    return {"window": hf.sliding_window, "windowed": windowed}
 
 
 def is_one_of(value: Any, allowed: tuple[Any, ...]) -> bool:
@@ -151,4 +166,5 @@ def check_number(name: str, value: Any, *, zero: bool = False) -> None:
         raise ValueError(f"config.json: {name}={shown(value)} must be a number above 0")
 
 
+_WINDOWED = "sliding_attention"
 _SMALLEST, _GREATEST = 2.0**-126, 2.0**127  # of float32, without those that may be flushed to 0

@@ -29,12 +29,16 @@ _SIZES = (
     "head_dim",
     "max_position_embeddings",
     "no_rope_layer_interval",
+    "sliding_window",
+    "max_window_layers",
 )
 _OF_LAYERS = {"layer_types": str, "no_rope_layers": int}  # lists with one entry a layer
-_MAY_BE_NULL = ("num_key_value_heads", "head_dim")  # what it means, transformers says
+# What it means, transformers says.
+_MAY_BE_NULL = ("num_key_value_heads", "head_dim", "sliding_window")
+_MAY_BE_ZERO = ("max_window_layers",)
 _LARGEST = 2**31 - 1  # positions and ids are int32
 _MOST_LAYERS = 1000  # each is made by itself; published models have some hundred at most
-_FLAGS = ("attention_bias", "mlp_bias", "tie_word_embeddings")
+_FLAGS = ("attention_bias", "mlp_bias", "tie_word_embeddings", "use_sliding_window")
 _ACTIVATIONS = ("silu", "swish")
 
 
@@ -122,6 +126,11 @@ def _plain(head_dim: int) -> dict[str, Any]:
         "qk_norm": False,
         "qk_norm_over_heads": False,
         "without_rope": frozenset(),
+        "local_rope": None,
+        "window": None,
+        "windowed": frozenset(),
+        "attention_soft_cap": None,
+        "logits_soft_cap": None,
         "attention_scale": head_dim**-0.5,
         "embedding_multiplier": 1.0,
         "residual_multiplier": 1.0,
@@ -138,7 +147,7 @@ def _checked(fields: dict[str, Any]) -> dict[str, Any]:
         largest = _MOST_LAYERS if name == "num_hidden_layers" else _LARGEST
         if not isinstance(value, int) or isinstance(value, bool):
             raise ValueError(f"config.json: {name}={shown(value)} must be an integer")
-        if not 0 < value <= largest:
+        if not (0 < value <= largest or (value == 0 and name in _MAY_BE_ZERO)):
             raise ValueError(
                 f"config.json: {name}={shown(value)} must be above 0, and at most {largest}"
             )

@@ -165,13 +165,17 @@ class Decoder(nnx.Module):
 
         `gather` makes a layer's weights whole just before they are used, if at rest they are not.
         """
-        rotation = rope.rotation(positions, self.config.rope, self.config.head_dim)
+        ropes = {spec.rope for spec in self.config.layers if spec.rope is not None}
+        rotations = {
+            one: rope.rotation(positions, one, self.config.head_dim)
+            for one in sorted(ropes, key=repr)
+        }
         x = _times(self.config.embedding_multiplier, self._embed(tokens, axis))
         for spec, layer in zip(self.config.layers, self.layers, strict=True):
             if gather is not None:
                 with jax.named_scope(f"layer_{spec.index}"):
                     layer = gather(layer)
-            turn = None if spec.rope is None else rotation
+            turn = None if spec.rope is None else rotations[spec.rope]
             x, state = _layer(layer, spec, x, turn, attend, state, axis)
         return rms_norm(x, self.norm[...], eps=self.config.rms_norm_eps), state
 
@@ -186,6 +190,8 @@ class Decoder(nnx.Module):
             preferred_element_type=jnp.float32,
         )
         logits = _times(1 / self.config.logits_divisor, logits)
+        if (cap := self.config.logits_soft_cap) is not None:
+            logits = cap * jnp.tanh(logits / cap)
         if axis is None or weight.shape[0] == self.config.vocab_size:
             return logits
         # [B, T, V / ranks] -> [B, T, V]

@@ -1,24 +1,19 @@
-"""Mistral 7B and Nemo: no biases, and no window yet, so that Mistral 7B v0.1 is refused."""
+"""Mistral 7B and Nemo: no biases, and in version 0.1 a window in every layer."""
 
 from typing import Any
 
-from star_jax.json_files import shown
-from star_jax.models.config_fields import HARMLESS, OFF, ONLY, READ
+from star_jax.models.config_fields import HARMLESS, OFF, ONLY, READ, windows
 from star_jax.models.family import Family
 
 
 def _values(hf: Any) -> dict[str, Any]:
-    if hf.sliding_window is not None:
-        raise NotImplementedError(
-            f"config.json: sliding_window={shown(hf.sliding_window)} is not supported, only None; "
-            "where it is absent, a Mistral's is 4096"
-        )
-    return {}
+    kind = "full_attention" if hf.sliding_window is None else "sliding_attention"
+    return windows(hf, [kind] * hf.num_hidden_layers)
 
 
 MISTRAL = Family(
     name="mistral",
-    models="Mistral 7B v0.2 and v0.3, Nemo",
+    models="Mistral 7B, Nemo",
     hf_config="MistralConfig",
     read=READ | {"sliding_window"},
     harmless=HARMLESS,

@@ -1,6 +1,6 @@
 """Qwen 2, 2.5 and 3, dense: biases on queries, keys and values, and since 3 a norm in their place.
 
-No windows yet. The variants for 1M tokens change positions chunk by chunk, and are refused by name.
+The variants for 1M tokens change positions chunk by chunk, and are refused by name.
 """
 
 from typing import Any
@@ -12,12 +12,12 @@ from star_jax.models.config_fields import (
     OFF,
     ONLY,
     READ,
-    check_no_windows,
+    windows,
 )
 from star_jax.models.family import Family
 
 _ONLY = {
-    **ONLY,
+    **{name: allowed for name, allowed in ONLY.items() if name not in OF_WINDOWS},
     "dual_chunk_attention_config": NONE,
     "mlp_bias": OFF,
     "use_mrope": OFF,
@@ -25,21 +25,24 @@ _ONLY = {
 
 
 def _values(hf: Any) -> dict[str, Any]:
-    check_no_windows(hf.layer_types)
-    return {"qkv_bias": True}
+    return {"qkv_bias": True, **windows(hf)}
 
 
 def _values_3(hf: Any) -> dict[str, Any]:
-    check_no_windows(hf.layer_types)
-    return {"qkv_bias": hf.attention_bias, "o_bias": hf.attention_bias, "qk_norm": True}
+    return {
+        "qkv_bias": hf.attention_bias,
+        "o_bias": hf.attention_bias,
+        "qk_norm": True,
+        **windows(hf),
+    }
 
 
 QWEN2 = Family(
     name="qwen2",
     models="Qwen 2 and 2.5, dense",
     hf_config="Qwen2Config",
-    read=READ | {"layer_types"},
-    harmless=HARMLESS | OF_WINDOWS,
+    read=READ | OF_WINDOWS,
+    harmless=HARMLESS,
     only=_ONLY | {"attention_bias": (True, None)},
     values=_values,
 )
@@ -47,8 +50,8 @@ QWEN3 = Family(
     name="qwen3",
     models="Qwen 3, dense",
     hf_config="Qwen3Config",
-    read=READ | {"attention_bias", "layer_types"},
-    harmless=HARMLESS | OF_WINDOWS,
+    read=READ | OF_WINDOWS | {"attention_bias"},
+    harmless=HARMLESS,
     only=_ONLY,
     values=_values_3,
 )

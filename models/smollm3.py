@@ -1,4 +1,4 @@
-"""SmolLM 3: a Llama in which every fourth layer has no RoPE. No windows yet."""
+"""SmolLM 3: a Llama in which every fourth layer has no RoPE."""
 
 from typing import Any
 
@@ -8,13 +8,12 @@ from star_jax.models.config_fields import (
     OF_WINDOWS,
     ONLY,
     READ,
-    check_no_windows,
+    windows,
 )
 from star_jax.models.family import Family
 
 
 def _values(hf: Any) -> dict[str, Any]:
-    check_no_windows(hf.layer_types)
     has_rope = hf.no_rope_layers  # so it is, whatever the name says
     if not set(has_rope) <= {0, 1}:
         raise ValueError(f"config.json: no_rope_layers={shown(has_rope)} must be of 0 and 1")
@@ -23,6 +22,7 @@ def _values(hf: Any) -> dict[str, Any]:
         "o_bias": hf.attention_bias,
         "mlp_bias": hf.mlp_bias,
         "without_rope": frozenset(i for i, has in enumerate(has_rope) if not has),
+        **windows(hf),
     }
 
 
@@ -31,8 +31,9 @@ SMOLLM3 = Family(
     models="SmolLM 3",
     hf_config="SmolLM3Config",
     read=READ
-    | {"attention_bias", "layer_types", "mlp_bias", "no_rope_layer_interval", "no_rope_layers"},
-    harmless=HARMLESS | OF_WINDOWS,
-    only=ONLY,
+    | OF_WINDOWS - {"max_window_layers"}
+    | {"attention_bias", "mlp_bias", "no_rope_layer_interval", "no_rope_layers"},
+    harmless=HARMLESS | {"max_window_layers"},
+    only={name: allowed for name, allowed in ONLY.items() if name not in OF_WINDOWS},
     values=_values,
 )

@@ -38,21 +38,11 @@ def check(
         raise ValueError(f"a mesh with {mesh.axis_types=}: make it with star_jax.make_mesh")
     check_kind(attention)
     if config is not None:
-        _check_layers(config)
         # Raises if a weight cannot be divided. One layer stands for all.
         weight_specs(dataclasses.replace(config, num_layers=1), mesh)
         attention.check(config, mesh)
     head_dim = None if config is None else config.head_dim
     return resolve(implementation, mesh, dtype=dtype, head_dim=head_dim)
-
-
-def _check_layers(config: DecoderConfig) -> None:
-    for spec in config.layers:
-        if spec.window is not None:
-            raise NotImplementedError(
-                f"layer {spec.index} has window={spec.window}: keys of other blocks and devices "
-                "lie in it, and nothing brings them there yet"
-            )
 
 
 def advise(rows: list[list[int]], config: DecoderConfig, mesh: Mesh, attention: Kind) -> None:

@@ -11,9 +11,14 @@ from star_jax import Star
 from star_jax.models import Decoder
 
 
-def masks(length: int, star: Star) -> tuple[np.ndarray, np.ndarray]:
-    """What each token sees, and what it misses of the keys before its block: bool [L, L]."""
+def masks(length: int, star: Star, window: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """What each token sees, and what it misses of the keys before its block: bool [L, L].
+
+    With a window it sees all that is within it.
+    """
     token, key = np.arange(length)[:, None], np.arange(length)
+    if window is not None:
+        return (key <= token) & (key > token - window), np.zeros((length, length), bool)
     start = token // star.block_size * star.block_size
     seen = (key >= start - star.halo) | (key < star.anchor)
     return seen & (key <= token), ~seen & (key < start)
@@ -36,9 +41,11 @@ class Defined:
 
     def __call__(self, spec, q, k, v, state):
         length, group = q.shape[1], q.shape[2] // k.shape[2]
-        seen, missed = masks(length, self.star)
+        seen, missed = masks(length, self.star, spec.window)
         x, keys, values = q[0], jnp.repeat(k[0], group, axis=1), jnp.repeat(v[0], group, axis=1)
         scores = spec.scale * jnp.einsum("tnh,snh->nts", x, keys, precision="highest")
+        if spec.soft_cap is not None:
+            scores = spec.soft_cap * jnp.tanh(scores / spec.soft_cap)
 
         def over(mask):
             """The log of the sum of exponentials [N, T], and the weights [N, T, S]."""
@@ -63,7 +70,7 @@ class Defined:
             "delta": delta,
             "tangent": tangent,
             "both": (delta + tangent) / 2,
-        }[self.star.correction]
+        }[None if spec.window is not None else self.star.correction]
         return out.transpose(1, 0, 2)[None], state
 
     def _tangent(self, x, scale, sparse, sparse_lse, far, far_lse, far_key):

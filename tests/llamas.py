@@ -143,7 +143,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
         **{name: value for name, value in _MISTRAL.items() if name not in _FILLED_IN},
         "num_attention_heads": 8,
     },
+    # A window that is shorter than most blocks and chunks of the tests.
+    "mistral-v0.1": {**_MISTRAL, "sliding_window": 7, "rope_theta": 10000.0},
     "qwen2.5": _QWEN2,
+    # The second layer has one that is longer than they are.
+    "qwen2.5-window": {**_QWEN2, "use_sliding_window": True, "sliding_window": 20},
     "qwen2.5-tied": {
         **_QWEN2,
         "tie_word_embeddings": True,
@@ -151,6 +155,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "rope_scaling": YARN_ROPE,
     },
     "qwen3": _QWEN3,
+    "qwen3-window": {
+        **_QWEN3,
+        "use_sliding_window": True,
+        "sliding_window": 12,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
     "qwen3-bias": {**_QWEN3, "attention_bias": True, "tie_word_embeddings": True},
     # 32 heads for keys and values are filled in, and heads of 128.
     "qwen3-short": {
@@ -165,6 +175,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
         **{f: x for f, x in _GRANITE.items() if not f.endswith(("multiplier", "scaling"))},
     },
     "smollm3": {**_SMOLLM3, "num_hidden_layers": 4},
+    # The layer without RoPE is the one with a window.
+    "smollm3-window": {
+        **_SMOLLM3,
+        "num_hidden_layers": 4,
+        "use_sliding_window": True,
+        "sliding_window": 9,
+    },
     "smollm3-listed": {
         **{f: x for f, x in _SMOLLM3.items() if f not in (*_FILLED_IN, "no_rope_layer_interval")},
         "layer_types": ["full_attention"] * 2,
@@ -233,7 +250,7 @@ class _Causal:
     def __call__(
         self, spec: LayerSpec, q: Queries, k: Keys, v: Values, state: None
     ) -> tuple[Queries, None]:
-        own = Segment(k, v, causal=True)
+        own = Segment(k, v, causal=True, window=spec.window)
         return reference.attend(q, [own], scale=spec.scale, soft_cap=spec.soft_cap).out, state
 
 

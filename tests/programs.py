@@ -42,10 +42,11 @@ class Shapes:
     new: int = 128
     tensor: int = 1
     samples: int = 1
+    model: str = "Llama-3.1-8B"
 
     @property
     def config(self) -> DecoderConfig:
-        whole = models.from_dict(published.CONFIGS["Llama-3.1-8B"])
+        whole = models.from_dict(published.CONFIGS[self.model])
         return dataclasses.replace(whole, num_layers=self.layers)
 
 
@@ -74,11 +75,15 @@ class Programs:
         return self._star[0].trace(self.model, *self._wave())
 
     def later_wave(self):
-        rules, tails = self.rules, waves.NONE
-        if rules.halo:
-            tails = self._kv(self.context * rules.halo, mesh_lib.CACHE)
+        rules, anchors, tails = self.rules, {}, {}
+        for spec in self.config.layers:
+            seen = rules.halo if spec.window is None else spec.window - 1
+            if seen:
+                tails[spec.index] = self._pair(self.context * seen, mesh_lib.CACHE)
+            if spec.window is None:
+                anchors[spec.index] = self._pair(rules.anchor, mesh_lib.TAIL)
         cache = None if rules.correction is None else self._cache()
-        before = waves.Before(self._kv(rules.anchor, mesh_lib.TAIL), tails, cache)
+        before = waves.Before(anchors, tails, cache)
         return self._star[1].trace(self.model, *self._wave(), before)
 
     def dense(self):
@@ -114,7 +119,13 @@ class Programs:
         return self._query.logits.trace(self.model, hidden, self._array((), mesh_lib.WHOLE))
 
     def decode(self):
-        tail = phase2.Tail(self._kv(self.shapes.query, mesh_lib.TAIL), self._row(), self._row())
+        recent = {
+            spec.index: self._pair(spec.window - 1, mesh_lib.TAIL)
+            for spec in self.config.layers
+            if spec.window is not None
+        }
+        query = self._kv(self.shapes.query, mesh_lib.TAIL)
+        tail = phase2.Tail(query, self._row(), self._row(), recent)
         state = compiled.Decoding(
             generated=self._kv(self.shapes.new, mesh_lib.TAIL, rows=self.shapes.samples),
             token=self._samples(),
@@ -160,13 +171,20 @@ class Programs:
         tokens = self._array((1, self.context * self.shapes.block), mesh_lib.BLOCKS)
         return tokens, self._array((1, self.context), mesh_lib.BLOCKS)
 
-    def _kv(self, length, spec, rows=1):
+    def _pair(self, length, spec, rows=1):
         shape = (rows, length, self.config.num_kv_heads, self.config.head_dim)
         layer = self._array(shape, spec, DTYPE)
-        return KV((layer,) * self.config.num_layers, (layer,) * self.config.num_layers)
+        return layer, layer
+
+    def _kv(self, length, spec, rows=1):
+        k, v = self._pair(length, spec, rows)
+        return KV((k,) * self.config.num_layers, (v,) * self.config.num_layers)
 
     def _cache(self):
         length = self.context * self.shapes.block * self.shapes.waves
         kv = self._kv(length, mesh_lib.CACHE)
         layers = tuple(Plain(k, v) for k, v in zip(*kv, strict=True))
-        return Cache(layers, self._array((1, self.context), mesh_lib.BLOCKS))
+        last = None
+        if self.config.window is not None:
+            last = self._array((1, self.context, self.config.window - 1), mesh_lib.PLACES)
+        return Cache(layers, self._array((1, self.context), mesh_lib.BLOCKS), last=last)

@@ -24,11 +24,15 @@ FIELDS = llamas.VARIANTS["llama-3"]
 FIELDS_OF = {
     "llama": FIELDS,
     "mistral": llamas.VARIANTS["mistral-v0.3"],
-    "qwen2": llamas.VARIANTS["qwen2.5"],
-    "qwen3": llamas.VARIANTS["qwen3"],
+    "qwen2": llamas.VARIANTS["qwen2.5-window"],
+    "qwen3": {**llamas.VARIANTS["qwen3-window"], "layer_types": None},
     "phi3": llamas.VARIANTS["phi3"],
     "granite": llamas.VARIANTS["granite"],
-    "smollm3": {**llamas.VARIANTS["smollm3"], "num_hidden_layers": 2},
+    "smollm3": {
+        **llamas.VARIANTS["smollm3-window"],
+        "num_hidden_layers": 2,
+        "no_rope_layer_interval": 2,
+    },
 }
 Shapes = dict[str, tuple[int, ...]]
 
@@ -122,6 +126,11 @@ def test_values_of_llama_31_8b() -> None:
         qk_norm=False,
         qk_norm_over_heads=False,
         without_rope=frozenset(),
+        local_rope=None,
+        window=None,
+        windowed=frozenset(),
+        attention_soft_cap=None,
+        logits_soft_cap=None,
         attention_scale=128**-0.5,
         embedding_multiplier=1.0,
         residual_multiplier=1.0,
@@ -152,12 +161,13 @@ READ: dict[str, tuple[Any, str]] = {
     "hidden_act": ("gelu", "refused"),
     "hidden_size": (96, "tensors"),
     "intermediate_size": (64, "tensors"),
-    "layer_types": (["full_attention", "sliding_attention"], "refused"),
+    "layer_types": (["sliding_attention"] * 2, "outputs"),
     "logits_scaling": (2.0, "outputs"),
     "max_position_embeddings": (512, "max_position_embeddings"),
+    "max_window_layers": (0, "outputs"),
     "mlp_bias": (True, "tensors"),
     "model_type": ("gpt2", "refused"),
-    "no_rope_layer_interval": (2, "outputs"),
+    "no_rope_layer_interval": (3, "outputs"),
     "no_rope_layers": ([0, 1], "outputs"),
     "num_attention_heads": (8, "tensors"),
     "num_hidden_layers": (3, "tensors"),
@@ -167,8 +177,9 @@ READ: dict[str, tuple[Any, str]] = {
     "rope_parameters": ({"rope_type": "default", "rope_theta": 100.0}, "outputs"),
     "rope_scaling": (llamas.LLAMA3_ROPE, "outputs"),
     "rope_theta": (100.0, "outputs"),
-    "sliding_window": (4096, "refused"),
+    "sliding_window": (5, "outputs"),
     "tie_word_embeddings": (None, "tensors"),  # the other one
+    "use_sliding_window": (False, "outputs"),
     "vocab_size": (161, "tensors"),
 }
 

@@ -43,6 +43,10 @@ class Half(NamedTuple):
         some = [jax.lax.dynamic_slice_in_dim(x, start, count, axis=1) for x in self]
         return tuple(x.astype(jnp.float32) for x in some)
 
+    def take(self, at: Any) -> Any:
+        some = [jnp.take_along_axis(x, at[:, :, None, None], axis=1) for x in self]
+        return tuple(x.astype(jnp.float32) for x in some)
+
 
 QUERIES = [tiny.ids(n, seed=n) for n in (5, 9, 3)]
 

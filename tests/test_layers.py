@@ -16,21 +16,19 @@ BLOCK = 16
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Odd(DecoderConfig):
-    """A model whose layers differ in scale and soft cap, and maybe in their windows."""
-
-    windows: tuple[int | None, ...] = (None, None)
+    """A model whose layers differ in scale and soft cap."""
 
     @functools.cached_property
     def layers(self) -> tuple[LayerSpec, ...]:
         return (
-            LayerSpec(index=0, scale=0.4, soft_cap=0.8, rope=self.rope, window=self.windows[0]),
-            LayerSpec(index=1, scale=0.1, rope=self.rope, window=self.windows[1]),
+            LayerSpec(index=0, scale=0.4, soft_cap=0.8, rope=self.rope),
+            LayerSpec(index=1, scale=0.1, rope=self.rope),
         )
 
 
-def odd(**fields):
+def odd():
     model = tiny.model()
-    model.config = Odd(**vars(tiny.config()), **fields)
+    model.config = Odd(**vars(tiny.config()))
     return model
 
 
@@ -60,8 +58,3 @@ def test_every_kind_of_attention_does_as_the_layers_say(attention):
     assert min(gaps) > 1e-3
     answer = engine.generate(encoded, query, max_new_tokens=4)
     chex.assert_trees_all_equal(answer.tokens, tokens)
-
-
-def test_a_window_is_refused_when_an_engine_is_made():
-    with pytest.raises(NotImplementedError, match="layer 1 has window=8"):
-        Engine(odd(windows=(None, 8)), mesh=star_jax.make_mesh(), attention=Dense())

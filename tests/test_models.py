@@ -97,6 +97,7 @@ def greedy(oracle: transformers.PreTrainedModel, tokens: list[int]) -> tuple[lis
 
 DENSE, RING, ULYSSES = star_jax.Dense(), star_jax.Ring(), star_jax.Ulysses()
 ONE_BLOCK = star_jax.Star(block_size=LENGTH)
+WINDOWED = ("mistral-v0.1", "qwen2.5-window", "qwen3-window")
 ENGINES = [
     # Logits show what is theirs.
     *((v, DENSE, 8, 1) for v in llamas.VARIANTS if not v.endswith(("short", "bias", "listed"))),
@@ -109,6 +110,11 @@ ENGINES = [
         (v, DENSE, 4, 2)
         for v in ("mistral-v0.3", "mistral-nemo", "qwen2.5", "qwen3", "phi3", "granite", "smollm3")
     ),
+    *((v, RING, c, t) for v in WINDOWED for c, t in ((1, 1), (2, 1), (8, 1), (4, 2))),
+    *((v, ULYSSES, 2, 1) for v in WINDOWED),
+    # Its blocks are longer than the window, and shorter; all layers have it: this is exact.
+    *(("mistral-v0.1", star_jax.Star(block_size=b), c, 1) for b in (9, 4) for c in (1, 4)),
+    ("mistral-v0.1", star_jax.Star(block_size=6, halo=3, correction="both", stride=2), 4, 2),
     ("mistral-nemo", ONE_BLOCK, 8, 1),
     ("mistral-nemo", ONE_BLOCK, 4, 2),
     ("mistral-nemo", RING, 4, 2),
@@ -142,7 +148,18 @@ def test_the_engine_answers_as_transformers_does(
 
 @pytest.mark.parametrize(("context", "tensor"), [(8, 1), (4, 2)])
 @pytest.mark.parametrize(
-    "variant", ["mistral-nemo", "qwen2.5", "qwen3", "phi3", "granite", "smollm3"]
+    "variant",
+    [
+        "mistral-nemo",
+        "qwen2.5",
+        "qwen2.5-window",
+        "qwen3",
+        "qwen3-window",
+        "phi3",
+        "granite",
+        "smollm3",
+        "smollm3-window",
+    ],
 )
 def test_star_equals_the_literal_algorithm_in_every_family(
     variant: str, context: int, tensor: int, tmp_path: pathlib.Path

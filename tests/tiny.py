@@ -57,9 +57,11 @@ class Literal:
         return (*state, (k, v))
 
     def __call__(self, spec, q, k, v, state):
-        segments = [Segment(k, v, causal=True)]
         if self.before_k:
-            segments.insert(0, Segment(self.before_k[spec.index], self.before_v[spec.index]))
+            pairs = (self.before_k[spec.index], k), (self.before_v[spec.index], v)
+            k, v = (jnp.concatenate(pair, axis=1) for pair in pairs)
+        offset = jnp.full(q.shape[:1], k.shape[1] - q.shape[1])
+        segments = [Segment(k, v, causal=True, offset=offset, window=spec.window)]
         part = reference.attend(q, segments, scale=spec.scale, soft_cap=spec.soft_cap)
         return part.out.astype(q.dtype), state
 

@@ -56,6 +56,9 @@ class Group:
         cache = self.cache._replace(
             valid=put(self.shards.valid(encoded + padding), mesh_lib.BLOCKS)
         )
+        if cache.last is not None:
+            last = self.shards.last(encoded + padding, cache.last.shape[-1])
+            cache = cache._replace(last=put(last, mesh_lib.PLACES))
         if cache.turns is not None:
             rest = [len(row) - n for row, n in zip(tokens, encoded, strict=True)]
             turns = cache.turns._replace(valid=put(np.asarray(rest + padding, np.int32)))

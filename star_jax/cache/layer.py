@@ -8,8 +8,9 @@ key is stored is the kind's own.
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 
-from star_jax.array_typing import Array, Keys, PerRow, Queries, Values
+from star_jax.array_typing import Array, Int, Keys, PerRow, Queries, Values
 from star_jax.attention import Partial, Segment
 from star_jax.runtime import mesh as mesh_lib
 from star_jax.runtime.runtime import Attention
@@ -37,6 +38,10 @@ class LayerCache(Protocol):
         """`count` of this device's keys and values, from `start` on."""
         ...
 
+    def take(self, at: Int[Array, "B some"]) -> tuple[Keys, Values]:
+        """This device's keys and values at these places, for each row; for layers with windows."""
+        ...
+
 
 class Plain(NamedTuple):
     """Keys and values as they are computed."""
@@ -58,5 +63,11 @@ class Plain(NamedTuple):
     def read(self, start: Array | int, count: int) -> tuple[Keys, Values]:
         def some(x: Array) -> Array:
             return jax.lax.dynamic_slice_in_dim(x, start, count, axis=1)
+
+        return some(self.k), some(self.v)
+
+    def take(self, at: Int[Array, "B some"]) -> tuple[Keys, Values]:
+        def some(x: Array) -> Array:
+            return jnp.take_along_axis(x, at[:, :, None, None], axis=1)
 
         return some(self.k), some(self.v)

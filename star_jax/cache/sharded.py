@@ -25,6 +25,8 @@ from star_jax.runtime import mesh as mesh_lib
 ROUND = 8
 
 Layers = tuple[Array, ...]
+Pair = tuple[Array, Array]  # keys and values of a layer
+Pairs = dict[int, Pair]  # of some layers, by their index
 
 
 class KV(NamedTuple):
@@ -50,6 +52,7 @@ class Cache(NamedTuple):
     layers: Kept  # S sharded over `context`
     valid: Array  # [B, C], valid keys on each device, layout `mesh.BLOCKS`
     turns: Turns | None = None
+    last: Array | None = None  # of models with windows: see `Shards.last`; layout `mesh.PLACES`
 
     @property
     def kind(self) -> type[LayerCache]:
@@ -82,6 +85,20 @@ class Shards:
         begin = np.asarray(self.starts)  # [C, parts]
         inside = np.asarray(lengths)[:, None, None] - begin
         return np.clip(inside, 0, self.size).sum(axis=-1, dtype=np.int32)
+
+    def last(self, lengths: list[int], count: int) -> np.ndarray:
+        """Where the last `count` tokens of such contexts lie in every shard: int32 [B, C, count].
+
+        It is -1 for those that lie in another shard, and for those before the first token.
+        """
+        chunks = np.asarray(self.starts) // self.size  # [C, parts]
+        shard, part = np.empty(chunks.size, np.int32), np.empty(chunks.size, np.int32)
+        shard[chunks], part[chunks] = np.indices(chunks.shape)
+        position = np.asarray(lengths)[:, None] - count + np.arange(count)
+        chunk, rest = np.divmod(np.maximum(position, 0), self.size)
+        here = shard[chunk][:, None] == np.arange(len(chunks))[:, None]
+        found = np.where(position < 0, -1, part[chunk] * self.size + rest)
+        return np.where(here, found[:, None], -1).astype(np.int32)
 
 
 def resize(cache: Kept, keys: int, *, of: int, mesh: Mesh) -> Kept:

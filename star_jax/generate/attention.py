@@ -15,10 +15,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from star_jax.array_typing import Array, Float, Keys, Queries, Values
+from star_jax.array_typing import Array, Float, Keys, PerRow, Queries, Values
 from star_jax.attention import Partial, Segment, merge, merge_over_axis
 from star_jax.attention.partial import Method
-from star_jax.cache.sharded import KV, Cache
+from star_jax.attention.windowed import attend_windowed
+from star_jax.cache.recent import recent
+from star_jax.cache.sharded import KV, Cache, Pair, Pairs
 from star_jax.models import LayerSpec
 from star_jax.runtime.mesh import CONTEXT
 from star_jax.runtime.runtime import Attention, Runtime
@@ -34,6 +36,18 @@ class Tail(NamedTuple):
     query: KV  # [Q, T, K, H], of which `query_length` are valid
     query_length: Array  # [Q]
     start: Array  # [Q], the position of the first generated token
+    recent: Pairs  # as in `QueryState`
+
+
+class QueryState(NamedTuple):
+    """What the layers of a query so far keep.
+
+    recent: of layers with windows, the keys before the query that its window may reach, whole on
+      every device of `context`: [Q, window - 1, K, H].
+    """
+
+    own: KV  # [Q, T, K, H]
+    recent: Pairs
 
 
 def merge_method(q: Queries, devices: int) -> Method:
@@ -72,18 +86,32 @@ def _apart(part: Partial, q: Queries) -> Partial:
 
 @dataclasses.dataclass(frozen=True)
 class QueryAttention:
-    """Attention of a query. The state is the K/V of its layers so far."""
+    """Attention of a query that starts at these positions."""
 
     cache: Cache
+    starts: PerRow  # [Q]
     runtime: Runtime
 
-    def start(self, spec: LayerSpec, k: Keys, v: Values, state: KV) -> KV:
-        return KV((*state.k, k), (*state.v, v))
+    def start(self, spec: LayerSpec, k: Keys, v: Values, state: QueryState) -> QueryState:
+        own = KV((*state.own.k, k), (*state.own.v, v))
+        if spec.window is None:
+            return QueryState(own, state.recent)
+        queries = k.shape[0] // self.cache.valid.shape[0]  # of each context
+        before = jax.tree.map(
+            lambda x: jnp.repeat(x, queries, axis=0), recent(self.cache, spec.index)
+        )
+        return QueryState(own, state.recent | {spec.index: before})
 
     def __call__(
-        self, spec: LayerSpec, q: Queries, k: Keys, v: Values, state: KV
-    ) -> tuple[Queries, KV]:
+        self, spec: LayerSpec, q: Queries, k: Keys, v: Values, state: QueryState
+    ) -> tuple[Queries, QueryState]:
         attend = self.runtime.attention(spec)
+        if spec.window is not None:
+            before, starts = state.recent[spec.index], self.starts
+            part = attend_windowed(
+                q, k, v, before, starts=starts, window=spec.window, attend=attend
+            )
+            return part.out, state
         context = _attend_context(q, self.cache, spec, attend)
         # Padding of a short query comes after it: the causal mask hides it.
         tail = attend(q, [Segment(k, v, causal=True)])
@@ -113,10 +141,31 @@ class TokenAttention:
         self, spec: LayerSpec, q: Queries, k: Keys, v: Values, state: KV
     ) -> tuple[Queries, KV]:
         attend, i = self.runtime.attention(spec), spec.index
-        context = _attend_context(q, self.cache, spec, attend)
         asked, valid = self.tail.query, self.tail.query_length
-        samples = _together(q, valid.shape[0])  # [R, 1, N, H] -> [Q, R / Q, N, H]
-        query = _apart(attend(samples, [Segment(asked.k[i], asked.v[i], valid)]), q)
         made = jnp.broadcast_to(self.step + 1, q.shape[:1])
-        own = attend(q, [Segment(state.k[i], state.v[i], made)])
-        return merge(context, query, own).out, state
+        query, own = Segment(asked.k[i], asked.v[i], valid), Segment(state.k[i], state.v[i], made)
+        samples = _together(q, valid.shape[0])  # [R, 1, N, H] -> [Q, R / Q, N, H]
+        if spec.window is None:
+            context = _attend_context(q, self.cache, spec, attend)
+        else:
+            seen, query, own = self._within(spec.window - 1, self.tail.recent[i], query, own)
+            context = _apart(attend(samples, [seen]), q)
+        return merge(context, _apart(attend(samples, [query]), q), attend(q, [own])).out, state
+
+    def _within(
+        self, reach: int, before: Pair, query: Segment, own: Segment
+    ) -> tuple[Segment, Segment, Segment]:
+        """What a window reaches before the query, in it, and after it: `reach` keys, and its own.
+
+        One token sees the last keys of each part, so that its window is where it begins to see.
+        """
+        length, start = self.tail.query_length, self.tail.start
+        passed = length + self.step  # tokens since what is before the query
+        of_context = jnp.maximum(passed, reach - (start - length))  # before the first is nothing
+        of_query = jnp.clip(passed - reach, 0, length)
+        of_own = jnp.broadcast_to(jnp.maximum(self.step - reach, 0), own.k.shape[:1])
+        return (
+            Segment(*before, begin=jnp.minimum(of_context, reach)),
+            dataclasses.replace(query, begin=of_query),
+            dataclasses.replace(own, begin=of_own),
+        )

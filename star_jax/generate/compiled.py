@@ -16,7 +16,7 @@ from star_jax.array_typing import (
     Tokens,
 )
 from star_jax.cache.sharded import KV, Cache, Turns
-from star_jax.generate.attention import QueryAttention, Tail, TokenAttention
+from star_jax.generate.attention import QueryAttention, QueryState, Tail, TokenAttention
 from star_jax.generate.sampling import Choice, Mode, SamplingArrays, choose, layout
 from star_jax.models import Decoder
 from star_jax.runtime import mesh as mesh_lib
@@ -101,7 +101,7 @@ def programs(runtime: Runtime, mode: Mode, turns: bool = False) -> Programs:
     rows, query, tail = mesh_lib.ROWS, mesh_lib.QUERY, mesh_lib.TAIL
     read = runtime.weights, _cache_layout(runtime, turns)  # by both
     question = Question(query, rows, rows)  # type: ignore[arg-type]
-    tails = Tail(tail, rows, rows)  # type: ignore[arg-type]
+    tails = Tail(tail, rows, rows, tail)  # type: ignore[arg-type]
     state = Decoding(tail, rows, P(), rows, query)  # type: ignore[arg-type]
     made = Choice(query, query)  # type: ignore[arg-type]
     asking, decoding = (*read, question, layout(), query, P()), (*read, tails, state, layout(), P())
@@ -124,7 +124,7 @@ def _ask(runtime: Runtime, mode: Mode) -> Callable[..., tuple[Tail, Choice, Deco
         seen: Array,
         ends: Ends,
     ) -> tuple[Tail, Choice, Decoding]:
-        hidden, kv = _run_query(model, cache, question, runtime)
+        hidden, (kv, recent) = _run_query(model, cache, question, runtime)
         last = jnp.maximum(question.length - 1, 0)[:, None, None]
         hidden = jnp.take_along_axis(hidden, last, axis=1)  # [B, T, D] -> [B, 1, D]
         logits = model.logits(hidden, axis=TENSOR)[:, 0]
@@ -139,7 +139,7 @@ def _ask(runtime: Runtime, mode: Mode) -> Callable[..., tuple[Tail, Choice, Deco
             done=is_padding | ends.reached(choice.token),
             seen=_mark(seen, choice.token),
         )
-        tail = Tail(kv, question.length, question.start + question.length)
+        tail = Tail(kv, question.length, question.start + question.length, recent)
         return tail, Choice(choice.token[:, None], choice.logprob[:, None]), state
 
     return ask
@@ -217,7 +217,7 @@ def _scoring(runtime: Runtime, turns: bool) -> tuple[Wrapped, Wrapped, Wrapped, 
         return jnp.concatenate(list(jax.lax.map(some, parts)), axis=1)
 
     def keep(model: Decoder, cache: Cache, question: Question) -> KV:
-        return _run_query(model, cache, question, runtime)[1]
+        return _run_query(model, cache, question, runtime)[1].own
 
     weights, cache = runtime.weights, _cache_layout(runtime, turns)
     rows, query = mesh_lib.ROWS, mesh_lib.QUERY
@@ -233,15 +233,17 @@ def _scoring(runtime: Runtime, turns: bool) -> tuple[Wrapped, Wrapped, Wrapped, 
 
 def _cache_layout(runtime: Runtime, turns: bool) -> Cache:
     later = Turns(mesh_lib.TAIL, mesh_lib.ROWS) if turns else None  # type: ignore[arg-type]
-    return Cache(runtime.layers, mesh_lib.BLOCKS, later)  # type: ignore[arg-type]
+    last = None if runtime.config.window is None else mesh_lib.PLACES
+    return Cache(runtime.layers, mesh_lib.BLOCKS, later, last)  # type: ignore[arg-type]
 
 
 def _run_query(
     model: Decoder, cache: Cache, question: Question, runtime: Runtime
-) -> tuple[Hidden, KV]:
+) -> tuple[Hidden, QueryState]:
     positions = question.start[:, None] + jnp.arange(question.tokens.shape[1])
-    attend = QueryAttention(cache, runtime)
-    return model.run(question.tokens, positions, attend, KV((), ()), axis=TENSOR)
+    attend = QueryAttention(cache, question.start, runtime)
+    none = QueryState(KV((), ()), {})
+    return model.run(question.tokens, positions, attend, none, axis=TENSOR)
 
 
 def _mark(seen: Array, token: PerSample) -> Array:

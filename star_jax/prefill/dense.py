@@ -50,9 +50,13 @@ class Gathered:
     def __call__(
         self, spec: LayerSpec, q: Queries, k: Keys, v: Values, state: Array
     ) -> tuple[Queries, None]:
+        attend = self.runtime.attention(spec)
+        if spec.window is not None:
+            k, v = state
+            own = Segment(k, v, causal=True, offset=self.offset, window=spec.window)
+            return attend(q, [own]).out, None
         segments = [Segment(k, v, causal=True)]
         if jax.lax.axis_size(CONTEXT) > 1:
             # All keys before this device's first: a prefix, as the anchor is for Star Attention.
             segments.insert(0, Segment(state[0], state[1], length=self.offset))
-        part = self.runtime.attention(spec)(q, segments)
-        return part.out, None
+        return attend(q, segments).out, None

@@ -72,9 +72,7 @@ class Exact(abc.ABC):
         tokens = put(pad(rows, shards.length)[:, order])
         positions = put(np.broadcast_to(order.astype(np.int32), tokens.shape))
         run = program(runtime, self)
-        return Cache(
-            run(model, tokens, positions), put(shards.valid([len(row) for row in rows]))
-        ), shards
+        return dealt(run(model, tokens, positions), shards, rows, runtime), shards
 
     def extend(
         self,
@@ -95,6 +93,16 @@ def cut_into_shards(length: int, chunks: tuple[tuple[int, ...], ...]) -> Shards:
     """Deals out chunks of equal size, which waste at most an eighth (of short ones, 7 tokens)."""
     size = eighths(-(-length // sum(map(len, chunks))), least=ROUND)
     return Shards(tuple(tuple(i * size for i in mine) for mine in chunks), size)
+
+
+def dealt(kept: Kept, shards: Shards, rows: list[list[int]], runtime: Runtime) -> Cache:
+    """What the devices keep of contexts, with what phase 2 must know of where it lies."""
+    lengths, window = [len(row) for row in rows], runtime.config.window
+    valid = runtime.put(shards.valid(lengths), mesh_lib.BLOCKS)
+    if window is None:
+        return Cache(kept, valid)
+    last = runtime.put(shards.last(lengths, window - 1), mesh_lib.PLACES)
+    return Cache(kept, valid, last=last)
 
 
 @compiled_once

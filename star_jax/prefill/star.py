@@ -34,6 +34,7 @@ from star_jax.cache.sharded import (
 from star_jax.models import Decoder, DecoderConfig
 from star_jax.prefill import waves as wave_lib
 from star_jax.prefill.correction import CORRECTIONS, WITH_KEYS, Rules
+from star_jax.prefill.exact import dealt
 from star_jax.runtime import mesh as mesh_lib
 from star_jax.runtime.mesh import CONTEXT
 from star_jax.runtime.runtime import Runtime
@@ -162,7 +163,7 @@ class Star:
         old = room(len(shards.starts[0]), shards.size)
         # A copy: the context that is extended stays as it is. It may have been longer once.
         kept = resize(cache.layers, new.room, of=old, mesh=mesh)
-        before = wave_lib.resume(runtime, new.rules)(kept, np.int32(first * new.block))
+        before = wave_lib.resume(runtime, new.rules, new.block)(kept, np.int32(first * new.block))
         kept = _later_waves(model, rows, new, kept, before, first, runtime)
         return _dealt(rows, new, kept, runtime)
 
@@ -247,5 +248,4 @@ def _dealt(rows: list[list[int]], new: Sizes, kept: Kept, runtime: Runtime) -> t
     end = new.waves * new.span
     starts = tuple(tuple(range(c * new.block, end, new.span)) for c in range(devices))
     shards = Shards(starts, size=new.block)
-    valid = shards.valid([len(row) for row in rows])
-    return Cache(kept, runtime.put(valid, mesh_lib.BLOCKS)), shards
+    return dealt(kept, shards, rows, runtime), shards

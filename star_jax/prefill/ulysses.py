@@ -64,7 +64,7 @@ class Exchanged:
     ) -> tuple[Queries, None]:
         part = self.runtime.attention(spec)(
             _exchange(q, heads_to_tokens=True),  # [B, T, N, H] -> [B, C*T, N/C, H]
-            [Segment(state[0], state[1], causal=True)],
+            [Segment(state[0], state[1], causal=True, window=spec.window)],
         )
         out = part.out.astype(q.dtype)  # before it is sent: half the bytes
         return _exchange(out, heads_to_tokens=False), None  # back to [B, T, N, H]

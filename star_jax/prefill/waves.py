@@ -6,6 +6,9 @@ one needs in the wave after.
 
 Of anchor and halo one segment is made, [halo | anchor]: attention does not care in which order
 keys lie, so that one length says which of them a block sees.
+
+A layer with a window has neither anchor nor correction. It sees what its window reaches, which is
+exact attention: see `window`.
 """
 
 import dataclasses
@@ -18,10 +21,13 @@ from jax.stages import Wrapped
 
 from star_jax.array_typing import Array, Int, Keys, PerRow, Queries, Tokens, Values
 from star_jax.attention import Segment
-from star_jax.cache.sharded import KV, Cache, Kept
+from star_jax.attention.windowed import attend_windowed
+from star_jax.cache.sharded import Cache, Kept, Pair, Pairs
 from star_jax.models import Decoder, LayerSpec
 from star_jax.prefill import correction as correction_lib
+from star_jax.prefill import window as window_lib
 from star_jax.prefill.correction import Rules
+from star_jax.prefill.sending import broadcast, first_has, send, unpack
 from star_jax.runtime import mesh as mesh_lib
 from star_jax.runtime.mesh import CONTEXT, TENSOR
 from star_jax.runtime.runtime import Runtime, compiled_once
@@ -30,12 +36,14 @@ from star_jax.runtime.runtime import Runtime, compiled_once
 class Before(NamedTuple):
     """What a later wave needs of the waves before it.
 
-    tails: on the first device, the last `halo` keys of the wave before; layout `mesh.CACHE`.
+    Layers are named by their index. A layer that has none is not there.
+    tails: on the first device, the last keys before this wave, as many as the layer sees of them:
+      `halo`, or what its window reaches; layout `mesh.CACHE`.
     cache: all keys so far, where there is a correction.
     """
 
-    anchors: KV  # A keys, whole on every device of `context`: layout `mesh.TAIL`
-    tails: KV
+    anchors: Pairs  # A keys, whole on every device of `context`: layout `mesh.TAIL`
+    tails: Pairs
     cache: Cache | None = None
 
 
@@ -43,13 +51,10 @@ class State(NamedTuple):
     """What the layers so far keep, their anchors, and what the device before has sent."""
 
     kept: Kept
-    anchors: KV
-    tails: KV
+    anchors: Pairs
+    tails: Pairs
     rows: Array | None = None  # of the layer at hand, from all devices
-
-
-NONE = KV((), ())
-Pair = tuple[Array, ...]  # keys and values of a layer
+    before: Pair | None = None  # the same: what its window may reach before the block
 
 
 @compiled_once
@@ -71,7 +76,7 @@ def programs(runtime: Runtime, rules: Rules) -> tuple[Wrapped, Wrapped]:
 
     def later_wave(
         model: Decoder, tokens: Tokens, starts: Int[Array, "B 1"], before: Before
-    ) -> tuple[Kept, KV]:
+    ) -> tuple[Kept, Pairs]:
         state = _run(model, tokens, kind(starts[:, 0], rules, before, runtime))
         return state.kept, state.tails
 
@@ -89,16 +94,20 @@ def programs(runtime: Runtime, rules: Rules) -> tuple[Wrapped, Wrapped]:
 
 
 @compiled_once
-def resume(runtime: Runtime, rules: Rules) -> Wrapped:
+def resume(runtime: Runtime, rules: Rules, block: int) -> Wrapped:
     """resume(Kept, keys []) -> Before, of a context of so many keys on every device."""
 
     def read(kept: Kept, keys: Int[Array, ""]) -> Before:
-        gpu, anchors, tails = mesh_lib.is_gpu(runtime.mesh), NONE, NONE
-        for layer in kept:
-            anchors = _add(anchors, broadcast(jnp.stack(layer.read(0, rules.anchor)), gpu=gpu))
+        gpu, anchors, tails = mesh_lib.is_gpu(runtime.mesh), {}, {}
+        for spec, layer in zip(runtime.config.layers, kept, strict=True):
+            if spec.window is not None:
+                tails[spec.index] = window_lib.last(layer, spec.window - 1, keys, block)
+                continue
+            first = jnp.stack(layer.read(0, rules.anchor))
+            anchors[spec.index] = unpack(broadcast(first, gpu=gpu))
             if rules.halo:
                 tail = layer.read(keys - rules.halo, rules.halo)
-                tails = _add(tails, send(jnp.stack(tail)))
+                tails[spec.index] = unpack(send(jnp.stack(tail)))
         return Before(anchors, tails)
 
     made = Before(mesh_lib.TAIL, mesh_lib.CACHE)  # type: ignore[arg-type]
@@ -108,7 +117,7 @@ def resume(runtime: Runtime, rules: Rules) -> Wrapped:
 def _run(model: Decoder, tokens: Tokens, attend: "Wave") -> State:
     # The hidden state is dropped: of the last layer only K and V are computed.
     positions = attend.starts[:, None] + jnp.arange(tokens.shape[1])
-    _, state = model.run(tokens, positions, attend, State((), NONE, NONE), axis=TENSOR)
+    _, state = model.run(tokens, positions, attend, State((), {}, {}), axis=TENSOR)
     return state
 
 
@@ -122,52 +131,72 @@ class Wave:
     runtime: Runtime
 
     def start(self, spec: LayerSpec, k: Keys, v: Values, state: State) -> State:
-        """Sends anchor and halo."""
-        kept, anchors, tails, rows = state
-        rules = self.rules
+        """Sends anchor and halo, or what windows reach."""
+        state = state._replace(kept=(*state.kept, self.runtime.layer_cache.of(k, v)))
+        i, rules = spec.index, self.rules
+        if spec.window is not None:
+            earlier = None if self.before is None else self.before.tails[i]
+            before, tail = window_lib.before_blocks(k, v, spec.window - 1, earlier)
+            return state._replace(before=before, tails=state.tails | {i: tail})
         if self.before is None:
             packed = jnp.stack([k[:, : rules.anchor], v[:, : rules.anchor]])  # [2, B, A, K, H]
             packed = broadcast(packed, gpu=mesh_lib.is_gpu(self.runtime.mesh))
-            anchors = _add(anchors, packed)
+            state = state._replace(anchors=state.anchors | {i: unpack(packed)})
         if rules.halo:
-            tails = _add(tails, send(jnp.stack([k[:, -rules.halo :], v[:, -rules.halo :]])))
-        return State((*kept, self.runtime.layer_cache.of(k, v)), anchors, tails, rows)
+            packed = send(jnp.stack([k[:, -rules.halo :], v[:, -rules.halo :]]))
+            state = state._replace(tails=state.tails | {i: unpack(packed)})
+        return state
 
     def __call__(
         self, spec: LayerSpec, q: Queries, k: Keys, v: Values, state: State
     ) -> tuple[Queries, State]:
+        if spec.window is not None:
+            return self._windowed(spec, q, k, v, state), state
         own, attend = Segment(k, v, causal=True), self.runtime.attention(spec)
         received = self._received(spec, state)
         return attend(q, [*self._seen(spec, received, block=own.keys), own]).out, state
+
+    def _windowed(self, spec: LayerSpec, q: Queries, k: Keys, v: Values, state: State) -> Queries:
+        if spec.window is None or state.before is None:
+            raise ValueError(f"layer {spec.index} has no window, or was not started")
+        return attend_windowed(
+            q,
+            k,
+            v,
+            state.before,
+            starts=self.starts,
+            window=spec.window,
+            attend=self.runtime.attention(spec),
+        ).out
 
     def _earlier(self, spec: LayerSpec) -> "correction_lib.Earlier | None":
         """What lies in earlier waves."""
         if self.before is None or self.before.cache is None:
             return None
         cache, tails = self.before.cache, self.before.tails
-        tail = Segment(tails.k[spec.index], tails.v[spec.index]) if self.rules.halo else None
+        tail = Segment(*tails[spec.index]) if self.rules.halo else None
         return correction_lib.Earlier(cache.layers[spec.index], cache.valid[:, 0], tail)
 
-    def _received(self, spec: LayerSpec, state: State) -> tuple[Pair, Pair]:
-        """Anchor and tail as they come from other devices; nothing where there is none."""
+    def _received(self, spec: LayerSpec, state: State) -> tuple[Pair, Pair | None]:
+        """Anchor and tail as they come from other devices."""
         anchors = state.anchors if self.before is None else self.before.anchors
-        return _of_layer(anchors, spec.index), _of_layer(state.tails, spec.index)
+        return anchors[spec.index], state.tails.get(spec.index)
 
-    def _seen(self, spec: LayerSpec, received: tuple[Pair, Pair], *, block: int) -> list[Segment]:
+    def _seen(
+        self, spec: LayerSpec, received: tuple[Pair, Pair | None], *, block: int
+    ) -> list[Segment]:
         """Anchor and halo, as far as this device's block sees them."""
         anchor, halo = self.rules.anchor, self.rules.halo
         if self.before is None and jax.lax.axis_size(CONTEXT) == 1:
             return []  # this is block 0
         (k, v), tail = received
         is_first = self.starts == 0
-        if not halo:
+        if tail is None:
             # Block 0 holds the anchor itself.
             length = jnp.where(is_first, 0, anchor) if self.before is None else None
             return [Segment(k, v, length)] if anchor else []
         if self.before is not None:
-            earlier = _of_layer(self.before.tails, spec.index)
-            here = jax.lax.axis_index(CONTEXT) == 0
-            tail = tuple(jnp.where(here, *both) for both in zip(earlier, tail, strict=True))
+            tail = first_has(self.before.tails[spec.index], tail)
         later = self.before is not None
         if later and (anchor + halo <= block or jax.lax.axis_size(CONTEXT) > 1):
             length = None  # the block begins behind both
@@ -184,11 +213,14 @@ class CorrectedWave(Wave):
 
     def send_queries(self, spec: LayerSpec, q: Queries, state: State) -> State:
         """Sends the strided rows, before keys and values are projected."""
+        if spec.window is not None:
+            return state
         return state._replace(rows=correction_lib.send_rows(q, self.rules.stride))
 
     def start(self, spec: LayerSpec, k: Keys, v: Values, state: State) -> State:
         is_last = spec.index == self.runtime.config.num_layers - 1
-        if self.before is not None and not is_last:  # its attention is not computed
+        corrected = self.before is not None and spec.window is None
+        if corrected and not is_last:  # its attention is not computed
             # The rows come first: only then are keys and values not taken to hide the halo. In
             # the first wave the projection of queries hides the anchor.
             rows, k, v = jax.lax.optimization_barrier((state.rows, k, v))
@@ -198,6 +230,8 @@ class CorrectedWave(Wave):
     def __call__(
         self, spec: LayerSpec, q: Queries, k: Keys, v: Values, state: State
     ) -> tuple[Queries, State]:
+        if spec.window is not None:
+            return self._windowed(spec, q, k, v, state), state
         if state.rows is None:
             raise ValueError("queries must be sent before they attend")
         rows, mine = jax.lax.optimization_barrier((state.rows, Segment(k, v)))
@@ -213,29 +247,3 @@ class CorrectedWave(Wave):
         back, part = jax.lax.optimization_barrier((correction_lib.send_back(far), part))
         far = correction_lib.merge_packed(back)
         return correction_lib.corrected(q, part, far, spec.scale, self.rules), state
-
-
-def _of_layer(kv: KV, index: int) -> Pair:
-    return (kv.k[index], kv.v[index]) if kv.k else ()
-
-
-def _add(to: KV, packed: Array) -> KV:
-    return KV((*to.k, packed[0]), (*to.v, packed[1]))
-
-
-def broadcast(x: Array, *, gpu: bool) -> Array:
-    """What the first device of `context` holds, on all of them; one collective."""
-    if jax.lax.axis_size(CONTEXT) == 1 or not x.size:
-        return x
-    if gpu:
-        return jax.lax.pbroadcast(x, (CONTEXT,), 0)  # [2, B, A, K, H], the same shape
-    # No broadcast on CPUs. The sum is exact: the other devices add zeros.
-    return jax.lax.psum(jnp.where(jax.lax.axis_index(CONTEXT) == 0, x, 0), CONTEXT)
-
-
-def send(x: Array) -> Array:
-    """What the device before holds; the first one gets the last one's. [2, B, h, K, H]."""
-    devices = jax.lax.axis_size(CONTEXT)
-    if devices == 1:
-        return x
-    return jax.lax.ppermute(x, CONTEXT, [(c, (c + 1) % devices) for c in range(devices)])

@@ -21,6 +21,7 @@ MOST_SIMULATED = 1024  # devices; JAX starts with these in 4 s, and not in 100 s
 WHOLE = P()  # the same on all devices
 ROWS = P(DATA)  # [B]
 BLOCKS = P(DATA, CONTEXT)  # [B, C] or [B, T]: one block a device
+PLACES = P(DATA, CONTEXT, None)  # [B, C, some]: places in each device's shard
 QUERY = P(DATA, None)  # [B, T]: the same on every device of `context`
 CACHE = P(DATA, CONTEXT, TENSOR, None)  # [B, S, K, H]: sharded over the context
 TAIL = P(DATA, None, TENSOR, None)  # [B, S, K, H]: anchor and tail, whole over `context`
