@@ -120,6 +120,18 @@ _SMOLLM3 = {
     "tie_word_embeddings": True,
     "use_sliding_window": False,
 }
+_OLMO2 = {
+    **_SMALL,
+    "architectures": ["Olmo2ForCausalLM"],
+    "model_type": "olmo2",
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+    "rms_norm_eps": 0.05,  # it is felt
+    "rope_scaling": None,
+    "rope_theta": 500000,
+}
 _FILLED_IN = ("num_key_value_heads", "rope_theta", "rms_norm_eps", "tie_word_embeddings")
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -186,6 +198,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
         **{f: x for f, x in _SMOLLM3.items() if f not in (*_FILLED_IN, "no_rope_layer_interval")},
         "layer_types": ["full_attention"] * 2,
         "no_rope_layers": [0, 1],
+    },
+    "olmo2": _OLMO2,
+    # As many heads for keys and values are filled in.
+    "olmo2-bias": {
+        **{f: x for f, x in _OLMO2.items() if f not in _FILLED_IN},
+        "attention_bias": True,
+        "rope_scaling": LLAMA3_ROPE,
+        "tie_word_embeddings": True,
     },
 }
 

@@ -345,6 +345,47 @@ _SMOLLM3_3B = {
     "vocab_size": 128256,
 }
 
+_OLMO_2_7B = {
+    "architectures": ["Olmo2ForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "eos_token_id": 100257,
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "initializer_range": 0.02,
+    "intermediate_size": 11008,
+    "max_position_embeddings": 4096,
+    "model_type": "olmo2",
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 32,
+    "pad_token_id": 100277,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": None,
+    "rope_theta": 500000,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float32",
+    "transformers_version": "4.47.0.dev0",
+    "use_cache": True,
+    "vocab_size": 100352,
+}
+
+_OLMO_2_13B = {
+    **_OLMO_2_7B,
+    "hidden_size": 5120,
+    "intermediate_size": 13824,
+    "num_attention_heads": 40,
+    "num_hidden_layers": 40,
+    "num_key_value_heads": 40,
+}
+
+_OLMO_2_32B = {
+    **_OLMO_2_13B,
+    "intermediate_size": 27648,
+    "num_hidden_layers": 64,
+    "num_key_value_heads": 8,
+}
+
 CONFIGS: dict[str, dict[str, Any]] = {
     "Llama-2-7b-hf": _LLAMA_2_7B,
     "Meta-Llama-3-8B": _LLAMA_3_8B,
@@ -363,6 +404,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "phi-4": _PHI_4,
     "granite-3.1-8b-instruct": _GRANITE_8B,
     "SmolLM3-3B": _SMOLLM3_3B,
+    "OLMo-2-1124-7B": _OLMO_2_7B,
+    "OLMo-2-1124-13B": _OLMO_2_13B,
+    "OLMo-2-0325-32B": _OLMO_2_32B,
 }
 
 # Parameters, and tensors in the files.
@@ -384,6 +428,9 @@ COUNTS: dict[str, tuple[int, int]] = {
     "phi-4": (14_659_507_200, 243),
     "granite-3.1-8b-instruct": (8_170_848_256, 362),
     "SmolLM3-3B": (3_075_098_624, 326),
+    "OLMo-2-1124-7B": (7_298_617_344, 355),
+    "OLMo-2-1124-13B": (13_716_198_400, 443),
+    "OLMo-2-0325-32B": (32_234_279_936, 707),
 }
 
 # One layer of Llama-3.1-8B, and what lies around the layers, as its index names them.

@@ -33,6 +33,7 @@ FIELDS_OF = {
         "num_hidden_layers": 2,
         "no_rope_layer_interval": 2,
     },
+    "olmo2": llamas.VARIANTS["olmo2"],
 }
 Shapes = dict[str, tuple[int, ...]]
 
