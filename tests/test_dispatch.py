@@ -8,10 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from attention_cases import Case, check, make, reference_of
+from programs import Shapes
 
 import star_jax
 from star_jax import attention
 from star_jax.attention import Segment, mosaic
+from star_jax.cache.layer import Plain
+from star_jax.models import LayerSpec
+from star_jax.runtime.runtime import Runtime
 
 NEW = jax.version.__version_info__[:2] >= mosaic.JAX
 HOPPER = "mosaic" if NEW else "triton"
@@ -137,6 +141,27 @@ def test_only_xla_has_windows_and_soft_caps(name, case, message):
     arrays, options = make(case, "bfloat16")
     with pytest.raises(NotImplementedError, match=f"{name}.*{message}"):
         attention.partial_attention(**arrays, **options, implementation=name)
+
+
+@pytest.mark.parametrize("name", attention.IMPLEMENTATIONS)
+@pytest.mark.parametrize(("window", "soft_cap"), [(None, None), (4, None), (None, 50.0), (4, 50.0)])
+def test_a_layer_that_one_does_not_serve_is_for_xla(name, window, soft_cap):
+    """A named one, too: only the layers that it does not serve go to another."""
+    plain = window is None and soft_cap is None
+    serving = attention.for_layer(name, window=window, soft_cap=soft_cap)
+    assert serving == (name if plain or name in ("reference", "xla") else "xla")
+
+
+def test_a_runtime_asks_for_each_layer():
+    """Here the named one serves no layer, so that a plain one says so."""
+    runtime = Runtime(Shapes(layers=2).config, mesh("cpu"), "cudnn", Plain)
+    plain = LayerSpec(index=0, scale=1.0, rope=None)
+    windowed = LayerSpec(index=1, scale=1.0, rope=None, window=3, soft_cap=5.0)
+    arrays, _ = make(Case("", 8, 8, H=64, window=3), "bfloat16")
+    expected = reference_of(arrays, {"scale": 1.0, "soft_cap": 5.0})
+    check(runtime.attention(windowed)(arrays["q"], arrays["segments"]), expected, 1e-2)
+    with pytest.raises(NotImplementedError, match="cudnn"):
+        runtime.attention(plain)(arrays["q"], [Segment(arrays["q"], arrays["q"])])
 
 
 @pytest.mark.parametrize("name", ["mosaic", "triton"])

@@ -2,6 +2,7 @@
 
 from star_jax.attention.dispatch import (
     IMPLEMENTATIONS,
+    for_layer,
     implementations,
     partial_attention,
     resolve,
@@ -13,6 +14,7 @@ __all__ = [
     "IMPLEMENTATIONS",
     "Partial",
     "Segment",
+    "for_layer",
     "implementations",
     "merge",
     "merge_over_axis",

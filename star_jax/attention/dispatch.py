@@ -22,6 +22,7 @@ from star_jax.attention.segment import Segment
 #                                    at least one query and one segment, and a key in each segment
 #   refuses_device(device) -> str            why it cannot run there; empty if it can
 #   refuses(dtype, head_dim, device) -> str  why it cannot serve such arrays; empty if it can
+#   refuses_layer(window, soft_cap) -> str   why it cannot serve such a layer; empty if it can
 # Those that average keys beside values have `attend(..., with_keys)`.
 IMPLEMENTATIONS = ("cudnn", "mosaic", "reference", "triton", "xla")
 AVERAGE_KEYS = ("reference", "xla")
@@ -51,6 +52,16 @@ def resolve(
     if reason := _refusal(implementation, device, dtype, head_dim):
         raise NotImplementedError(f"{implementation=}: {reason}")
     return implementation
+
+
+def for_layer(implementation: str, *, window: int | None, soft_cap: float | None) -> str:
+    """The implementation to use for a layer with this window and this soft cap.
+
+    That is the given one, or XLA's operations where it does not serve such a layer. This holds for
+    one that was asked for by name, too: it still serves the other layers of the model.
+    """
+    _check_name(implementation)
+    return "xla" if _module(implementation).refuses_layer(window, soft_cap) else implementation
 
 
 def implementations(device: jax.Device | None = None) -> dict[str, str]:

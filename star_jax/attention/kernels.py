@@ -32,13 +32,18 @@ def too_old(device: jax.Device, *, name: str) -> str:
     return ""
 
 
+def not_plain(window: int | None, soft_cap: float | None, *, name: str) -> str:
+    """Why `name`, which has neither windows nor soft caps, cannot serve this; empty if it can."""
+    if soft_cap is not None:
+        return f"{name} has no soft cap ({soft_cap=}); xla has"
+    return "" if window is None else f"{name} has no windows ({window=}); xla has"
+
+
 def check_plain(segments: Sequence[Segment], *, soft_cap: float | None, name: str) -> None:
     """Raises NotImplementedError for what only XLA's attention and the reference serve."""
-    if soft_cap is not None:
-        raise NotImplementedError(f"{name} has no soft cap ({soft_cap=}); xla has")
     for s in segments:
-        if s.window is not None:
-            raise NotImplementedError(f"{name} has no windows (window={s.window}); xla has")
+        if reason := not_plain(s.window, soft_cap, name=name):
+            raise NotImplementedError(reason)
 
 
 def prefix_and_own(

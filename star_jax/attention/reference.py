@@ -20,6 +20,11 @@ def refuses(dtype: str, head_dim: int, device: jax.Device) -> str:
     return ""
 
 
+def refuses_layer(window: int | None, soft_cap: float | None) -> str:
+    """It serves every layer."""
+    return ""
+
+
 def attend(
     q: Queries,
     segments: Sequence[Segment],

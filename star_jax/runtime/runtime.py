@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from jax.stages import Wrapped
 
 from star_jax.array_typing import Queries
-from star_jax.attention import Partial, Segment, partial_attention
+from star_jax.attention import Partial, Segment, for_layer, partial_attention
 from star_jax.models import Decoder, DecoderConfig, LayerSpec
 from star_jax.runtime import mesh as mesh_lib
 from star_jax.runtime.placement import weight_specs
@@ -58,12 +58,13 @@ class Runtime:
         return mesh_lib.put_on(self.mesh)(x, spec)
 
     def attention(self, spec: LayerSpec, *, with_keys: bool = False) -> Attention:
-        """`partial_attention` as a layer wants it."""
+        """`partial_attention` as a layer wants it, by an implementation that serves the layer."""
+        serving = for_layer(self.implementation, window=spec.window, soft_cap=spec.soft_cap)
         return functools.partial(
             partial_attention,
             scale=spec.scale,
             soft_cap=spec.soft_cap,
-            implementation=self.implementation,
+            implementation=serving,
             with_keys=with_keys,
         )
 

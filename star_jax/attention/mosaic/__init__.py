@@ -35,6 +35,11 @@ def refuses(dtype: str, head_dim: int, device: jax.Device | None = None) -> str:
     return ""
 
 
+def refuses_layer(window: int | None, soft_cap: float | None) -> str:
+    """Why it cannot serve a layer with these; empty if it can."""
+    return kernels.not_plain(window, soft_cap, name="mosaic")
+
+
 def attend(
     q: Queries,
     segments: Sequence[Segment],

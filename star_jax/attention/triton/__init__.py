@@ -57,3 +57,8 @@ def refuses(dtype: str, head_dim: int, device: jax.Device | None = None) -> str:
     if head_dim not in prefill.DEFAULTS:
         return f"triton has no kernel for {head_dim=}, only for {tuple(prefill.DEFAULTS)}"
     return ""
+
+
+def refuses_layer(window: int | None, soft_cap: float | None) -> str:
+    """Why it cannot serve a layer with these; empty if it can."""
+    return kernels.not_plain(window, soft_cap, name="triton")
