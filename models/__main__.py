@@ -44,7 +44,8 @@ def about(source: str) -> str:
     Raises:
       FileNotFoundError, ValueError, NotImplementedError: why it is not supported.
     """
-    config = models.read(checkpoint.resolve(source, config_only=True))
+    directory = checkpoint.resolve(source, config_only=True)
+    config, quantization = models.read(directory), models.read_quantization(directory)
     sizes: list[int] = []
 
     def make(name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> jax.ShapeDtypeStruct:
@@ -55,6 +56,7 @@ def about(source: str) -> str:
     return (
         f"{source}: supported, as {config.family}: {sum(sizes):,} parameters, "
         f"{config.num_layers} layers, {config.max_position_embeddings} positions"
+        + (f"; weights in {quantization.name}, dequantised on load" if quantization else "")
     )
 
 

@@ -106,7 +106,6 @@ ONLY: dict[str, tuple[Any, ...]] = {
     "qk_norm": OFF,
     "qkv_bias": OFF,
     "quantization": NONE,
-    "quantization_config": NONE,
     "residual_multiplier": _ONE,
     "rope_interleaved": OFF,  # two halves; the other cuts pairs
     "rope_traditional": OFF,  # the same

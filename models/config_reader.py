@@ -12,6 +12,7 @@ from typing import Any
 
 from star_jax import json_files, quiet
 from star_jax.json_files import shown
+from star_jax.models import quantization
 from star_jax.models.config import DecoderConfig
 from star_jax.models.config_fields import check_number, is_one_of
 from star_jax.models.config_rope import rope_from, rope_section
@@ -52,7 +53,10 @@ def read(directory: str | os.PathLike[str]) -> DecoderConfig:
     """
     path = os.path.join(directory, "config.json")
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"no config.json in {os.fspath(directory)}: not a checkpoint")
+        raise FileNotFoundError(
+            f"no config.json in {os.fspath(directory)}: not a checkpoint"
+            f"{quantization.only_gguf(directory)}"
+        )
     fields = json_files.read(path)
     generation = os.path.join(directory, "generation_config.json")
     eos = None
@@ -68,8 +72,13 @@ def read(directory: str | os.PathLike[str]) -> DecoderConfig:
 
 
 def from_dict(fields: dict[str, Any]) -> DecoderConfig:
-    """The configuration that the fields of a `config.json` describe; see `read`."""
+    """The configuration that the fields of a `config.json` describe; see `read`.
+
+    How the weights are stored is no part of it, but must be supported; see `quantization`.
+    """
     family = family_of(fields.get("model_type"))
+    quantization.from_fields(fields)
+    fields = quantization.without(fields)
     unknown = sorted(set(fields) - family.read - family.harmless - set(family.only))
     if unknown:
         raise ValueError(

@@ -8,6 +8,7 @@ tensor, whatever the checkpoint's size. Nothing is left behind if it fails.
 """
 
 import glob
+import json
 import math
 import os
 import re
@@ -19,9 +20,10 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from star_jax import checkpoint, interrupts, models
+from star_jax import checkpoint, interrupts, json_files, models
 from star_jax.checkpoint import orbax_files, tensor_files
 from star_jax.engine import DTYPES
+from star_jax.models import quantization
 from star_jax.runs import cli
 from star_jax.runtime import mesh as mesh_lib
 
@@ -62,12 +64,13 @@ def convert(source: str, output: str, *, dtype: str | None = None) -> int:
     Args:
       source: a directory with safetensors, or a hub id.
       output: a directory that is not there yet, or is empty; its parent is there.
-      dtype: to cast the weights to; None keeps each as it is stored.
+      dtype: to cast the weights to; None keeps each as it is stored. Weights in 8 bits are
+        written dequantised, and need one.
 
     Raises:
       FileNotFoundError, ValueError, NotImplementedError: the checkpoint cannot be read, or is
         none that `checkpoint.load` would load.
-      ValueError: the output is there already.
+      ValueError: the output is there already, or a dtype is needed.
       OSError: it cannot be written.
     """
     if not output:
@@ -82,6 +85,12 @@ def convert(source: str, output: str, *, dtype: str | None = None) -> int:
     directory = checkpoint.resolve(source)
     if orbax_files.is_here(directory):
         raise ValueError(f"{source=} is converted already")
+    stored = models.read_quantization(directory)
+    if stored is not None and dtype is None:
+        raise ValueError(
+            f"{source=} has weights in {stored.name}, which are written dequantised: dtype "
+            f"must say as what, {' or '.join(DTYPES)}"
+        )
     sources = _sources(directory, dtype)
     size = sum(math.prod(s.shape) * s.dtype.itemsize for s in sources.values())
     if size > (free := shutil.disk_usage(parent).free):
@@ -93,10 +102,7 @@ def convert(source: str, output: str, *, dtype: str | None = None) -> int:
         try:
             with released():
                 os.mkdir(partial)
-                for pattern in checkpoint.SMALL_FILES:
-                    for path in glob.glob(os.path.join(glob.escape(directory), pattern)):
-                        if os.path.isfile(path):
-                            shutil.copyfile(path, os.path.join(partial, os.path.basename(path)))
+                _copy_small_files(directory, partial)
                 orbax_files.write(partial, sources)
                 os.rename(partial, os.path.join(parent, name))
         except OSError as e:  # which may name a file of the partial output, or none
@@ -104,6 +110,18 @@ def convert(source: str, output: str, *, dtype: str | None = None) -> int:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return size
+
+
+def _copy_small_files(directory: str, output: str) -> None:
+    """Configuration and tokenizer; the configuration of weights that are not in 8 bits."""
+    for pattern in checkpoint.SMALL_FILES:
+        for path in glob.glob(os.path.join(glob.escape(directory), pattern)):
+            if os.path.isfile(path):
+                shutil.copyfile(path, os.path.join(output, os.path.basename(path)))
+    if models.read_quantization(directory) is not None:
+        fields = json_files.read(os.path.join(directory, "config.json"))
+        with open(os.path.join(output, "config.json"), "w", encoding="utf-8") as file:
+            json.dump(quantization.without(fields), file, indent=2)
 
 
 def _sources(directory: str, dtype: str | None) -> dict[str, orbax_files.Source]:

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from star_jax import models
-from star_jax.checkpoint import orbax_files, tensor_files
+from star_jax.checkpoint import orbax_files, scales, tensor_files
 from star_jax.models import Decoder, DecoderConfig
 from star_jax.models.family import as_it_is
 from star_jax.printable import printable
@@ -119,7 +119,9 @@ def find(
         if any(os.path.lexists(os.path.join(path, f)) for f in tensor_files.NAMES):
             problems.append(f"safetensors beside {orbax_files.WEIGHTS}: keep one of them")
     else:
-        files, problems, unread = tensor_files.scan(path)
+        # Stored as they are or in 8 bits: that is a matter of safetensors alone.
+        found = scales.join(tensor_files.scan(path), models.read_quantization(path))
+        files, problems, unread = found
         tensors.update(files)
     if tensors or not problems:  # or else nothing could be read, and all would be missing
         weights, misfits = _fit(tensors, unread, config, mesh, flat=not converted)

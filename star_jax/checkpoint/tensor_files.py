@@ -18,6 +18,7 @@ import safetensors
 
 from star_jax import json_files
 from star_jax.json_files import shown
+from star_jax.models.quantization import only_gguf
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -29,22 +30,37 @@ DTYPES: dict[str, np.dtype] = {
     "F16": np.dtype(np.float16),
     "F32": np.dtype(np.float32),
 }
+_IN_8_BITS = {"F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn), "I8": np.dtype(np.int8)}
 _PIECE = 64 * 2**20  # bytes that are read at a time
 _REASON = 200  # characters
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A tensor on disk. `dtype` is the file's own word for it."""
+    """A tensor on disk. `dtype` is the file's own word for it; scaled, it is F32."""
 
     path: str
     name: str
     dtype: str
     shape: tuple[int, ...]
+    scale: "Scale | None" = None
 
     @property
     def parts(self) -> tuple[tuple["Tensor", int, int], ...]:
         return ((self, 0, self.shape[0]),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """What a matrix in 8 bits is multiplied by: a number for each block of it.
+
+    tensor: the numbers. stored: the dtype of the matrix in its file. block: rows and columns that
+    share a number; the last ones may be cut.
+    """
+
+    tensor: Tensor
+    stored: str
+    block: tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,13 +121,55 @@ def read(
 def _read_rows(tensor: Tensor, first: int, others: tuple[slice, ...], into: np.ndarray) -> None:
     """Fills an array with rows from the first on, of which `others` say what is taken."""
     row = math.prod(into.shape[1:]) * DTYPES[tensor.dtype].itemsize
+    at = [
+        ((slice(begin, stop), *others), slice(begin - first, stop - first))
+        for begin, stop in pieces(first, first + len(into), max(1, _PIECE // row))
+    ]
     try:
+        if (scale := tensor.scale) is not None:
+            codes, numbers = _mapped(tensor), scales(scale)
+            for index, there in at:
+                into[there] = _scaled(codes[index], numbers, index, scale)
+            return
         with safetensors.safe_open(tensor.path, "np") as file:
             source = file.get_slice(tensor.name)
-            for begin, stop in pieces(first, first + len(into), max(1, _PIECE // row)):
-                into[begin - first : stop - first] = source[(slice(begin, stop), *others)]
+            for index, there in at:
+                into[there] = source[index]
     except safetensors.SafetensorError as e:
         raise ValueError(f"{tensor.name}: {_reason(e)}") from e
+
+
+def _mapped(tensor: Tensor) -> np.ndarray:
+    """The bytes of a matrix in 8 bits: of FP8, the library makes no arrays for NumPy."""
+    with safetensors.safe_open(tensor.path, "np") as file:
+        shape = file.get_slice(tensor.name).get_shape()
+    with open(tensor.path, "rb") as raw:
+        size = int.from_bytes(raw.read(8), "little")
+        begin, end = json_files.parse(raw.read(size))[tensor.name]["data_offsets"]
+    if (tuple(shape), end - begin) != (tensor.shape, math.prod(shape)):
+        raise ValueError(f"{tensor.name}: {tensor.path} is no longer what it was")
+    return np.memmap(tensor.path, np.uint8, "r", offset=8 + size + begin, shape=tensor.shape)
+
+
+def scales(scale: Scale) -> np.ndarray:
+    """The numbers, [blocks down, blocks across] in float32. They are few: all are read."""
+    with safetensors.safe_open(scale.tensor.path, "np") as file:
+        numbers = file.get_tensor(scale.tensor.name).astype(np.float32)
+    return numbers if numbers.ndim == 2 else numbers.reshape(1, 1)
+
+
+def _scaled(
+    codes: np.ndarray, numbers: np.ndarray, index: tuple[slice, ...], scale: Scale
+) -> np.ndarray:
+    """The values at `index` of a matrix, in float32, each times the number of its block."""
+    rows, columns = (
+        np.arange(i.start, i.stop) // n for i, n in zip(index, scale.block, strict=True)
+    )
+    # A table of all that 8 bits can be: casting value by value takes three times as long.
+    table = np.arange(256, dtype=np.uint8).view(_IN_8_BITS[scale.stored]).astype(np.float32)
+    found = table[codes]
+    found *= np.take(numbers[rows], columns, axis=1)
+    return found
 
 
 def _joined(
@@ -199,6 +257,7 @@ def _placed(directory: str, problems: list[str]) -> dict[str, str] | None:
             return None
         raise FileNotFoundError(
             f"no {SINGLE} and no {INDEX} in {directory}: only safetensors are read"
+            f"{only_gguf(directory)}"
         )
     try:
         json_files.is_there(path)  # or else it is no file
