@@ -8,6 +8,21 @@ from star_jax.models.rope import Rope
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Experts:
+    """A feed-forward of many experts, of which a router chooses a few for each token.
+
+    intermediate_size: of each expert. renormalized: whether what a token's experts count adds up
+      to 1. dense_layers: layers that have an MLP in its place.
+    """
+
+    count: int
+    per_token: int
+    intermediate_size: int
+    renormalized: bool
+    dense_layers: frozenset[int]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
     """What a decoder computes, by the checkpoint. `family` is its `model_type`; see `Family`.
 
@@ -18,8 +33,9 @@ class DecoderConfig:
     window: how many keys, its own among them, a token sees in the layers `windowed`; None if there
       are no such layers.
     attention_scale: what scores are multiplied by. Soft caps bend scores and logits, as `dispatch`
-      says. Embeddings and what a layer adds to the residual
-      have multipliers. logits_divisor: what logits are divided by.
+      says. Embeddings and what a layer adds to the residual have multipliers of their own.
+    logits_divisor: what logits are divided by.
+    experts: what layers have in the place of an MLP; None in a dense model.
     """
 
     family: str
@@ -51,6 +67,7 @@ class DecoderConfig:
     embedding_multiplier: float
     residual_multiplier: float
     logits_divisor: float
+    experts: Experts | None
     eos_token_ids: tuple[int, ...]
 
     @functools.cached_property

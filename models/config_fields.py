@@ -122,6 +122,9 @@ ONLY: dict[str, tuple[Any, ...]] = {
 # What says which layers have windows, where `use_sliding_window` decides whether any has.
 OF_WINDOWS = frozenset({"layer_types", "max_window_layers", "sliding_window", "use_sliding_window"})
 
+# Of mixtures of experts: what their training added to the loss, and what it is called with.
+OF_ROUTERS = frozenset({"output_router_logits", "router_aux_loss_coef", "router_jitter_noise"})
+
 # The same, inside a section of RoPE.
 ONLY_IN_ROPE: dict[str, tuple[Any, ...]] = {
     "finetuned": (True, None),  # of YaRN's authors; it changes only a type that grows as it goes
@@ -151,6 +154,21 @@ def windows(hf: Any, layer_types: list[str] | None = None) -> dict[str, Any]:
         return {}
     windowed = frozenset(i for i, kind in enumerate(kinds) if kind == _WINDOWED)
     return {"window": hf.sliding_window, "windowed": windowed}
+
+
+def check_experts(hf: Any) -> None:
+    """Refuses a token that is sent to more experts than there are."""
+    if hf.num_experts_per_tok > hf.num_experts:
+        raise ValueError(
+            f"config.json: num_experts_per_tok={hf.num_experts_per_tok} is more than the "
+            f"{hf.num_experts} experts that there are"
+        )
+
+
+def windows_everywhere(hf: Any) -> dict[str, Any]:
+    """The same where all layers have a window, if there is one."""
+    kind = "full_attention" if hf.sliding_window is None else _WINDOWED
+    return windows(hf, [kind] * hf.num_hidden_layers)
 
 
 def is_one_of(value: Any, allowed: tuple[Any, ...]) -> bool:

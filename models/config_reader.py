@@ -32,6 +32,11 @@ _SIZES = (
     "no_rope_layer_interval",
     "sliding_window",
     "max_window_layers",
+    "num_experts",
+    "num_local_experts",
+    "num_experts_per_tok",
+    "moe_intermediate_size",
+    "decoder_sparse_step",
 )
 _OF_LAYERS = {"layer_types": str, "no_rope_layers": int}  # lists with one entry a layer
 # What it means, transformers says.
@@ -39,7 +44,13 @@ _MAY_BE_NULL = ("num_key_value_heads", "head_dim", "sliding_window")
 _MAY_BE_ZERO = ("max_window_layers",)
 _LARGEST = 2**31 - 1  # positions and ids are int32
 _MOST_LAYERS = 1000  # each is made by itself; published models have some hundred at most
-_FLAGS = ("attention_bias", "mlp_bias", "tie_word_embeddings", "use_sliding_window")
+_FLAGS = (
+    "attention_bias",
+    "mlp_bias",
+    "norm_topk_prob",
+    "tie_word_embeddings",
+    "use_sliding_window",
+)
 _ACTIVATIONS = ("silu", "swish")
 
 
@@ -144,6 +155,7 @@ def _plain(head_dim: int) -> dict[str, Any]:
         "embedding_multiplier": 1.0,
         "residual_multiplier": 1.0,
         "logits_divisor": 1.0,
+        "experts": None,
     }
 
 
@@ -160,6 +172,9 @@ def _checked(fields: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(
                 f"config.json: {name}={shown(value)} must be above 0, and at most {largest}"
             )
+    counts = [fields[name] for name in ("num_experts", "num_local_experts") if name in fields]
+    if len(set(counts)) > 1:  # two names of one field
+        raise ValueError(f"config.json: num_experts and num_local_experts differ: {shown(counts)}")
     for name in _FLAGS:
         if fields.get(name, False) is None:
             fields[name] = False

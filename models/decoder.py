@@ -56,6 +56,13 @@ class SendsQueries(Protocol[State]):
     def send_queries(self, spec: LayerSpec, q: Queries, state: State) -> State: ...
 
 
+@runtime_checkable
+class FeedForward(Protocol):
+    """What a layer does with each token by itself. Devices of the `axis` share the work."""
+
+    def __call__(self, x: Hidden, axis: str | None) -> Hidden: ...
+
+
 class Attention(nnx.Module):
     def __init__(self, config: DecoderConfig, prefix: str, make: WeightMaker):
         D, N, K, H = config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim
@@ -117,7 +124,13 @@ class MLP(nnx.Module):
 
 
 class Layer(nnx.Module):
-    def __init__(self, config: DecoderConfig, index: int, make: WeightMaker):
+    def __init__(
+        self,
+        config: DecoderConfig,
+        index: int,
+        make: WeightMaker,
+        feed_forward: Callable[[int, WeightMaker], FeedForward],
+    ):
         D, prefix = config.hidden_size, f"model.layers.{index}"
         self.eps = config.rms_norm_eps
         self.residual_multiplier = config.residual_multiplier
@@ -130,7 +143,7 @@ class Layer(nnx.Module):
         self.attention = Attention(config, f"{prefix}.self_attn", make)
         self.after_attention_norm = norm(after, "after_attention")
         self.mlp_norm = norm(before, "post_attention")  # the name is Llama's
-        self.mlp = MLP(config, f"{prefix}.mlp", make)
+        self.mlp: Any = feed_forward(index, make)  # which weights it has depends on its kind
         self.after_mlp_norm = norm(after, "after_mlp")
 
 
@@ -146,10 +159,16 @@ class Decoder(nnx.Module):
         D, V = config.hidden_size, config.vocab_size
         self.config = config
         self.embedding = nnx.Param(make("model.embed_tokens.weight", (V, D), ("vocab", "embed")))
-        self.layers = nnx.List([Layer(config, i, make) for i in range(config.num_layers)])
+        self.layers = nnx.List(
+            [Layer(config, i, make, self.feed_forward) for i in range(config.num_layers)]
+        )
         self.norm = nnx.Param(make("model.norm.weight", (D,), ("embed",)))
         tied = config.tie_word_embeddings
         self.head = None if tied else nnx.Param(make("lm_head.weight", (V, D), ("vocab", "embed")))
+
+    def feed_forward(self, index: int, make: WeightMaker) -> FeedForward:
+        """A layer's feed-forward; other decoders may have another."""
+        return MLP(self.config, f"model.layers.{index}.mlp", make)
 
     def run(
         self,

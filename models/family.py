@@ -1,7 +1,7 @@
 """A family of checkpoints as a record: what its `config.json` says, and what its tensors are."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from star_jax.models.config import DecoderConfig
@@ -11,7 +11,8 @@ from star_jax.models.decoder import Decoder
 class Part(NamedTuple):
     """Rows `start` to `stop` of a stored tensor that has `rows` of them.
 
-    Where a weight has heads, they share one axis with the head dimension in the file.
+    Where a weight has heads, they share one axis with the head dimension in the file; where it has
+    experts, they share one with the rows of each.
     """
 
     tensor: str
@@ -24,6 +25,12 @@ def as_it_is(config: DecoderConfig, name: str, rows: int) -> tuple[Part, ...]:
     """A weight is a tensor of its own, and has the tensor's name."""
     del config
     return (Part(name, 0, rows, rows),)
+
+
+def one_after_another(tensors: Sequence[str], rows: int) -> tuple[Part, ...]:
+    """A weight is these tensors, all of them whole and with the same number of rows."""
+    each = rows // len(tensors)
+    return tuple(Part(tensor, 0, each, each) for tensor in tensors)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,27 @@ from star_jax.models.family import Family
 from star_jax.models.granite import GRANITE
 from star_jax.models.llama import LLAMA
 from star_jax.models.mistral import MISTRAL
+from star_jax.models.mixtral import MIXTRAL
 from star_jax.models.olmo2 import OLMO2
 from star_jax.models.phi3 import PHI3
 from star_jax.models.qwen import QWEN2, QWEN3
+from star_jax.models.qwen3_moe import QWEN3_MOE
 from star_jax.models.smollm3 import SMOLLM3
 
 _FAMILIES = {
-    family.name: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, PHI3, GRANITE, SMOLLM3, OLMO2)
+    family.name: family
+    for family in (
+        LLAMA,
+        MISTRAL,
+        MIXTRAL,
+        QWEN2,
+        QWEN3,
+        QWEN3_MOE,
+        PHI3,
+        GRANITE,
+        SMOLLM3,
+        OLMO2,
+    )
 }
 
 

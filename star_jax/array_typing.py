@@ -6,6 +6,7 @@
     N  query heads                H  head dimension
     K  key/value heads            C  devices on the mesh axis `context`
     R  rows that are generated: one or more samples for each of the batch
+    E  experts                    X  experts that a token is sent to
 
 `G = N / K` query heads share one key/value head. Inside `shard_map` the letters mean
 the sizes on one device.

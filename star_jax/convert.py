@@ -135,7 +135,7 @@ def _sources(directory: str, dtype: str | None) -> dict[str, orbax_files.Source]
         if isinstance(tensor, orbax_files.Tensor):
             raise ValueError(f"{name} is not in a safetensors file")
         stored = tensor_files.DTYPES[tensor.dtype]
-        heads = [axes.index(axis) for axis in ("heads", "kv_heads") if axis in axes]
+        heads = [axes.index(axis) for axis in ("heads", "kv_heads", "experts") if axis in axes]
         found[name] = orbax_files.Source(
             tensor=tensor,
             shape=shape,

@@ -132,6 +132,28 @@ _OLMO2 = {
     "rope_scaling": None,
     "rope_theta": 500000,
 }
+_MIXTRAL = {
+    **_MISTRAL,
+    "architectures": ["MixtralForCausalLM"],
+    "model_type": "mixtral",
+    "num_experts_per_tok": 2,
+    "num_local_experts": 4,
+    "output_router_logits": False,
+    "router_aux_loss_coef": 0.02,
+}
+_QWEN3_MOE = {
+    **_QWEN3,
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "moe_intermediate_size": 48,
+    "norm_topk_prob": True,
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "output_router_logits": False,
+    "router_aux_loss_coef": 0.001,
+}
 _FILLED_IN = ("num_key_value_heads", "rope_theta", "rms_norm_eps", "tie_word_embeddings")
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -207,6 +229,27 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "rope_scaling": LLAMA3_ROPE,
         "tie_word_embeddings": True,
     },
+    "mixtral": _MIXTRAL,
+    # Each token goes to all experts but one.
+    "mixtral-short": {
+        **{f: x for f, x in _MIXTRAL.items() if f not in _FILLED_IN},
+        "num_attention_heads": 8,
+        "num_experts_per_tok": 5,
+        "num_local_experts": 6,
+    },
+    "qwen3-moe": _QWEN3_MOE,
+    # Of four layers the second alone has experts. Each token goes to one, which counts as much as
+    # the router says, and not all.
+    "qwen3-moe-listed": {
+        **_QWEN3_MOE,
+        "attention_bias": True,
+        "decoder_sparse_step": 2,
+        "mlp_only_layers": [3],
+        "norm_topk_prob": False,
+        "num_experts_per_tok": 1,
+        "num_hidden_layers": 4,
+        "tie_word_embeddings": True,
+    },
 }
 
 SPELLINGS = ("saved", "published", "older")
@@ -229,8 +272,8 @@ def build(fields: dict[str, Any], *, seed: int = 0) -> transformers.PreTrainedMo
             values = rng.normal(size=tuple(weight.shape))
             if "norm" in name:
                 values = 1 + 0.2 * values
-            elif weight.ndim == 2:
-                values *= 1.5 / np.sqrt(weight.shape[1])
+            elif weight.ndim > 1:  # of three axes where experts lie side by side
+                values *= 1.5 / np.sqrt(weight.shape[-1])
             weight.copy_(torch.from_numpy(values))
     return model
 

@@ -386,6 +386,93 @@ _OLMO_2_32B = {
     "num_key_value_heads": 8,
 }
 
+_MIXTRAL_8X7B = {
+    "architectures": ["MixtralForCausalLM"],
+    "attention_dropout": 0.0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "initializer_range": 0.02,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 32768,
+    "model_type": "mixtral",
+    "num_attention_heads": 32,
+    "num_experts_per_tok": 2,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "num_local_experts": 8,
+    "output_router_logits": False,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 1000000.0,
+    "router_aux_loss_coef": 0.02,
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.36.0.dev0",
+    "use_cache": True,
+    "vocab_size": 32000,
+}
+
+_MIXTRAL_8X22B = {
+    **_MIXTRAL_8X7B,
+    "hidden_size": 6144,
+    "intermediate_size": 16384,
+    "max_position_embeddings": 65536,
+    "num_attention_heads": 48,
+    "num_hidden_layers": 56,
+    "router_aux_loss_coef": 0.001,
+    "router_jitter_noise": 0.0,
+    "transformers_version": "4.40.0.dev0",
+}
+
+_QWEN3_30B_A3B = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "bos_token_id": 151643,
+    "decoder_sparse_step": 1,
+    "eos_token_id": 151645,
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "hidden_size": 2048,
+    "initializer_range": 0.02,
+    "intermediate_size": 6144,
+    "max_position_embeddings": 40960,
+    "max_window_layers": 48,
+    "mlp_only_layers": [],
+    "model_type": "qwen3_moe",
+    "moe_intermediate_size": 768,
+    "norm_topk_prob": True,
+    "num_attention_heads": 32,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 48,
+    "num_key_value_heads": 4,
+    "output_router_logits": False,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": None,
+    "rope_theta": 1000000.0,
+    "router_aux_loss_coef": 0.001,
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.51.0",
+    "use_cache": True,
+    "use_sliding_window": False,
+    "vocab_size": 151936,
+}
+
+_QWEN3_235B_A22B = {
+    **_QWEN3_30B_A3B,
+    "hidden_size": 4096,
+    "intermediate_size": 12288,
+    "max_window_layers": 94,
+    "moe_intermediate_size": 1536,
+    "num_attention_heads": 64,
+    "num_hidden_layers": 94,
+}
+
 CONFIGS: dict[str, dict[str, Any]] = {
     "Llama-2-7b-hf": _LLAMA_2_7B,
     "Meta-Llama-3-8B": _LLAMA_3_8B,
@@ -407,6 +494,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "OLMo-2-1124-7B": _OLMO_2_7B,
     "OLMo-2-1124-13B": _OLMO_2_13B,
     "OLMo-2-0325-32B": _OLMO_2_32B,
+    "Mixtral-8x7B-v0.1": _MIXTRAL_8X7B,
+    "Mixtral-8x22B-v0.1": _MIXTRAL_8X22B,
+    "Qwen3-30B-A3B": _QWEN3_30B_A3B,
+    "Qwen3-235B-A22B": _QWEN3_235B_A22B,
 }
 
 # Parameters, and tensors in the files.
@@ -431,6 +522,10 @@ COUNTS: dict[str, tuple[int, int]] = {
     "OLMo-2-1124-7B": (7_298_617_344, 355),
     "OLMo-2-1124-13B": (13_716_198_400, 443),
     "OLMo-2-0325-32B": (32_234_279_936, 707),
+    "Mixtral-8x7B-v0.1": (46_702_792_704, 995),
+    "Mixtral-8x22B-v0.1": (140_620_634_112, 1739),
+    "Qwen3-30B-A3B": (30_532_122_624, 18_867),
+    "Qwen3-235B-A22B": (235_093_634_560, 36_945),
 }
 
 # One layer of Llama-3.1-8B, and what lies around the layers, as its index names them.

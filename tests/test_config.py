@@ -16,6 +16,7 @@ import pytest
 import torch
 import transformers
 from odd_files import ODD
+from transformers.core_model_loading import revert_weight_conversion
 
 from star_jax import models
 from star_jax.models import DecoderConfig, rope
@@ -34,6 +35,13 @@ FIELDS_OF = {
         "no_rope_layer_interval": 2,
     },
     "olmo2": llamas.VARIANTS["olmo2"],
+    "mixtral": llamas.VARIANTS["mixtral"],
+    "qwen3_moe": {
+        **llamas.VARIANTS["qwen3-moe"],
+        "mlp_only_layers": [0],
+        "sliding_window": 30,
+        "use_sliding_window": True,
+    },
 }
 Shapes = dict[str, tuple[int, ...]]
 
@@ -43,6 +51,7 @@ def hugging_face_shapes(fields: dict[str, Any]) -> Shapes:
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(llamas.hf_config(fields))
     tensors = dict(model.named_parameters())  # a tied head once, as the embedding
+    tensors = revert_weight_conversion(model, tensors)  # as they are named in files
     return {name: tuple(x.shape) for name, x in tensors.items()}
 
 
@@ -54,9 +63,8 @@ def shapes(fields: dict[str, Any]) -> Shapes:
 
     def make(name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> jax.ShapeDtypeStruct:
         sizes = list(shape)
-        if "head" in axes:
-            at = axes.index("head")
-            sizes[at - 1 : at + 1] = [shape[at - 1] * shape[at]]
+        for at in (axes.index(a) for a in ("heads", "kv_heads", "experts") if a in axes):
+            sizes[at : at + 2] = [shape[at] * shape[at + 1]]
         for part in family.parts(config, name, sizes[0]):
             found[part.tensor] = (part.rows, *sizes[1:])
         return jax.ShapeDtypeStruct(shape, jnp.bfloat16)
@@ -136,6 +144,7 @@ def test_values_of_llama_31_8b() -> None:
         embedding_multiplier=1.0,
         residual_multiplier=1.0,
         logits_divisor=1.0,
+        experts=None,
         eos_token_ids=(128001, 128008, 128009),
     )
 
@@ -156,6 +165,7 @@ def outputs(fields: dict[str, Any]) -> np.ndarray:
 READ: dict[str, tuple[Any, str]] = {
     "attention_bias": (True, "tensors"),
     "attention_multiplier": (0.5, "outputs"),
+    "decoder_sparse_step": (3, "tensors"),
     "embedding_multiplier": (3.0, "outputs"),
     "eos_token_id": ([2, 5], "eos_token_ids"),
     "head_dim": (32, "tensors"),
@@ -167,12 +177,18 @@ READ: dict[str, tuple[Any, str]] = {
     "max_position_embeddings": (512, "max_position_embeddings"),
     "max_window_layers": (0, "outputs"),
     "mlp_bias": (True, "tensors"),
+    "mlp_only_layers": ([1], "tensors"),
     "model_type": ("gpt2", "refused"),
     "no_rope_layer_interval": (3, "outputs"),
+    "moe_intermediate_size": (32, "tensors"),
     "no_rope_layers": ([0, 1], "outputs"),
+    "norm_topk_prob": (False, "outputs"),
     "num_attention_heads": (8, "tensors"),
+    "num_experts": (6, "tensors"),
+    "num_experts_per_tok": (1, "outputs"),
     "num_hidden_layers": (3, "tensors"),
     "num_key_value_heads": (4, "tensors"),
+    "num_local_experts": (6, "tensors"),
     "residual_multiplier": (0.5, "outputs"),
     "rms_norm_eps": (0.3, "outputs"),
     "rope_parameters": ({"rope_type": "default", "rope_theta": 100.0}, "outputs"),
@@ -198,6 +214,8 @@ def test_changing_a_field_that_is_read_shows(family: str, name: str) -> None:
     fields = dict(FIELDS_OF[family])
     if name == "rope_parameters":  # the other spelling of these two
         fields = {f: x for f, x in fields.items() if f not in ("rope_theta", "rope_scaling")}
+    if (family, name) == ("qwen3_moe", "num_local_experts"):  # as transformers spells the other
+        del fields["num_experts"]
     if name == "tie_word_embeddings":
         value = not fields[name]
     base, changed = dict(fields), fields | {name: value}

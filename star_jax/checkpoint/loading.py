@@ -255,11 +255,10 @@ def _same(a: _Stored | None, b: _Stored, shape: tuple[int, ...], mesh: Mesh) -> 
 
 
 def _flat(shape: tuple[int, ...], axes: tuple[str, ...]) -> tuple[int, ...]:
-    """The shape in safetensors, where heads and head dimension are one axis."""
+    """The shape in safetensors: heads are one axis with what follows them, and so are experts."""
     sizes = list(shape)
-    if "head" in axes:
-        at = axes.index("head")
-        sizes[at - 1 : at + 1] = [sizes[at - 1] * sizes[at]]
+    for at in (axes.index(axis) for axis in ("heads", "kv_heads", "experts") if axis in axes):
+        sizes[at : at + 2] = [sizes[at] * sizes[at + 1]]
     return tuple(sizes)
 
 

@@ -20,7 +20,10 @@ RULES: dict[str, str | None] = {
     "heads": TENSOR,
     "kv_heads": TENSOR,
     "mlp": TENSOR,
+    "experts": TENSOR,
     "embed": None,
+    "expert": None,
+    "router": None,
     "head": None,
     "norm": None,
 }
@@ -41,7 +44,7 @@ def placement_of(shape: tuple[int, ...], axes: tuple[str, ...], mesh: Mesh) -> P
     the one that its query heads read.
 
     Raises:
-      ValueError: heads or feed-forward units cannot be divided; it says the numbers.
+      ValueError: heads, feed-forward units or experts cannot be divided; it says the numbers.
     """
     ranks = mesh.shape[TENSOR]
     over: list[str | None] = []
