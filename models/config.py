@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 from star_jax.models.layer import LayerSpec
+from star_jax.models.norm import Norm
 from star_jax.models.rope import Rope
 
 
@@ -27,6 +28,7 @@ class DecoderConfig:
     """What a decoder computes, by the checkpoint. `family` is its `model_type`; see `Family`.
 
     norm_before, norm_after: what attention and the MLP read is normalised, and what they give.
+      norm_plus_one: see `Norm`. activation: "silu" or "gelu_tanh", of the MLP.
     qk_norm: queries and keys are normalised before RoPE, head by head. qk_norm_over_heads: all
       heads at once instead.
     without_rope: layers that have no RoPE. local_rope: another one, of layers with windows.
@@ -53,8 +55,10 @@ class DecoderConfig:
     qkv_bias: bool
     o_bias: bool
     mlp_bias: bool
+    activation: str
     norm_before: bool
     norm_after: bool
+    norm_plus_one: bool
     qk_norm: bool
     qk_norm_over_heads: bool
     without_rope: frozenset[int]
@@ -69,6 +73,10 @@ class DecoderConfig:
     logits_divisor: float
     experts: Experts | None
     eos_token_ids: tuple[int, ...]
+
+    @property
+    def norm(self) -> Norm:
+        return Norm(eps=self.rms_norm_eps, plus_one=self.norm_plus_one)
 
     @functools.cached_property
     def layers(self) -> tuple[LayerSpec, ...]:

@@ -15,7 +15,7 @@ from star_jax.json_files import shown
 from star_jax.models import quantization
 from star_jax.models.config import DecoderConfig
 from star_jax.models.config_fields import check_number, is_one_of
-from star_jax.models.config_rope import rope_from, rope_section
+from star_jax.models.config_rope import rope_from, rope_section, rope_sections
 from star_jax.models.family import Family
 from star_jax.models.registry import family_of
 from star_jax.printable import printable
@@ -32,6 +32,7 @@ _SIZES = (
     "no_rope_layer_interval",
     "sliding_window",
     "max_window_layers",
+    "sliding_window_pattern",
     "num_experts",
     "num_local_experts",
     "num_experts_per_tok",
@@ -52,6 +53,7 @@ _FLAGS = (
     "use_sliding_window",
 )
 _ACTIVATIONS = ("silu", "swish")
+_BESIDE = {"eos_token_id", "model_type", "tie_word_embeddings"}  # a section of text
 
 
 def read(directory: str | os.PathLike[str]) -> DecoderConfig:
@@ -89,7 +91,7 @@ def from_dict(fields: dict[str, Any]) -> DecoderConfig:
     """
     family = family_of(fields.get("model_type"))
     quantization.from_fields(fields)
-    fields = quantization.without(fields)
+    fields = _of_text(family, quantization.without(fields))
     unknown = sorted(set(fields) - family.read - family.harmless - set(family.only))
     if unknown:
         raise ValueError(
@@ -102,7 +104,7 @@ def from_dict(fields: dict[str, Any]) -> DecoderConfig:
                 f"config.json: {name}={shown(fields[name])} is not supported, only "
                 f"{' or '.join(map(repr, allowed))}"
             )
-    checked = _checked({f: fields[f] for f in family.read if f in fields})
+    checked = _checked(family, {f: fields[f] for f in family.read if f in fields})
     _check_rope_type(family, checked)
     hf = _filled_in(family, checked)
     if hf.num_attention_heads % hf.num_key_value_heads:
@@ -125,14 +127,48 @@ def from_dict(fields: dict[str, Any]) -> DecoderConfig:
         num_kv_heads=hf.num_key_value_heads,
         head_dim=head_dim,
         rms_norm_eps=hf.rms_norm_eps,
-        rope=rope_from(fields, dict(hf.rope_parameters), hf.max_position_embeddings),
         max_position_embeddings=hf.max_position_embeddings,
         tie_word_embeddings=hf.tie_word_embeddings,
         eos_token_ids=_as_ids(
             "config.json", fields.get("eos_token_id", hf.eos_token_id), hf.vocab_size
         ),
-        **_plain(head_dim) | family.values(hf),
+        **_plain(head_dim) | _ropes(family, fields, hf) | family.values(hf),
     )
+
+
+def _of_text(family: Family, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of the text model, where a file describes more than that; see `Family`."""
+    if family.section is None:
+        return fields
+    section = fields.get(family.section)
+    if not isinstance(section, dict):
+        raise ValueError(f"config.json: {family.section}={shown(section)} must be an object")
+    kind = section.get("model_type")
+    if kind != family.section_type:
+        raise NotImplementedError(
+            f"config.json: model_type={shown(kind)} in {family.section} is not supported, only "
+            f"{family.section_type!r}"
+        )
+    outside = {name: value for name, value in fields.items() if name != family.section}
+    if misplaced := sorted(outside.keys() & family.read - _BESIDE):
+        raise ValueError(f"config.json: {shown(misplaced)} must be in {family.section}")
+    return {**section, **outside}
+
+
+def _ropes(family: Family, fields: dict[str, Any], hf: Any) -> dict[str, Any]:
+    """RoPE, and that of layers with windows where they have one of their own."""
+    found, most = dict(hf.rope_parameters), hf.max_position_embeddings
+    if family.local_rope is None:
+        return {"rope": rope_from(fields, found, most)}
+    # A file has a section for each kind of layer, or a field for what differs.
+    given = fields.get("rope_parameters") or {}
+    of_all = {**fields, "rope_parameters": given.get("full_attention")}
+    local = given.get("sliding_attention")
+    of_local = {"rope_theta": fields.get(family.local_rope), "rope_parameters": local}
+    return {
+        "rope": rope_from(of_all, dict(found["full_attention"]), most),
+        "local_rope": rope_from(of_local, dict(found["sliding_attention"]), most),
+    }
 
 
 def _plain(head_dim: int) -> dict[str, Any]:
@@ -141,8 +177,10 @@ def _plain(head_dim: int) -> dict[str, Any]:
         "qkv_bias": False,
         "o_bias": False,
         "mlp_bias": False,
+        "activation": "silu",
         "norm_before": True,
         "norm_after": False,
+        "norm_plus_one": False,
         "qk_norm": False,
         "qk_norm_over_heads": False,
         "without_rope": frozenset(),
@@ -159,7 +197,7 @@ def _plain(head_dim: int) -> dict[str, Any]:
     }
 
 
-def _checked(fields: dict[str, Any]) -> dict[str, Any]:
+def _checked(family: Family, fields: dict[str, Any]) -> dict[str, Any]:
     """The fields that are read, as transformers takes them; that they are possible is checked."""
     for name in _SIZES:
         value = fields.get(name)
@@ -200,13 +238,20 @@ def _checked(fields: dict[str, Any]) -> dict[str, Any]:
         raise NotImplementedError(
             f"config.json: hidden_act={shown(act)} is not supported, only {_ACTIVATIONS}"
         )
-    if fields.get("rope_theta") is None:
-        fields.pop("rope_theta", None)  # null is as if it were not there
-    else:
-        check_number("rope_theta", fields["rope_theta"])
+    for name in ("rope_theta", "rope_local_base_freq"):
+        if fields.get(name) is None:
+            fields.pop(name, None)  # null is as if it were not there
+        else:
+            check_number(name, fields[name])
     for name in ("rope_parameters", "rope_scaling"):
-        if fields.get(name) is not None:
-            fields[name] = rope_section(name, fields[name])
+        section = fields.get(name)
+        if section is not None and family.local_rope is not None and name == "rope_parameters":
+            fields[name] = rope_sections(name, section)
+        elif section is not None:
+            fields[name] = rope_section(name, section)
+            if family.local_rope is not None and "type" in section:
+                # transformers would take no notice of the older spelling here.
+                fields[name].setdefault("rope_type", section["type"])
     fields.pop("eos_token_id", None)  # of use to nothing that transformers does here
     return fields
 

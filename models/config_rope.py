@@ -34,6 +34,18 @@ ROPE_TYPES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 _ROPE_FIELDS = {"rope_theta"}.union(*(a + b for a, b in ROPE_TYPES.values()))  # of any type
 
 
+def rope_sections(name: str, sections: Any) -> dict[str, Any]:
+    """The sections of RoPE of all kinds of layers, each as `rope_section` returns it."""
+    kinds = ("full_attention", "sliding_attention")
+    if not isinstance(sections, dict) or not set(sections) <= set(kinds):
+        raise ValueError(f"config.json: {name}={shown(sections)} must have a section for {kinds}")
+    return {
+        kind: rope_section(f"{name}.{kind}", section)
+        for kind, section in sections.items()
+        if section is not None
+    }
+
+
 def rope_section(name: str, section: Any) -> dict[str, Any]:
     """A section of RoPE without what is harmless in it."""
     if not isinstance(section, dict):

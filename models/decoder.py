@@ -4,6 +4,7 @@ Weights keep Hugging Face's layout [out, in], with heads split out by a reshape,
 a checkpoint's bytes go to the devices as they are. Letters: see `star_jax.array_typing`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -17,6 +18,8 @@ from star_jax.models.config import DecoderConfig
 from star_jax.models.layer import LayerSpec
 
 State = TypeVar("State")
+
+_ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
 
 
 @runtime_checkable
@@ -90,16 +93,16 @@ class Attention(nnx.Module):
         else:
             self.q_norm = norm(f"{prefix}.q_norm.weight", (H,), ("norm",))
             self.k_norm = norm(f"{prefix}.k_norm.weight", (H,), ("norm",))
-        self.eps = config.rms_norm_eps
+        self.norm = config.norm
 
     def project_q(self, x: Hidden, axis: str | None) -> Queries:
         q = _linear("btd,nhd->btnh", x, self.q_weight, self.q_bias)
-        return _norm_if(self.q_norm, q, eps=self.eps, axis=axis)
+        return self.norm(q, self.q_norm, axis=axis)
 
     def project_kv(self, x: Hidden, axis: str | None) -> tuple[Keys, Values]:
         k = _linear("btd,khd->btkh", x, self.k_weight, self.k_bias)
         v = _linear("btd,khd->btkh", x, self.v_weight, self.v_bias)
-        return _norm_if(self.k_norm, k, eps=self.eps, axis=axis), v
+        return self.norm(k, self.k_norm, axis=axis), v
 
     def project_out(self, out: Queries, axis: str | None) -> Hidden:
         return _linear("btnh,dnh->btd", out, self.o_weight, self.o_bias, sum_over=axis)
@@ -111,6 +114,7 @@ class MLP(nnx.Module):
         self.gate_weight = nnx.Param(make(f"{prefix}.gate_proj.weight", (F, D), ("mlp", "embed")))
         self.up_weight = nnx.Param(make(f"{prefix}.up_proj.weight", (F, D), ("mlp", "embed")))
         self.down_weight = nnx.Param(make(f"{prefix}.down_proj.weight", (D, F), ("embed", "mlp")))
+        self.activation = config.activation
         bias = _weight_if(config.mlp_bias, make)
         self.gate_bias = bias(f"{prefix}.gate_proj.bias", (F,), ("mlp",))
         self.up_bias = bias(f"{prefix}.up_proj.bias", (F,), ("mlp",))
@@ -119,7 +123,7 @@ class MLP(nnx.Module):
     def __call__(self, x: Hidden, axis: str | None) -> Hidden:
         gate = _linear("btd,fd->btf", x, self.gate_weight, self.gate_bias)
         up = _linear("btd,fd->btf", x, self.up_weight, self.up_bias)
-        y = jax.nn.silu(gate) * up
+        y = _ACTIVATIONS[self.activation](gate) * up
         return _linear("btf,df->btd", y, self.down_weight, self.down_bias, sum_over=axis)
 
 
@@ -132,7 +136,7 @@ class Layer(nnx.Module):
         feed_forward: Callable[[int, WeightMaker], FeedForward],
     ):
         D, prefix = config.hidden_size, f"model.layers.{index}"
-        self.eps = config.rms_norm_eps
+        self.norm = config.norm
         self.residual_multiplier = config.residual_multiplier
         before, after = _weight_if(config.norm_before, make), _weight_if(config.norm_after, make)
 
@@ -196,7 +200,7 @@ class Decoder(nnx.Module):
                     layer = gather(layer)
             turn = None if spec.rope is None else rotations[spec.rope]
             x, state = _layer(layer, spec, x, turn, attend, state, axis)
-        return rms_norm(x, self.norm[...], eps=self.config.rms_norm_eps), state
+        return self.config.norm(x, self.norm), state
 
     def logits(self, hidden: Hidden, *, axis: str | None = None) -> Logits:
         """Next-token logits in float32, of the whole vocabulary on every device."""
@@ -236,7 +240,7 @@ def _layer(
     axis: str | None,
 ) -> tuple[Hidden, State]:
     with jax.named_scope(f"layer_{spec.index}"):
-        y = _norm_if(layer.attention_norm, x, eps=layer.eps)
+        y = layer.norm(x, layer.attention_norm)
         q = None
         if isinstance(attend, SendsQueries):
             q = rope.apply(layer.attention.project_q(y, axis), rotation)
@@ -248,31 +252,12 @@ def _layer(
             q = rope.apply(layer.attention.project_q(y, axis), rotation)
         out, state = attend(spec, q, k, v, state)
         y = layer.attention.project_out(out.astype(x.dtype), axis)
-        y = _norm_if(layer.after_attention_norm, y, eps=layer.eps)
+        y = layer.norm(y, layer.after_attention_norm)
         x = x + _times(layer.residual_multiplier, y)
-        y = layer.mlp(_norm_if(layer.mlp_norm, x, eps=layer.eps), axis)
-        y = _norm_if(layer.after_mlp_norm, y, eps=layer.eps)
+        y = layer.mlp(layer.norm(x, layer.mlp_norm), axis)
+        y = layer.norm(y, layer.after_mlp_norm)
         x = x + _times(layer.residual_multiplier, y)
     return x, state
-
-
-def rms_norm(x: Array, weight: Array, *, eps: float, axis: str | None = None) -> Array:
-    """Root-mean-square normalisation over the axes that the weight has, in float32.
-
-    It is scaled in x's dtype, as transformers does. Where the weight has heads, `axis` names the
-    mesh axis that divides them.
-    """
-    y = x.astype(jnp.float32)
-    mean = jnp.mean(y * y, axis=tuple(range(-weight.ndim, 0)), keepdims=True)
-    if weight.ndim > 1 and axis is not None and jax.lax.axis_size(axis) > 1:
-        # [B, T, 1, 1]; exact, as each device has as many heads, and repeats as many
-        mean = jax.lax.pmean(mean, axis)
-    y = y * jax.lax.rsqrt(mean + eps)
-    return weight * y.astype(x.dtype)
-
-
-def _norm_if(weight: nnx.Param | None, x: Array, *, eps: float, axis: str | None = None) -> Array:
-    return x if weight is None else rms_norm(x, weight[...], eps=eps, axis=axis)
 
 
 def precision(dtype: Any) -> jax.lax.Precision:

@@ -46,6 +46,9 @@ class Family:
       transformers' configuration. It raises NotImplementedError for what is not supported.
     parts: which stored tensors a weight of this name, with so many rows, is made from: one after
       another along the first axis. Several weights may be parts of one tensor.
+    local_rope: the field with theta of a RoPE that layers with windows have for themselves.
+    section: of a model of more than text, the field with the fields of the text model, whose
+      `model_type` is section_type. unused: how the names of the other models' tensors begin.
     decoder: computes it.
     """
 
@@ -58,4 +61,8 @@ class Family:
     values: Callable[[Any], dict[str, Any]]
     parts: Callable[[DecoderConfig, str, int], tuple[Part, ...]] = as_it_is
     rope_types: tuple[str, ...] | None = None
+    local_rope: str | None = None
+    section: str | None = None
+    section_type: str | None = None
+    unused: tuple[str, ...] = ()
     decoder: type[Decoder] = Decoder

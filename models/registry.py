@@ -4,6 +4,7 @@ from star_jax.json_files import shown
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import Decoder, WeightMaker
 from star_jax.models.family import Family
+from star_jax.models.gemma import GEMMA2, GEMMA3, GEMMA3_WITH_IMAGES
 from star_jax.models.granite import GRANITE
 from star_jax.models.llama import LLAMA
 from star_jax.models.mistral import MISTRAL
@@ -23,6 +24,9 @@ _FAMILIES = {
         QWEN2,
         QWEN3,
         QWEN3_MOE,
+        GEMMA2,
+        GEMMA3,
+        GEMMA3_WITH_IMAGES,
         PHI3,
         GRANITE,
         SMOLLM3,

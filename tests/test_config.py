@@ -35,6 +35,9 @@ FIELDS_OF = {
         "no_rope_layer_interval": 2,
     },
     "olmo2": llamas.VARIANTS["olmo2"],
+    "gemma2": llamas.VARIANTS["gemma2"],
+    "gemma3_text": llamas.VARIANTS["gemma3"],
+    "gemma3": llamas.VARIANTS["gemma3-images"],
     "mixtral": llamas.VARIANTS["mixtral"],
     "qwen3_moe": {
         **llamas.VARIANTS["qwen3-moe"],
@@ -52,7 +55,8 @@ def hugging_face_shapes(fields: dict[str, Any]) -> Shapes:
         model = transformers.AutoModelForCausalLM.from_config(llamas.hf_config(fields))
     tensors = dict(model.named_parameters())  # a tied head once, as the embedding
     tensors = revert_weight_conversion(model, tensors)  # as they are named in files
-    return {name: tuple(x.shape) for name, x in tensors.items()}
+    unused = models.family_of(fields["model_type"]).unused
+    return {n: tuple(x.shape) for n, x in tensors.items() if not n.startswith(unused)}
 
 
 def shapes(fields: dict[str, Any]) -> Shapes:
@@ -96,7 +100,12 @@ def test_the_tensors_of_llama_31_8b_by_name() -> None:
 def test_published_configs_give_the_frequencies_of_transformers(name: str) -> None:
     """At the real sizes: both ends of the scaled range and what lies between."""
     config = models.from_dict(published.CONFIGS[name])
-    hf: Any = llamas.hf_config(published.CONFIGS[name])
+    hf: Any = llamas.hf_config(published.CONFIGS[name]).get_text_config()
+    if config.local_rope is not None:
+        local, of_all = (hf.rope_parameters[f"{kind}_attention"] for kind in ("sliding", "full"))
+        hf = transformers.LlamaConfig(head_dim=config.head_dim, rope_parameters=of_all)
+        assert local["rope_type"] == config.local_rope.rope_type == "default"
+        assert local["rope_theta"] == config.local_rope.theta
     module = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(hf)  # all have the same
     expected = module.inv_freq.numpy()
     actual = rope.frequencies(config.rope, config.head_dim)
@@ -130,8 +139,10 @@ def test_values_of_llama_31_8b() -> None:
         qkv_bias=False,
         o_bias=False,
         mlp_bias=False,
+        activation="silu",
         norm_before=True,
         norm_after=False,
+        norm_plus_one=False,
         qk_norm=False,
         qk_norm_over_heads=False,
         without_rope=frozenset(),
@@ -165,14 +176,16 @@ def outputs(fields: dict[str, Any]) -> np.ndarray:
 READ: dict[str, tuple[Any, str]] = {
     "attention_bias": (True, "tensors"),
     "attention_multiplier": (0.5, "outputs"),
+    "attn_logit_softcapping": (0.1, "outputs"),
     "decoder_sparse_step": (3, "tensors"),
     "embedding_multiplier": (3.0, "outputs"),
     "eos_token_id": ([2, 5], "eos_token_ids"),
+    "final_logit_softcapping": (0.5, "outputs"),
     "head_dim": (32, "tensors"),
     "hidden_act": ("gelu", "refused"),
     "hidden_size": (96, "tensors"),
     "intermediate_size": (64, "tensors"),
-    "layer_types": (["sliding_attention"] * 2, "outputs"),
+    "layer_types": (["sliding_attention"], "outputs"),
     "logits_scaling": (2.0, "outputs"),
     "max_position_embeddings": (512, "max_position_embeddings"),
     "max_window_layers": (0, "outputs"),
@@ -186,15 +199,18 @@ READ: dict[str, tuple[Any, str]] = {
     "num_attention_heads": (8, "tensors"),
     "num_experts": (6, "tensors"),
     "num_experts_per_tok": (1, "outputs"),
-    "num_hidden_layers": (3, "tensors"),
+    "num_hidden_layers": (4, "tensors"),
     "num_key_value_heads": (4, "tensors"),
     "num_local_experts": (6, "tensors"),
+    "query_pre_attn_scalar": (2, "outputs"),
     "residual_multiplier": (0.5, "outputs"),
     "rms_norm_eps": (0.3, "outputs"),
+    "rope_local_base_freq": (3.0, "outputs"),
     "rope_parameters": ({"rope_type": "default", "rope_theta": 100.0}, "outputs"),
     "rope_scaling": (llamas.LLAMA3_ROPE, "outputs"),
     "rope_theta": (100.0, "outputs"),
     "sliding_window": (5, "outputs"),
+    "sliding_window_pattern": (2, "outputs"),
     "tie_word_embeddings": (None, "tensors"),  # the other one
     "use_sliding_window": (False, "outputs"),
     "vocab_size": (161, "tensors"),
@@ -208,17 +224,33 @@ def on_list(which: str) -> list[tuple[str, str]]:
     ]
 
 
+def with_field(fields: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
+    """The fields with another value of one, where it belongs."""
+    if "text_config" in fields and name not in (
+        "eos_token_id",
+        "model_type",
+        "tie_word_embeddings",
+    ):
+        return {**fields, "text_config": {**fields["text_config"], name: value}}
+    return {**fields, name: value}
+
+
 @pytest.mark.parametrize(("family", "name"), on_list("read"))
 def test_changing_a_field_that_is_read_shows(family: str, name: str) -> None:
     value, shown_by = READ[name]
     fields = dict(FIELDS_OF[family])
     if name == "rope_parameters":  # the other spelling of these two
-        fields = {f: x for f, x in fields.items() if f not in ("rope_theta", "rope_scaling")}
+        for field in ("rope_theta", "rope_scaling"):
+            fields = with_field(fields, field, None)
     if (family, name) == ("qwen3_moe", "num_local_experts"):  # as transformers spells the other
         del fields["num_experts"]
+    if name == "layer_types":
+        value = value * models.from_dict(fields).num_layers
     if name == "tie_word_embeddings":
-        value = not fields[name]
-    base, changed = dict(fields), fields | {name: value}
+        value = not fields.get(name, True)
+    if name == "rope_parameters" and models.family_of(family).local_rope:
+        value = {"full_attention": value}
+    base, changed = dict(fields), with_field(fields, name, value)
     if (family, name) == ("phi3", "rope_scaling"):
         with pytest.raises(NotImplementedError, match="rope_type='llama3' in rope_scaling"):
             models.from_dict(changed)

@@ -39,7 +39,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 # Buffers that old files carry; they follow from the configuration.
 _IGNORED = re.compile(r".*\.rotary_emb\.inv_freq")
-_LAYER = re.compile(r"(model\.layers\.)(\d{1,9})(\..*)")
+_LAYER = re.compile(r"((?:language_model\.)?model\.layers\.)(\d{1,9})(\..*)")
 _SAID = 50  # problems
 _LONG = 400  # characters of one
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -213,7 +213,12 @@ def _fit(
         shape = (config.vocab_size, config.hidden_size)
         if not _same(tensors.get(embedding), tensors[head], shape, mesh):
             problems.append(f"{head}: differs from {embedding}, though tie_word_embeddings is true")
-    extra = [name for name in tensors if name not in known and not _IGNORED.fullmatch(name)]
+    unused = models.family_of(config.family).unused
+    extra = [
+        name
+        for name in tensors
+        if name not in known and not _IGNORED.fullmatch(name) and not name.startswith(unused)
+    ]
     return weights, problems + [f"{name}: unknown" for name in extra]
 
 
