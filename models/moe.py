@@ -4,9 +4,10 @@ Each device of the tensor axis holds whole experts. Tokens are whole on all of t
 each computes what its own experts add to every token, and one sum over the axis completes it, as
 that of an MLP.
 
-`jax.lax.ragged_dot` would say the same, but for GPUs XLA masks a copy of all tokens for every
-expert: as many times the memory and the work as a device has experts. What stands here is matmuls
-of the weights as they lie.
+`jax.lax.ragged_dot` would say the same, but for GPUs JAX 0.10.2 masks a copy of all tokens for
+every expert, and copies the weights. For 4096 tokens and half of Qwen3-30B-A3B's experts that is
+8.8 GB, and 64 times the work; for one token, all experts are read. What stands here is products
+with the weights as they lie.
 """
 
 from typing import NamedTuple
@@ -109,7 +110,7 @@ def _of_many(moe: MoE, x: Float[Array, "T D"], routes: Routes) -> Float[Array, "
     is_own = (routes.expert >= 0) & (routes.expert < E)
     expert = jnp.where(is_own, routes.expert, E).reshape(-1)
     order = jnp.argsort(expert)  # the routes to each expert, one after another
-    first = jnp.searchsorted(expert[order], jnp.arange(E + 1))
+    first = jnp.searchsorted(expert[order], jnp.arange(E + 1), method="compare_all")
     begin, end = first[:-1, None], first[1:, None]  # [E, 1]
     spare = T * X + jnp.arange(E * rows).reshape(E, rows)  # no route has these numbers
 

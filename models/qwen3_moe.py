@@ -53,7 +53,7 @@ def _parts(config: DecoderConfig, name: str, rows: int) -> tuple[Part, ...]:
 
 QWEN3_MOE = Family(
     name="qwen3_moe",
-    models="Qwen 3 with experts (30B-A3B, 235B-A22B, Coder)",
+    models="Qwen 3, with experts",
     hf_config="Qwen3MoeConfig",
     read=READ
     | set(

@@ -1,4 +1,4 @@
-"""The programs of Llama-3.1-8B on eight compile-only GPUs: lowered, to be compiled or counted."""
+"""The programs of a model on eight compile-only GPUs: lowered, to be compiled or counted."""
 
 import dataclasses
 

@@ -270,6 +270,13 @@ def test_an_order_is_checked_before_transformers_logs_it(
         ("granite", {"residual_multiplier": math.nan}, "residual_multiplier=nan must be a number"),
         ("granite", {"logits_scaling": 0}, "logits_scaling=0 must be a number above 0"),
         ("granite", {"attention_multiplier": -1.0}, "attention_multiplier=-1.0 must be a number"),
+        ("mixtral", {"num_experts_per_tok": 5}, "num_experts_per_tok=5 is more than the 4 experts"),
+        ("mixtral", {"num_local_experts": 0}, "num_local_experts=0 must be above 0"),
+        ("qwen3-moe", {"num_local_experts": 4}, "num_experts and num_local_experts differ: [8, 4]"),
+        ("qwen3-moe", {"mlp_only_layers": [-1]}, "mlp_only_layers=[-1] must be indices of layers"),
+        ("qwen3-moe", {"mlp_only_layers": 1}, "mlp_only_layers"),
+        ("qwen3-moe", {"decoder_sparse_step": 0}, "decoder_sparse_step=0 must be above 0"),
+        ("qwen3-moe", {"norm_topk_prob": 1}, "norm_topk_prob=1 must be true or false"),
     ],
 )
 def test_what_cannot_be_in_a_family_is_named(

@@ -33,7 +33,7 @@ def test_every_family_is_listed_with_the_fields_that_it_reads(tmp_path: pathlib.
         assert common | set(own.split(", ") if own else ()) == family.read
 
 
-@pytest.mark.parametrize("name", ["Llama-3.1-8B", "Qwen3-8B", "SmolLM3-3B"])
+@pytest.mark.parametrize("name", ["Llama-3.1-8B", "Qwen3-8B", "SmolLM3-3B", "Qwen3-30B-A3B"])
 def test_a_checkpoint_is_supported(tmp_path: pathlib.Path, name: str) -> None:
     """Its weights need not be there."""
     save(tmp_path, published.CONFIGS[name])
