@@ -161,6 +161,7 @@ def _of_group(name: str, group: Any) -> Quantization:
         harmless="input_activations output_activations targets",
         only={"format": (*_FORMATS, None)},
     )
+    cut = weights.get("strategy") == "block"
     _check(
         weights,
         f"{where}weights: ",
@@ -173,10 +174,10 @@ def _of_group(name: str, group: Any) -> Quantization:
             "strategy": ("tensor", "channel", "block"),
             "symmetric": (True,),
             "type": tuple(_TYPES),
+            **({} if cut else {"block_structure": NONE}),
         },
         needed=("num_bits", "strategy", "symmetric", "type"),
     )
-    cut = weights["strategy"] == "block"
     return Quantization(
         dtype=_TYPES[weights["type"]],
         scales=("weight_scale",),

@@ -88,8 +88,8 @@ def convert(source: str, output: str, *, dtype: str | None = None) -> int:
     stored = models.read_quantization(directory)
     if stored is not None and dtype is None:
         raise ValueError(
-            f"{source=} has weights in {stored.name}, which are written dequantised: dtype "
-            f"must say as what, {' or '.join(DTYPES)}"
+            f"{source=} has weights in {stored.name}, which are written dequantised: name a "
+            f"dtype for them, {' or '.join(DTYPES)}"
         )
     sources = _sources(directory, dtype)
     size = sum(math.prod(s.shape) * s.dtype.itemsize for s in sources.values())

@@ -61,7 +61,8 @@ class Engine(Answering):
         """Loads a Hugging Face checkpoint: a local directory, or an id on the hub.
 
         Args:
-          path: holds config.json, one or many safetensors files, and maybe a tokenizer.
+          path: holds config.json, one or many safetensors files, and maybe a tokenizer. Weights
+            in 8 bits are dequantised to `dtype`.
           mesh: from `make_mesh`.
           attention: how contexts are encoded: `Star(...)`, or exactly, by `Ring()`, `Ulysses()`
             or `Dense()`.

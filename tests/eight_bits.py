@@ -59,7 +59,7 @@ def compressed(strategy: str, block: tuple[int, int] | None = None, **fields: An
 
 
 _STATIC = ("input_scale", "output_scale")
-_KINDS = {
+KINDS: dict[str, Kind] = {
     # 40 and 24 divide none of the matrices' sides: the last blocks are cut.
     "fp8, blocks": Kind(fp8((40, 24)), "weight_scale_inv", (40, 24)),
     "fp8, blocks of 128": Kind(
@@ -84,7 +84,6 @@ _KINDS = {
         compressed("channel", type="int"), "weight_scale", (1, 0), dtype=np.int8
     ),
 }  # fmt: skip
-KINDS: dict[str, Kind] = _KINDS
 
 
 def quantised(kind: Kind, tensors: Tensors) -> tuple[Tensors, Tensors]:

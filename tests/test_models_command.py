@@ -5,6 +5,7 @@ import pathlib
 from typing import Any
 
 import commands
+import eight_bits
 import llamas
 import published
 import pytest
@@ -46,11 +47,24 @@ def test_a_checkpoint_is_supported(tmp_path: pathlib.Path, name: str) -> None:
     )
 
 
+def test_weights_in_8_bits_are_said(tmp_path: pathlib.Path) -> None:
+    kind = eight_bits.KINDS["compressed, rows"]
+    save(tmp_path, {**llamas.VARIANTS["llama-3"], "quantization_config": kind.config})
+    result = run(tmp_path, "--model=checkpoint")
+    assert (result.code, result.stderr) == (0, "")
+    assert result.stdout.startswith("checkpoint: supported, as llama: ")
+    assert result.stdout.endswith(" positions; weights in FP8, dequantised on load\n")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"model_type": "gpt2"}, "model_type='gpt2' is not supported, only 'llama' or"),
         ({"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4} is not supported"),
+        (
+            {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+            "quant_method='gptq' is not supported, only 'compressed-tensors' or",
+        ),
         ({"new_field": 1}, "unknown fields ['new_field']"),
     ],
 )

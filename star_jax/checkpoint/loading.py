@@ -2,7 +2,7 @@
 
 Weights are safetensors, or an Orbax checkpoint that `star_jax.convert` made of them. They are
 read lazily: each device receives only its slice of each tensor, and no host holds more than one
-tensor's slices at a time.
+tensor's slices at a time. Matrices in 8 bits are dequantised on the way, piece by piece.
 """
 
 import dataclasses
@@ -83,10 +83,14 @@ def load(
 ) -> Decoder:
     """Loads the weights of a checkpoint onto a mesh, cast to `dtype`.
 
+    Those in 8 bits are multiplied by their scales in float32 first.
+
     Raises:
       FileNotFoundError: the directory holds no weights.
       ValueError: files are torn, or tensors are missing, unknown, misshapen, of a dtype that
-        is not floating point, or cannot be divided over the mesh; it lists all of these.
+        is not floating point, without the scales that they need, or cannot be divided over the
+        mesh; it lists all of these.
+      NotImplementedError: weights are stored in a way that is not supported.
     """
     weights = find(directory, config, mesh=mesh)
 

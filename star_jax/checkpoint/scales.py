@@ -33,7 +33,7 @@ def join(found: Scan, quantization: Quantization | None) -> Scan:
             del tensors[name]
             unread.add(name)
         elif scales:
-            problems.append(f"{_where(scales[0])}, and {name} is {tensor.dtype}")
+            problems.append(f"{_where(scales[0])}: {name} is {tensor.dtype}, and has no scales")
     if quantization is not None:
         tensors = {name: x for name, x in tensors.items() if not name.endswith(_OTHERS)}
     return Scan(tensors, problems, unread)
@@ -59,8 +59,8 @@ def _joined(tensor: Tensor, scales: list[Tensor], quantization: Quantization | N
     if len(scales) != 1:
         names = " and ".join(scale.name for scale in scales)
         raise ValueError(
-            f"{_where(tensor)} is {tensor.dtype}, and has {names or 'no scale'}: it needs one "
-            f"{' or '.join(quantization.scales)}"
+            f"{_where(tensor)} is {tensor.dtype}, and has {names or 'no scales'}: it needs a "
+            f"tensor {' or '.join(quantization.scales)} beside it"
         )
     (scale,) = scales
     blocks = _blocks(tensor.shape, quantization)
