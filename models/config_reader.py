@@ -6,6 +6,7 @@ harmless, or refused. Only fields that are read are looked at, and reach transfo
 """
 
 import dataclasses
+import functools
 import os
 import warnings
 from typing import Any
@@ -29,6 +30,7 @@ _SIZES = (
     "num_key_value_heads",
     "head_dim",
     "max_position_embeddings",
+    "original_max_position_embeddings",
     "no_rope_layer_interval",
     "sliding_window",
     "max_window_layers",
@@ -132,7 +134,7 @@ def from_dict(fields: dict[str, Any]) -> DecoderConfig:
         eos_token_ids=_as_ids(
             "config.json", fields.get("eos_token_id", hf.eos_token_id), hf.vocab_size
         ),
-        **_plain(head_dim) | _ropes(family, fields, hf) | family.values(hf),
+        **_plain(head_dim) | _ropes(family, fields, hf, head_dim) | family.values(hf),
     )
 
 
@@ -155,19 +157,20 @@ def _of_text(family: Family, fields: dict[str, Any]) -> dict[str, Any]:
     return {**section, **outside}
 
 
-def _ropes(family: Family, fields: dict[str, Any], hf: Any) -> dict[str, Any]:
+def _ropes(family: Family, fields: dict[str, Any], hf: Any, head_dim: int) -> dict[str, Any]:
     """RoPE, and that of layers with windows where they have one of their own."""
-    found, most = dict(hf.rope_parameters), hf.max_position_embeddings
+    found = dict(hf.rope_parameters)
+    read = functools.partial(rope_from, head_dim=head_dim, max_positions=hf.max_position_embeddings)
     if family.local_rope is None:
-        return {"rope": rope_from(fields, found, most)}
+        return {"rope": read(fields, found)}
     # A file has a section for each kind of layer, or a field for what differs.
     given = fields.get("rope_parameters") or {}
     of_all = {**fields, "rope_parameters": given.get("full_attention")}
     local = given.get("sliding_attention")
     of_local = {"rope_theta": fields.get(family.local_rope), "rope_parameters": local}
     return {
-        "rope": rope_from(of_all, dict(found["full_attention"]), most),
-        "local_rope": rope_from(of_local, dict(found["sliding_attention"]), most),
+        "rope": read(of_all, dict(found["full_attention"])),
+        "local_rope": read(of_local, dict(found["sliding_attention"])),
     }
 
 
@@ -238,17 +241,18 @@ def _checked(family: Family, fields: dict[str, Any]) -> dict[str, Any]:
         raise NotImplementedError(
             f"config.json: hidden_act={shown(act)} is not supported, only {_ACTIVATIONS}"
         )
-    for name in ("rope_theta", "rope_local_base_freq"):
+    for name in ("rope_theta", "rope_local_base_freq", "partial_rotary_factor"):
         if fields.get(name) is None:
             fields.pop(name, None)  # null is as if it were not there
         else:
             check_number(name, fields[name])
+    partial = "partial_rotary_factor" in family.read
     for name in ("rope_parameters", "rope_scaling"):
         section = fields.get(name)
         if section is not None and family.local_rope is not None and name == "rope_parameters":
             fields[name] = rope_sections(name, section)
         elif section is not None:
-            fields[name] = rope_section(name, section)
+            fields[name] = rope_section(name, section, partial=partial)
             if family.local_rope is not None and "type" in section:
                 # transformers would take no notice of the older spelling here.
                 fields[name].setdefault("rope_type", section["type"])

@@ -1,8 +1,18 @@
-"""Phi 4: a Llama whose projections are stored as two tensors. Phi 3 has windows or LongRoPE."""
+"""Phi 3, 3.5, 4 and 4-mini: a Llama whose projections are stored as two tensors.
+
+Many have LongRoPE, and in 4-mini three quarters of each head turn.
+"""
 
 from star_jax.models.config import DecoderConfig
-from star_jax.models.config_fields import HARMLESS, NONE, OFF, ONLY, READ
+from star_jax.models.config_fields import HARMLESS, OFF, ONLY, READ, windows_everywhere
 from star_jax.models.family import Family, Part, as_it_is
+
+# What lies beside these checkpoints computes what transformers does. It is not run.
+_CODE = {
+    "AutoConfig": "configuration_phi3.Phi3Config",
+    "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM",
+}
+_ONE = (1, None)
 
 
 def _parts(config: DecoderConfig, name: str, rows: int) -> tuple[Part, ...]:
@@ -25,18 +35,20 @@ def _parts(config: DecoderConfig, name: str, rows: int) -> tuple[Part, ...]:
 
 PHI3 = Family(
     name="phi3",
-    models="Phi 4 (14B)",
+    models="Phi 3, 3.5, 4 and 4-mini",
     hf_config="Phi3Config",
-    read=READ,
-    rope_types=("default",),
-    # Without LongRoPE the original length is of no use.
-    harmless=HARMLESS | {"embd_pdrop", "original_max_position_embeddings"},
-    only={
-        **ONLY,
+    read=READ | {"original_max_position_embeddings", "partial_rotary_factor", "sliding_window"},
+    rope_types=("default", "longrope"),
+    harmless=HARMLESS | {"embd_pdrop"},
+    only={f: x for f, x in ONLY.items() if f != "partial_rotary_factor"}
+    | {
         "attention_bias": OFF,
+        "auto_map": (None, _CODE, {**_CODE, "AutoTokenizer": "Xenova/gpt-4o"}),
+        "full_attn_mod": _ONE,
+        "interpolate_factor": _ONE,
+        "lm_head_bias": OFF,
         "mlp_bias": OFF,
-        "sliding_window": NONE,
     },
-    values=lambda hf: {},
+    values=windows_everywhere,
     parts=_parts,
 )

@@ -36,6 +36,15 @@ YARN_ROPE = {
     "mscale_all_dim": 0.75,
     "truncate": False,
 }
+# As many factors as frequencies, for heads of 16.
+LONG_ROPE = {
+    "rope_type": "longrope",
+    "short_factor": [1.0, 1.02, 1.05, 1.1, 1.25, 1.6, 2.0, 2.8],
+    "long_factor": [1.0, 1.1, 1.6, 3.2, 7.4, 12.2, 24.5, 64.8],
+    "original_max_position_embeddings": 16,
+}
+# As Phi has it, which says the length beside the section.
+PHI_LONG_ROPE = {f: x for f, x in LONG_ROPE.items() if f != "original_max_position_embeddings"}
 _SMALL = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -232,6 +241,35 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "num_attention_heads": 32,
     },
     "phi3": _PHI3,
+    "phi3.5": {
+        **_PHI3,
+        "original_max_position_embeddings": 16,
+        "rope_scaling": PHI_LONG_ROPE,
+        "sliding_window": 512,  # it hides nothing
+    },
+    # Not made longer than it was: the short factors.
+    "phi3-short": {
+        **{f: x for f, x in _PHI3.items() if f not in (*_FILLED_IN, "sliding_window")},
+        "partial_rotary_factor": 1.0,
+        "rope_scaling": {**PHI_LONG_ROPE, "attention_factor": 1.3},
+    },
+    "phi4-mini": {
+        **_PHI3,
+        "full_attn_mod": 1,
+        "interpolate_factor": 1,
+        "lm_head_bias": False,
+        "original_max_position_embeddings": 16,
+        "partial_rotary_factor": 0.75,
+        "rope_scaling": {
+            "rope_type": "longrope",
+            "short_factor": [1.0] * 6,
+            "long_factor": [1, 1.12, 1.4, 4.3, 20.5, 47.8],
+        },
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": True,
+    },
+    "phi4-mini-short": {**_PHI3, "partial_rotary_factor": 0.5},
+    "phi3-window": {**_PHI3, "sliding_window": 15},
     "granite": _GRANITE,
     "granite-bias": {**_GRANITE, "attention_bias": True, "mlp_bias": True},
     # Its multipliers are 1, that of scores too.
@@ -328,7 +366,8 @@ SPELLINGS = ("saved", "published", "older")
 
 
 def hf_config(fields: dict[str, Any]) -> transformers.PreTrainedConfig:
-    """The configuration as transformers reads it."""
+    """The configuration as transformers reads it, with its own code."""
+    fields = {name: value for name, value in fields.items() if name != "auto_map"}
     family = transformers.CONFIG_MAPPING[fields["model_type"]]
     return family.from_dict(json.loads(json.dumps(fields)))
 
@@ -350,6 +389,14 @@ def build(fields: dict[str, Any], *, seed: int = 0) -> transformers.PreTrainedMo
     return model
 
 
+def their_frequencies(config: Any) -> tuple[np.ndarray, float]:
+    """Inverse frequencies, and the scale of cos and sin, for a sequence as long as they may be."""
+    # All have the same, but for heads of which only a part turns.
+    module = transformers.models.phi3.modeling_phi3.Phi3RotaryEmbedding(config)
+    module(torch.zeros(1), torch.tensor([[config.max_position_embeddings - 1]]))
+    return module.inv_freq.numpy(), module.attention_scaling
+
+
 def write(
     directory: pathlib.Path,
     model: transformers.PreTrainedModel,
@@ -365,7 +412,9 @@ def write(
         fields = dict(fields)
         if spelling == "older" and fields.get("rope_scaling"):
             scaling = dict(fields["rope_scaling"])
-            fields["rope_scaling"] = {"type": scaling.pop("rope_type"), **scaling}
+            rope_type = scaling.pop("rope_type")
+            rope_type = "su" if rope_type == "longrope" else rope_type  # its first name
+            fields["rope_scaling"] = {"type": rope_type, **scaling}
         (directory / "config.json").write_text(json.dumps(fields, indent=2))
     return directory
 

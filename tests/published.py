@@ -2,6 +2,13 @@
 
 from typing import Any
 
+from published_factors import (
+    PHI_4_MINI_LONG,
+    PHI_4_MINI_SHORT,
+    PHI_35_MINI_LONG,
+    PHI_35_MINI_SHORT,
+)
+
 _LLAMA_2_7B = {
     "_name_or_path": "meta-llama/Llama-2-7b-hf",
     "architectures": ["LlamaForCausalLM"],
@@ -281,6 +288,103 @@ _PHI_4 = {
     "vocab_size": 100352,
 }
 
+_PHI_CODE = {
+    "AutoConfig": "configuration_phi3.Phi3Config",
+    "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM",
+}
+
+_PHI_35_MINI = {
+    "_name_or_path": "Phi-3.5-mini-instruct",
+    "architectures": ["Phi3ForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "auto_map": _PHI_CODE,
+    "bos_token_id": 1,
+    "embd_pdrop": 0.0,
+    "eos_token_id": 32000,
+    "hidden_act": "silu",
+    "hidden_size": 3072,
+    "initializer_range": 0.02,
+    "intermediate_size": 8192,
+    "max_position_embeddings": 131072,
+    "model_type": "phi3",
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 32,
+    "original_max_position_embeddings": 4096,
+    "pad_token_id": 32000,
+    "resid_pdrop": 0.0,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": {
+        "long_factor": PHI_35_MINI_LONG,
+        "short_factor": PHI_35_MINI_SHORT,
+        "type": "longrope",
+    },
+    "rope_theta": 10000.0,
+    "sliding_window": 262144,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.43.3",
+    "use_cache": True,
+    "vocab_size": 32064,
+}
+
+# Its factors, and the next one's, are not the published ones.
+_PHI_3_MINI_128K = {
+    **_PHI_35_MINI,
+    "_name_or_path": "Phi-3-mini-128k-instruct",
+    "transformers_version": "4.40.2",
+}
+
+_PHI_3_MEDIUM_128K = {
+    **_PHI_3_MINI_128K,
+    "_name_or_path": "Phi-3-medium-128k-instruct",
+    "hidden_size": 5120,
+    "intermediate_size": 17920,
+    "num_attention_heads": 40,
+    "num_hidden_layers": 40,
+    "num_key_value_heads": 10,
+    "rope_scaling": {
+        "long_factor": [1.0, *PHI_35_MINI_LONG, *[65.0] * 15],
+        "short_factor": [1.0, *PHI_35_MINI_SHORT, *[2.9] * 15],
+        "type": "longrope",
+    },
+    "sliding_window": 131072,
+}
+
+# Its layers see a window, so it is refused.
+PHI_3_MINI_4K = {
+    **_PHI_3_MINI_128K,
+    "_name_or_path": "Phi-3-mini-4k-instruct",
+    "max_position_embeddings": 4096,
+    "rope_scaling": None,
+    "sliding_window": 2047,
+}
+
+_PHI_4_MINI = {
+    **_PHI_35_MINI,
+    "_name_or_path": "Phi-4-mini-instruct",
+    "auto_map": {**_PHI_CODE, "AutoTokenizer": "Xenova/gpt-4o"},
+    "bos_token_id": 199999,
+    "eos_token_id": 199999,
+    "full_attn_mod": 1,
+    "interpolate_factor": 1,
+    "lm_head_bias": False,
+    "mlp_bias": False,
+    "num_attention_heads": 24,
+    "num_key_value_heads": 8,
+    "pad_token_id": 199999,
+    "partial_rotary_factor": 0.75,
+    "rope_scaling": {
+        "long_factor": PHI_4_MINI_LONG,
+        "short_factor": PHI_4_MINI_SHORT,
+        "type": "longrope",
+    },
+    "tie_word_embeddings": True,
+    "transformers_version": "4.45.0",
+    "vocab_size": 200064,
+}
+
 _GRANITE_8B = {
     "architectures": ["GraniteForCausalLM"],
     "attention_bias": False,
@@ -384,15 +488,6 @@ _OLMO_2_32B = {
     "intermediate_size": 27648,
     "num_hidden_layers": 64,
     "num_key_value_heads": 8,
-}
-
-_MISTRAL_7B_V01 = {
-    **_MISTRAL_7B_V03,
-    "max_position_embeddings": 32768,
-    "rope_theta": 10000.0,
-    "sliding_window": 4096,
-    "transformers_version": "4.34.0.dev0",
-    "vocab_size": 32000,
 }
 
 _GEMMA_2_9B = {
@@ -613,8 +708,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "Llama-3.1-8B": _LLAMA_31_8B,
     "Llama-3.1-70B": _LLAMA_31_70B,
     "Llama-3.2-1B": _LLAMA_32_1B,
-    "Mistral-7B-v0.1": _MISTRAL_7B_V01,
+    "Mistral-7B-v0.1": MISTRAL_7B_V01,
     "Mistral-7B-v0.3": _MISTRAL_7B_V03,
+    "Phi-3-mini-4k-instruct": PHI_3_MINI_4K,
     "gemma-2-9b": _GEMMA_2_9B,
     "gemma-2-27b": _GEMMA_2_27B,
     "gemma-3-1b-it": _GEMMA_3_1B,
@@ -630,6 +726,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "phi-4": _PHI_4,
     "granite-3.1-8b-instruct": _GRANITE_8B,
     "SmolLM3-3B": _SMOLLM3_3B,
+    "Phi-3-mini-128k-instruct": _PHI_3_MINI_128K,
+    "Phi-3-medium-128k-instruct": _PHI_3_MEDIUM_128K,
+    "Phi-3.5-mini-instruct": _PHI_35_MINI,
+    "Phi-4-mini-instruct": _PHI_4_MINI,
     "OLMo-2-1124-7B": _OLMO_2_7B,
     "OLMo-2-1124-13B": _OLMO_2_13B,
     "OLMo-2-0325-32B": _OLMO_2_32B,
@@ -648,6 +748,7 @@ COUNTS: dict[str, tuple[int, int]] = {
     "Llama-3.1-70B": (70_553_706_496, 723),
     "Llama-3.2-1B": (1_235_814_400, 146),
     "Mistral-7B-v0.1": (7_241_732_096, 291),
+    "Phi-3-mini-4k-instruct": (3_821_079_552, 195),
     "gemma-2-9b": (9_241_705_984, 464),
     "gemma-2-27b": (27_227_128_320, 508),
     "gemma-3-1b-it": (999_885_952, 340),
@@ -664,6 +765,10 @@ COUNTS: dict[str, tuple[int, int]] = {
     "phi-4": (14_659_507_200, 243),
     "granite-3.1-8b-instruct": (8_170_848_256, 362),
     "SmolLM3-3B": (3_075_098_624, 326),
+    "Phi-3-mini-128k-instruct": (3_821_079_552, 195),
+    "Phi-3-medium-128k-instruct": (13_960_238_080, 243),
+    "Phi-3.5-mini-instruct": (3_821_079_552, 195),
+    "Phi-4-mini-instruct": (3_836_021_760, 194),
     "OLMo-2-1124-7B": (7_298_617_344, 355),
     "OLMo-2-1124-13B": (13_716_198_400, 443),
     "OLMo-2-0325-32B": (32_234_279_936, 707),

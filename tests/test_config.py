@@ -106,10 +106,9 @@ def test_published_configs_give_the_frequencies_of_transformers(name: str) -> No
         hf = transformers.LlamaConfig(head_dim=config.head_dim, rope_parameters=of_all)
         assert local["rope_type"] == config.local_rope.rope_type == "default"
         assert local["rope_theta"] == config.local_rope.theta
-    module = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(hf)  # all have the same
-    expected = module.inv_freq.numpy()
+    expected, scale = llamas.their_frequencies(hf)
     actual = rope.frequencies(config.rope, config.head_dim)
-    chex.assert_shape(actual, (config.head_dim // 2,))
+    assert config.rope.attention_factor == pytest.approx(scale, rel=1e-12)
     chex.assert_trees_all_close(actual, expected, rtol=2e-6, atol=0)
 
 
@@ -128,6 +127,7 @@ def test_values_of_llama_31_8b() -> None:
         rope=rope.Rope(
             rope_type="llama3",
             theta=500000.0,
+            partial_rotary_factor=1.0,
             factor=8.0,
             low_freq_factor=1.0,
             high_freq_factor=4.0,
@@ -200,6 +200,8 @@ READ: dict[str, tuple[Any, str]] = {
     "num_experts": (6, "tensors"),
     "num_experts_per_tok": (1, "outputs"),
     "num_hidden_layers": (4, "tensors"),
+    "original_max_position_embeddings": (32, "outputs"),
+    "partial_rotary_factor": (0.5, "outputs"),
     "num_key_value_heads": (4, "tensors"),
     "num_local_experts": (6, "tensors"),
     "query_pre_attn_scalar": (2, "outputs"),
@@ -235,10 +237,14 @@ def with_field(fields: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
     return {**fields, name: value}
 
 
+# What must be there for a field to be of use.
+BESIDE = {"original_max_position_embeddings": {"rope_scaling": llamas.PHI_LONG_ROPE}}
+
+
 @pytest.mark.parametrize(("family", "name"), on_list("read"))
 def test_changing_a_field_that_is_read_shows(family: str, name: str) -> None:
     value, shown_by = READ[name]
-    fields = dict(FIELDS_OF[family])
+    fields = FIELDS_OF[family] | BESIDE.get(name, {})
     if name == "rope_parameters":  # the other spelling of these two
         for field in ("rope_theta", "rope_scaling"):
             fields = with_field(fields, field, None)
@@ -345,17 +351,43 @@ def test_a_field_with_one_harmless_value_is_refused_at_others(family: str, name:
             models.from_dict(fields | {name: value})
 
 
-def test_a_window_is_refused_and_so_is_one_that_is_not_said() -> None:
-    with pytest.raises(NotImplementedError, match=r"sliding_window=4096 is not supported"):
-        models.from_dict(published.MISTRAL_7B_V01)
-    fields = dict(FIELDS_OF["mistral"])
+def test_a_window_that_is_not_said_is_what_transformers_fills_in() -> None:
+    fields = dict(FIELDS_OF["mistral"], max_position_embeddings=8192)
     del fields["sliding_window"]
-    assert llamas.hf_config(fields).sliding_window == 4096
-    with pytest.raises(NotImplementedError, match=r"sliding_window=4096 .* where it is absent"):
-        models.from_dict(fields)
+    found = models.from_dict(fields)
+    assert found.window == llamas.hf_config(fields).sliding_window == 4096
+    assert found.windowed == {0, 1}
     for odd in (0, -1, True, "4096", [4096], 1.5):
-        with pytest.raises((NotImplementedError, ValueError), match="sliding_window"):
+        with pytest.raises(ValueError, match="sliding_window"):
             models.from_dict(fields | {"sliding_window": odd})
+
+
+def test_windows_need_a_size_and_layers_a_kind_that_is_known() -> None:
+    fields = llamas.VARIANTS["qwen3-window"]
+    for change in ({"sliding_window": None}, {"use_sliding_window": False}):
+        with pytest.raises(ValueError, match="there is no sliding_window"):
+            models.from_dict(fields | change)
+    kinds = ["full_attention", "chunked_attention"]
+    with pytest.raises(NotImplementedError, match="'chunked_attention'"):
+        models.from_dict(fields | {"layer_types": kinds})
+
+
+def test_fields_of_text_must_be_in_its_section() -> None:
+    fields = FIELDS_OF["gemma3"]
+    with pytest.raises(ValueError, match=r"\['hidden_size'\] must be in text_config"):
+        models.from_dict(fields | {"hidden_size": 64})
+    for section, said in ((None, "must be an object"), ({"model_type": "llama"}, "model_type=")):
+        with pytest.raises((ValueError, NotImplementedError), match=said):
+            models.from_dict(fields | {"text_config": section})
+
+
+def test_a_window_that_hides_nothing_is_none() -> None:
+    fields = llamas.VARIANTS["phi3.5"]
+    expected = models.from_dict({**fields, "sliding_window": None})
+    longest = fields["max_position_embeddings"]
+    for window in (longest, longest + 1, 262144):
+        assert models.from_dict({**fields, "sliding_window": window}) == expected
+    assert models.from_dict({**fields, "sliding_window": longest - 1}).window == longest - 1
 
 
 def test_positions_that_change_chunk_by_chunk_are_refused_by_name() -> None:

@@ -25,10 +25,25 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         NotImplementedError,
         "rope_type='dynamic'",
     ),
-    "longrope": (
-        {"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}},
+    "longrope with too few factors": (
+        {"rope_scaling": {**llamas.LONG_ROPE, "short_factor": [1.0]}},
+        ValueError,
+        "short_factor has 1 values, not 8: one for each frequency",
+    ),
+    "longrope without factors": (
+        {"rope_scaling": {**llamas.LONG_ROPE, "long_factor": None}},
+        ValueError,
+        "long_factor=None must be a list",
+    ),
+    "longrope without one of the lists": (
+        {"rope_scaling": {f: x for f, x in llamas.LONG_ROPE.items() if f != "short_factor"}},
+        ValueError,
+        "short_factor",
+    ),
+    "longrope with more": (
+        {"rope_scaling": {**llamas.LONG_ROPE, "long_mscale": 1.2}},
         NotImplementedError,
-        "rope_type='longrope'",
+        r"'longrope' with \['long_mscale'\]",
     ),
     "linear with more": (
         {"rope_scaling": {**llamas.LINEAR_ROPE, "low_freq_factor": 1.0}},
@@ -178,6 +193,13 @@ def test_files_that_are_no_config_are_refused(tmp_path: pathlib.Path) -> None:
         ({"rope_scaling": {**llamas.YARN_ROPE, "beta_fast": 0.1}}, "beta_fast=0.1 must not be"),
         ({"rope_scaling": {**llamas.YARN_ROPE, "rope_theta": 1.0}}, "rope_theta=1.0 must be above"),
         ({"rope_scaling": {**llamas.YARN_ROPE, "truncate": "no"}}, "truncate='no'"),
+        ({"rope_scaling": {**llamas.LONG_ROPE, "long_factor": 2.0}}, "long_factor=2.0 must be a"),
+        ({"rope_scaling": {**llamas.LONG_ROPE, "long_factor": [0.0] * 8}}, "long_factor=0.0 must"),
+        ({"rope_scaling": {**llamas.LONG_ROPE, "short_factor": ["1"] * 8}}, "short_factor='1'"),
+        (
+            {"rope_scaling": {**llamas.LONG_ROPE, "original_max_position_embeddings": 1}},
+            "original_max_position_embeddings=1 must be above 1",
+        ),
         ({"eos_token_id": 2.0}, "eos_token_id"),
         ({"eos_token_id": [2, "3"]}, "eos_token_id"),
         ({"eos_token_id": True}, "eos_token_id"),
@@ -241,6 +263,9 @@ def test_nothing_of_a_file_steers_the_terminal(tmp_path: pathlib.Path) -> None:
 
 
 def test_code_of_its_own_is_refused() -> None:
+    fields = llamas.VARIANTS["phi3"]
+    with pytest.raises(NotImplementedError, match="auto_map"):
+        models.from_dict({**fields, "auto_map": {"AutoModelForCausalLM": "modeling_x.Phi3"}})
     with pytest.raises(NotImplementedError, match="auto_map"):
         models.from_dict({**FIELDS, "auto_map": {"AutoModel": "x.Y"}})
 
@@ -268,6 +293,24 @@ def test_an_order_is_checked_before_transformers_logs_it(
         ("qwen2.5", {"layer_types": [None, None]}, "must be a list of str"),
         ("qwen3", {"layer_types": ["full_attention"]}, "must be one for each of 2 layers"),
         ("granite", {"residual_multiplier": math.nan}, "residual_multiplier=nan must be a number"),
+        ("phi3", {"partial_rotary_factor": 0.2}, "partial_rotary_factor=0.2 of head_dim=16 must"),
+        ("phi3", {"partial_rotary_factor": 1.5}, "partial_rotary_factor=1.5 of head_dim=16 must"),
+        ("phi3", {"partial_rotary_factor": True}, "partial_rotary_factor=True must be a number"),
+        (
+            "phi4-mini",
+            {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+            "rope_parameters and rope_scaling differ",
+        ),
+        (
+            "phi4-mini-short",
+            {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.75}},
+            "two values for partial_rotary_factor, 0.5 and 0.75",
+        ),
+        (
+            "phi3.5",
+            {"rope_scaling": llamas.LONG_ROPE | {"original_max_position_embeddings": 32}},
+            "two values for original_max_position_embeddings, 16 and 32",
+        ),
         ("granite", {"logits_scaling": 0}, "logits_scaling=0 must be a number above 0"),
         ("granite", {"attention_multiplier": -1.0}, "attention_multiplier=-1.0 must be a number"),
         ("mixtral", {"num_experts_per_tok": 5}, "num_experts_per_tok=5 is more than the 4 experts"),
@@ -293,7 +336,7 @@ def test_a_rope_that_a_family_has_not_is_refused_by_its_own_name(
 ) -> None:
     """transformers would take YaRN for LongRoPE."""
     fields = {**llamas.VARIANTS["phi3"], name: section}
-    said = f"rope_type='{section['rope_type']}' in {name} is not supported for phi3, only 'default'"
+    said = f"rope_type='{section['rope_type']}' in {name} is not supported for phi3, only "
     with pytest.raises(NotImplementedError, match=re.escape(said)):
         models.from_dict(fields)
 

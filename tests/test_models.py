@@ -117,6 +117,7 @@ ENGINES = [
     # Its blocks are longer than the window, and shorter; all layers have it: this is exact.
     *(("mistral-v0.1", star_jax.Star(block_size=b), c, 1) for b in (9, 4) for c in (1, 4)),
     ("mistral-v0.1", star_jax.Star(block_size=6, halo=3, correction="both", stride=2), 4, 2),
+    ("phi4-mini", DENSE, 4, 2),
     ("olmo2", DENSE, 4, 2),
     ("olmo2", DENSE, 2, 4),  # its keys are normalised over heads that are repeated
     ("qwen3-moe", DENSE, 4, 2),
@@ -170,6 +171,7 @@ def test_the_engine_answers_as_transformers_does(
         "gemma3",
         "mixtral",
         "qwen3-moe",
+        "phi4-mini",
     ],
 )
 def test_star_equals_the_literal_algorithm_in_every_family(

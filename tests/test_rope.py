@@ -1,13 +1,12 @@
 """Every kind of RoPE, and every field of its section, as transformers has it."""
 
-import json
 from typing import Any
 
 import chex
+import jax.numpy as jnp
 import llamas
 import numpy as np
 import pytest
-import transformers
 from test_config import FIELDS, outputs
 
 from star_jax import models
@@ -19,6 +18,7 @@ ROPES: dict[str, dict[str, Any]] = {
     "linear": llamas.LINEAR_ROPE,
     "llama3": llamas.LLAMA3_ROPE,
     "yarn": llamas.YARN_ROPE,
+    "longrope": llamas.LONG_ROPE,
 }
 # A second value of every field of a rope section.
 ROPE_FIELDS: dict[str, Any] = {
@@ -33,6 +33,8 @@ ROPE_FIELDS: dict[str, Any] = {
     "mscale": 4.0,
     "mscale_all_dim": 4.0,
     "truncate": True,
+    "short_factor": [3.0] * 8,
+    "long_factor": [3.0] * 8,
 }
 
 
@@ -44,11 +46,10 @@ def with_rope(section: dict[str, Any], **others: Any) -> dict[str, Any]:
 def check_rotation(fields: dict[str, Any]) -> rope.Rope:
     """Frequencies and scale, against those of transformers for the same file."""
     config = models.from_dict(fields)
-    hf = transformers.LlamaConfig.from_dict(json.loads(json.dumps(fields)))
-    module = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(hf)
+    expected, scale = llamas.their_frequencies(llamas.hf_config(fields))
     actual = rope.frequencies(config.rope, config.head_dim)
-    chex.assert_trees_all_close(actual, module.inv_freq.numpy(), rtol=2e-6, atol=0)
-    assert config.rope.attention_factor == pytest.approx(module.attention_scaling, rel=1e-12)
+    chex.assert_trees_all_close(actual, expected, rtol=2e-6, atol=0)
+    assert config.rope.attention_factor == pytest.approx(scale, rel=1e-12)
     return config.rope
 
 
@@ -67,7 +68,10 @@ def test_every_field_of_a_rope_section_is_listed() -> None:
 
 @pytest.mark.parametrize(("kind", "name"), rope_fields())
 def test_every_field_of_a_rope_section_is_read(kind: str, name: str) -> None:
-    base, changed = ROPES[kind], {**ROPES[kind], name: ROPE_FIELDS[name]}
+    base = ROPES[kind]
+    if name == "short_factor":  # it is for models that are not made longer
+        base = {**base, "original_max_position_embeddings": FIELDS["max_position_embeddings"]}
+    changed = {**base, name: ROPE_FIELDS[name]}
     one, other = check_rotation(with_rope(base)), check_rotation(with_rope(changed))
     # The model has nothing else of the section: what shows here, shows in its outputs.
     head_dim = 16
@@ -82,6 +86,8 @@ def test_every_field_of_a_rope_section_is_read(kind: str, name: str) -> None:
         ("llama3", {"original_max_position_embeddings": 64}),
         ("yarn", {"original_max_position_embeddings": 64}),
         ("yarn", {"mscale_all_dim": 4.0}),
+        ("longrope", {"long_factor": [3.0] * 8}),
+        ("longrope", {"factor": 3.0}),
     ],
 )
 def test_the_rope_section_shows_in_the_outputs(kind: str, change: dict[str, Any]) -> None:
@@ -114,6 +120,50 @@ def test_yarn_means_what_it_means_to_transformers(section: dict[str, Any], publi
     else:  # as transformers writes it, all of a kind in one place
         fields["rope_parameters"] = fields.pop("rope_scaling")
         check_rotation(fields)
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {},
+        {"factor": 1.0},
+        {"factor": 0.5},
+        {"attention_factor": 1.25, "factor": 3.0},
+        {"original_max_position_embeddings": 255},
+        {"original_max_position_embeddings": 256},  # no longer than that: the short factors
+        {"original_max_position_embeddings": 1000},
+        {"original_max_position_embeddings": 1000, "factor": 3.0},
+    ],
+)
+@pytest.mark.filterwarnings("ignore:star_jax. config.json. factor=0.5")
+def test_longrope_means_what_it_means_to_transformers(section: dict[str, Any]) -> None:
+    section = {**llamas.LONG_ROPE, **section}
+    found = check_rotation(with_rope(section))
+    longer = section["original_max_position_embeddings"] < FIELDS["max_position_embeddings"]
+    assert found.factors == tuple(section["long_factor" if longer else "short_factor"])
+
+
+@pytest.mark.parametrize(("part", "frequencies"), [(0.75, 6), (0.5, 4), (0.3, 2), (0.125, 1)])
+def test_a_part_of_each_head_turns(part: float, frequencies: int) -> None:
+    plain = {**llamas.VARIANTS["phi3"], "partial_rotary_factor": part}
+    section = {
+        "rope_type": "longrope",
+        "short_factor": [1.5] * frequencies,
+        "long_factor": [2.5] * frequencies,
+    }
+    found = [
+        check_rotation(fields)
+        for fields in (
+            plain,
+            {**plain, "original_max_position_embeddings": 16, "rope_scaling": section},
+        )
+    ]
+    assert [len(rope.frequencies(r, 16)) for r in found] == [frequencies] * 2
+    rotation = rope.rotation(jnp.arange(5)[None], found[0], 16)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 5, 2, 16)), jnp.float32)
+    turned = np.asarray(rope.apply(x, rotation))
+    chex.assert_trees_all_equal(turned[..., 2 * frequencies :], x[..., 2 * frequencies :])
+    assert (np.abs(turned - x)[0, 1:, :, : 2 * frequencies] > 0).all()
 
 
 def test_yarn_at_published_sizes() -> None:
