@@ -47,7 +47,7 @@ def frequencies(rope: Rope, head_dim: int) -> np.ndarray:
     inv_freq = inv_freq.astype(np.float32)
     if rope.rope_type == "default":
         return inv_freq
-    if rope.factors is not None:
+    if rope.factors is not None:  # LongRoPE: Ding et al., 2024 (arXiv 2402.13753)
         return inv_freq / np.asarray(rope.factors, np.float32)
     factor = _given(rope.factor)
     if rope.rope_type == "linear":
