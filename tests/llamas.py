@@ -243,7 +243,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "phi3": _PHI3,
     "phi3.5": {
         **_PHI3,
-        "original_max_position_embeddings": 16,
+        "original_max_position_embeddings": 64,
         "rope_scaling": PHI_LONG_ROPE,
         "sliding_window": 512,  # it hides nothing
     },
@@ -258,7 +258,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "full_attn_mod": 1,
         "interpolate_factor": 1,
         "lm_head_bias": False,
-        "original_max_position_embeddings": 16,
+        "original_max_position_embeddings": 64,
         "partial_rotary_factor": 0.75,
         "rope_scaling": {
             "rope_type": "longrope",

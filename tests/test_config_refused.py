@@ -309,7 +309,7 @@ def test_an_order_is_checked_before_transformers_logs_it(
         (
             "phi3.5",
             {"rope_scaling": llamas.LONG_ROPE | {"original_max_position_embeddings": 32}},
-            "two values for original_max_position_embeddings, 16 and 32",
+            "two values for original_max_position_embeddings, 64 and 32",
         ),
         ("granite", {"logits_scaling": 0}, "logits_scaling=0 must be a number above 0"),
         ("granite", {"attention_multiplier": -1.0}, "attention_multiplier=-1.0 must be a number"),

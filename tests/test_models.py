@@ -18,7 +18,7 @@ from star_jax.prefill.kinds import Kind
 
 TOLERANCE = 1e-4
 CLOSE = 1e-5  # of float32 logits; 3e-6 was measured
-LENGTH = 96  # beyond the 32 original positions of the variants with scaled frequencies
+LENGTH = 96  # beyond the original positions, 64 at most, of variants with scaled frequencies
 NEW = 16  # generated tokens, the last of them
 SEED = 2  # of weights with which every choice is clear
 
