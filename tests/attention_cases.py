@@ -69,8 +69,7 @@ LATER = [
     Case("later keys for few rows", 3, 1300, causal=False, begin=(600, 70), length=(1300, 90)),
     Case("later keys for a few more", 40, 700, causal=False, begin=(513, 1), length=(699, 700)),
 ]
-# What only the reference and XLA serve, but for the first ones.
-WIDER = [
+WINDOWS = [
     Case("window", 300, 300, window=70),
     Case("window of a tile", 256, 256, window=64),
     Case("window of one", 200, 200, window=1),
@@ -82,12 +81,21 @@ WIDER = [
     Case("window behind the keys", 150, 100, causal=False, offset=(60, 300), window=80),
     Case("last keys of many", 3, 1700, offset=(1500, 1100), length=(1503, 1000), window=300),
     Case("last keys, not causal", 1, 1700, causal=False, offset=(1650, 600), window=100),
-    *LATER,
+    Case("block behind its window", 150, 213, offset=(63, 63), window=64, begin=(63, 10)),
     Case("later keys, causal", 200, 200, begin=(70, 5)),
     Case("later keys in a window", 150, 150, begin=(70, 5), window=40),
+]
+SOFT_CAPS = [
     Case("soft cap", 200, 200, soft_cap=0.7),
     Case("soft cap and lengths", 130, 300, causal=False, length=(0, 299), soft_cap=30.0),
     Case("soft cap and window", 200, 200, prefix=90, window=50, soft_cap=2.0),
+    Case("soft cap for few rows", 2, 300, causal=False, begin=(70, 0), soft_cap=50.0),
+]
+# What only the reference and XLA serve, but for the first ones.
+WIDER = [
+    *WINDOWS,
+    *LATER,
+    *SOFT_CAPS,
     Case("halo", 200, 200, halo=64),
     Case("three segments", 200, 200, prefix=70, prefix_length=(0, 70), halo=48),
     Case("three with windows", 180, 180, window=100, prefix=33, halo=100, halo_window=100),

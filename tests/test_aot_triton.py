@@ -129,6 +129,56 @@ def test_strided_rows_over_far_keys_spill_nothing(kind, head_dim, queries, name,
     assert aot.Program(program).moves(SHARD * KV_HEADS * head_dim) == []
 
 
+# Gemma 2 9B, whose scores are capped; Gemma 3 27B; a head dim that has a tile of its own then.
+MODELS = [  # heads, key heads, head dim, window, soft cap
+    (16, 8, 256, 4096, 50.0),
+    (32, 16, 128, 1024, None),
+    (32, 8, 64, 4096, 50.0),
+]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=[f"{h}-{w}" for _, _, h, w, _ in MODELS])
+@pytest.mark.parametrize("kind", ["a100", "h200"])
+def test_windows_spill_nothing(kind, model, tmp_path, capsys):
+    """A block behind the keys before it that its first query sees. None is copied."""
+    heads, kv_heads, head_dim, window, soft_cap = model
+    mesh = aot.gpu_mesh(kind, context=1)
+    q = aot.abstract((1, BLOCK, heads, head_dim), "bfloat16", mesh)
+    k = aot.abstract((1, window - 1 + BLOCK, kv_heads, head_dim), "bfloat16", mesh)
+    row = aot.abstract((1,), "int32", mesh)
+
+    def f(q, k, v, length, offset, begin):
+        own = Segment(k, v, length, True, offset, window=window, begin=begin)
+        return triton.attend(q, [own], scale=0.1, soft_cap=soft_cap)
+
+    program = aot.compile(on(mesh, f), q, k, k, row, row, row, **ptx.dump_to(tmp_path))
+    check(tmp_path, "star_prefill", kind, f"window of {window}, {head_dim}", capsys)
+    assert aot.Program(program).moves(BLOCK * kv_heads * head_dim) == []
+
+
+CAPPED = [("a100", 256, 1), ("a100", 256, 64), ("h200", 256, 64)]
+CAPPED += [("a100", 256, 4096), ("h200", 256, 4096), ("rtxpro6000", 64, 4096)]
+
+
+@pytest.mark.parametrize(("kind", "head_dim", "queries"), CAPPED)
+def test_soft_caps_spill_nothing(kind, head_dim, queries, tmp_path, capsys):
+    """Of layers that see everything; 4096 queries with an anchor before them."""
+    mesh = aot.gpu_mesh(kind, context=1)
+    prefill = queries > 64
+    q, k, length = shapes(mesh, queries, BLOCK if prefill else SHARD, head_dim, "bfloat16")
+
+    def f(q, k, v, length):
+        far = Segment(k, v, length)
+        segments = [far, Segment(k, v, causal=True)] if prefill else [far]
+        return triton.attend(q, segments, scale=0.1, soft_cap=50.0)
+
+    aot.compile(on(mesh, f), q, k, k, length, **ptx.dump_to(tmp_path))
+    name = "star_prefill" if prefill else "star_decode"
+    size = {1: "few", 64: "many", 4096: "prefill"}[queries]
+    check(tmp_path, name, kind, f"decode {size} with a soft cap, {head_dim}", capsys)
+    assert "tanh" not in ptx.kernels(tmp_path)[name].text  # it is too coarse: see `kernels`
+
+
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 def test_datacentre_blackwell_can_run_them(head_dim, tmp_path):
     """Where cuDNN is the default. Nothing is said of registers: head dim 64 spills there."""

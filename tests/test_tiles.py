@@ -1,11 +1,12 @@
 """The tile arithmetic of the GPU kernels, against a table of who sees what."""
 
+import functools
 import itertools
 
 import jax.numpy as jnp
 import pytest
 
-from star_jax.attention.tiles import Bounds, keys_seen, split, visited
+from star_jax.attention.tiles import Bounds, first_seen, keys_seen, split, visited
 
 LENGTHS = (0, 1, 5, 16, 17, 40)
 OFFSETS = (-50, -3, 0, 2, 30)
@@ -51,3 +52,34 @@ def test_parts_share_the_valid_keys_out_evenly(count):
         assert taken == list(range(-(-length // 64)))
         sizes = [int(end) - int(start) for start, end in parts]
         assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("window", [None, 1, 5, 8, 20, 100])
+def test_a_window_has_a_first_tile_and_masks_at_both_ends(window, causal):
+    """Tiles without a mask lie between those with one, and each that is seen is among them."""
+    queries, keys, tile = 12, 48, 8
+    of_windows = functools.partial(first_seen, window=window)
+    for offset, length, begin in itertools.product((-50, -3, 2, 30), (0, 17, 48), (0, 3, 16, 60)):
+        bounds = Bounds(offset, length, prefix=0, begin=jnp.int32(begin))
+        rows = jnp.arange(7, 7 + queries)
+        seen = [
+            {
+                j
+                for j in seen_by(i, keys, bounds, causal=causal)
+                if j >= begin and (window is None or j > i + offset - window)
+            }
+            for i in rows.tolist()
+        ]
+        low, high = of_windows(rows, bounds), keys_seen(rows, bounds, causal=causal)
+        assert seen == [set(range(a, b)) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+        tiles = visited(rows[0], rows[-1], bounds, tile=tile, causal=causal, window=window)
+        first, clear, whole, end = map(int, tiles[2:])
+        assert 0 <= first <= clear <= whole <= end <= keys // tile
+        everyone, anyone = set.intersection(*seen), set.union(*seen)
+        for j in range(keys // tile):
+            of_tile = set(range(j * tile, (j + 1) * tile))
+            assert (clear <= j < whole) == (of_tile <= everyone)
+            assert first <= j < end or not of_tile & anyone
+        if anyone:
+            assert (first, end) == (min(anyone) // tile, max(anyone) // tile + 1)

@@ -11,7 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_cases import CASES, LATER, TOLERANCE, Case, check, make, reference_of
+from attention_cases import (
+    CASES,
+    LATER,
+    SOFT_CAPS,
+    TOLERANCE,
+    WINDOWS,
+    Case,
+    check,
+    make,
+    reference_of,
+)
 
 from star_jax.attention import Partial, Segment, kernels, triton
 from star_jax.attention.triton import decode, prefill
@@ -35,7 +45,7 @@ KERNEL_CASES += [
     Case("longer than the keys", 40, 100, H=64, length=(1000, 64), offset=(90, 200)),
 ]
 HALF = jnp.zeros((2, 3, 2, 64), jnp.float16)
-FP16 = ("prefix", "one query", "padded head")
+FP16 = ("prefix", "one query", "padded head", "window and lengths")
 
 
 def splits(case: Case) -> bool:
@@ -46,6 +56,7 @@ def splits(case: Case) -> bool:
 def small_tiles(monkeypatch):
     for head_dim in prefill.DEFAULTS:
         monkeypatch.setitem(prefill.DEFAULTS, head_dim, PREFILL)
+        monkeypatch.setitem(prefill.WIDER, head_dim, PREFILL)
         monkeypatch.setitem(decode.FEW, head_dim, FEW)
         monkeypatch.setitem(decode.MANY, head_dim, MANY)
 
@@ -90,6 +101,21 @@ def test_later_keys_alone_equal_the_reference(case, dtype, request):
     check(run(arrays, options), expected, TOLERANCE[dtype])
 
 
+@cases([dataclasses.replace(case, H=64) for case in WINDOWS + SOFT_CAPS])
+def test_windows_and_soft_caps_equal_the_reference(case, dtype):
+    arrays, options = make(case, dtype)
+    check(run(arrays, options), reference_of(arrays, options), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("queries", [8, 200])
+def test_scores_beyond_a_soft_cap(queries):
+    """Far beyond it, and near 0 as well, by both kernels."""
+    arrays, options = make(Case("", queries, 200, H=64, causal=queries > 8), "bfloat16", spread=4.0)
+    for soft_cap in (5.0, 50.0):
+        capped = options | {"soft_cap": soft_cap}
+        check(run(arrays, capped), reference_of(arrays, capped), TOLERANCE["bfloat16"])
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_any_number_of_splits_gives_the_same(count, monkeypatch):
     """Parts of the valid keys, of which one row has fewer tiles than there are splits."""
@@ -128,6 +154,19 @@ def test_keys_beyond_the_length_do_not_matter(kernel, monkeypatch):
     hidden = (jnp.arange(100) >= own.length[:, None])[..., None, None]
     k, v = (jnp.where(hidden, garbage, x).astype("bfloat16") for x in (own.k, own.v))
     arrays["segments"] = [Segment(k, v, own.length)]
+    check(run(arrays, options), expected, TOLERANCE["bfloat16"])
+
+
+def test_keys_far_before_a_window_are_not_read():
+    """Nor those behind the last query: whole tiles of them may be NaN."""
+    arrays, options = make(Case("", 40, 700, H=64, offset=(400, 300), window=70), "bfloat16")
+    expected = reference_of(arrays, options)
+    key = jnp.arange(700)[None, :]
+    first = jnp.asarray([[320], [192]])  # of the tiles of 64 in which the window begins
+    near = ((key >= first) & (key < 448))[..., None, None]
+    (own,) = arrays["segments"]
+    k, v = (jnp.where(near, x, jnp.nan).astype("bfloat16") for x in (own.k, own.v))
+    arrays["segments"] = [dataclasses.replace(own, k=k, v=v)]
     check(run(arrays, options), expected, TOLERANCE["bfloat16"])
 
 

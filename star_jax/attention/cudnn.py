@@ -37,7 +37,9 @@ def refuses(dtype: str, head_dim: int, device: jax.Device | None = None) -> str:
 
 def refuses_layer(window: int | None, soft_cap: float | None) -> str:
     """Why it cannot serve a layer with these; empty if it can."""
-    return kernels.not_plain(window, soft_cap, name="cudnn")
+    if soft_cap is not None:
+        return f"cudnn has no soft cap ({soft_cap=}); xla has"
+    return "" if window is None else f"cudnn has no windows ({window=}); xla has"
 
 
 def attend(
@@ -46,7 +48,9 @@ def attend(
     """See `dispatch.partial_attention`. The output is rounded to the dtype of q on its way."""
     if reason := refuses(str(q.dtype), q.shape[-1]):
         raise NotImplementedError(reason)
-    kernels.check_plain(segments, soft_cap=soft_cap, name="cudnn")
+    for s in segments:
+        if reason := refuses_layer(s.window, soft_cap):
+            raise NotImplementedError(reason)
     if any(s.causal and s.offset is not None for s in segments):
         raise NotImplementedError("offset with cudnn, whose causal mask begins at the first key")
     if any(s.begin is not None for s in segments):

@@ -1,13 +1,15 @@
 """What the GPU kernels of both backends, and what is asked of cuDNN, have in common."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from star_jax.array_typing import PerRow, Queries
+from star_jax.array_typing import Array, PerRow, Queries
 from star_jax.attention import device as device_lib
 from star_jax.attention.segment import Segment
 
@@ -24,6 +26,36 @@ LOG2E = math.log2(math.e)
 LOWEST = -1e30
 
 
+class Score(NamedTuple):
+    """How a product of query and key becomes a score.
+
+    Products are compared before they are multiplied with the last factor, which saves a pass over
+    them: it must be above 0.
+    """
+
+    scale: float
+    soft_cap: float | None
+
+    @property
+    def factor(self) -> float:
+        """What is still to be multiplied with, for scores in base 2."""
+        return (self.scale if self.soft_cap is None else self.soft_cap) * LOG2E
+
+    def of(self, product: Array) -> Array:
+        """The score, apart from `factor`."""
+        return product if self.soft_cap is None else _tanh(product, self.scale / self.soft_cap)
+
+
+def _tanh(x: Array, scale: float) -> Array:
+    """tanh(scale * x) = 1 - 2 / (1 + e^(2 * scale * x)), off by 1e-6 at most.
+
+    GPUs have an instruction for tanh, which is off by as much as 5e-4: a cap multiplies that. They
+    have one for the reciprocal of a square root, too, but not for a division.
+    """
+    root = jax.lax.rsqrt(1 + jnp.exp2(x * (2 * LOG2E * scale)))
+    return 1 - 2 * (root * root)
+
+
 def too_old(device: jax.Device, *, name: str) -> str:
     """Why `name` cannot run on this device, if that is no NVIDIA GPU from sm_80 on; or empty."""
     found = device_lib.capability(device)
@@ -32,34 +64,14 @@ def too_old(device: jax.Device, *, name: str) -> str:
     return ""
 
 
-def not_plain(window: int | None, soft_cap: float | None, *, name: str) -> str:
-    """Why `name`, which has neither windows nor soft caps, cannot serve this; empty if it can."""
-    if soft_cap is not None:
-        return f"{name} has no soft cap ({soft_cap=}); xla has"
-    return "" if window is None else f"{name} has no windows ({window=}); xla has"
-
-
-def check_plain(segments: Sequence[Segment], *, soft_cap: float | None, name: str) -> None:
-    """Raises NotImplementedError for what only XLA's attention and the reference serve."""
-    for s in segments:
-        if reason := not_plain(s.window, soft_cap, name=name):
-            raise NotImplementedError(reason)
-
-
 def prefix_and_own(
-    q: Queries,
-    segments: Sequence[Segment],
-    *,
-    scale: float,
-    soft_cap: float | None,
-    name: str,
+    q: Queries, segments: Sequence[Segment], *, scale: float, name: str
 ) -> tuple[Segment | None, Segment]:
-    """The segments that our kernels serve: maybe one that is not causal, and the last one.
+    """The segments that our kernels serve: maybe a prefix that all queries see, and the last one.
 
     Raises:
       NotImplementedError: there are others, or several dtypes, or a scale that is not positive.
     """
-    check_plain(segments, soft_cap=soft_cap, name=name)
     *before, own = segments
     if len(before) > 1 or any(s.causal for s in before):
         kinds = ", ".join("causal" if s.causal else "not causal" for s in segments)
@@ -67,11 +79,12 @@ def prefix_and_own(
             f"{name} serves one segment, or one that is not causal before it; not {kinds}, as xla "
             "does"
         )
-    if any(s.begin is not None and (s.causal or before) for s in segments):
-        raise NotImplementedError(
-            f"{name} sees keys from a later one on (begin) in a segment that is alone, and not "
-            "causal; xla in all"
-        )
+    for s in before:
+        if s.window is not None or s.begin is not None:
+            raise NotImplementedError(
+                f"{name} has no window (window={s.window}) and no first key (begin) in a segment "
+                "before the last one; xla has"
+            )
     for s in segments:
         if not q.dtype == s.k.dtype == s.v.dtype:
             raise NotImplementedError(
@@ -79,7 +92,17 @@ def prefix_and_own(
             )
     if scale <= 0:  # scores are compared before they are scaled
         raise NotImplementedError(f"{scale=} must be positive")
-    return (before[0] if before else None), own
+    return (before[0] if before else None), _without_window_of_one(q, own)
+
+
+def _without_window_of_one(q: Queries, own: Segment) -> Segment:
+    """The same segment, with the window of a query that is alone said as a first key."""
+    if own.window is None or own.causal or q.shape[1] > 1:
+        return own
+    batch = q.shape[0]
+    begin = per_row(own.offset, 0, batch) - (own.window - 1)
+    begin = jnp.maximum(begin, jnp.maximum(per_row(own.begin, 0, batch), 0))
+    return dataclasses.replace(own, offset=None, window=None, begin=begin)
 
 
 def rows(q: Queries, own: Segment) -> int:
@@ -90,8 +113,8 @@ def rows(q: Queries, own: Segment) -> int:
 def without_head(own: Segment, tile: int) -> tuple[PerRow | None, Segment | None]:
     """The first tile [B] of a segment that is seen whole, and the keys before it as a segment.
 
-    A kernel begins at a tile. What is seen of the one before is less than a tile, and copied out.
-    Where it is seen from its first key on, there is neither.
+    The kernels for few queries begin at a tile. What is seen of the one before is less than a tile,
+    and copied out. Where the segment is seen from its first key on, there is neither.
     """
     if own.begin is None:
         return None, None
@@ -109,7 +132,7 @@ def without_head(own: Segment, tile: int) -> tuple[PerRow | None, Segment | None
 
 def is_few(q: Queries, prefix: Segment | None, own: Segment) -> bool:
     """Whether keys are to be split over the GPU, which takes queries that all see all of them."""
-    return prefix is None and not own.causal and rows(q, own) <= DECODE_ROWS
+    return prefix is None and not own.is_ordered and rows(q, own) <= DECODE_ROWS
 
 
 def per_row(values: PerRow | None, default: int, batch: int) -> PerRow:

@@ -14,7 +14,7 @@ from star_jax.attention.mosaic import decode
 B, N, K = 1, 32, 8  # Llama-3.1-8B's heads
 
 
-def assemble(dump, monkeypatch, q, segments):
+def assemble(dump, monkeypatch, q, segments, soft_cap=None):
     """Compiles attention; returns its PTX, the assembler's report, and the program."""
     monkeypatch.setenv("MOSAIC_GPU_DUMP_TO", str(dump))
     monkeypatch.setenv("MOSAIC_GPU_DUMP_PTX", "1")
@@ -24,7 +24,8 @@ def assemble(dump, monkeypatch, q, segments):
 
     def run(q, *leaves):
         segments = jax.tree.unflatten(tree, leaves)
-        return attention.partial_attention(q, segments, scale=0.1, implementation="mosaic")
+        options = {"scale": 0.1, "soft_cap": soft_cap, "implementation": "mosaic"}
+        return attention.partial_attention(q, segments, **options)
 
     arguments = [aot.abstract(x.shape, x.dtype, mesh) for x in (q, *leaves)]
     compiled = aot.compile(run, *arguments)
@@ -75,6 +76,32 @@ def test_decode_spills_nothing(head_dim, dtype, queries, tmp_path, monkeypatch):
         needed = decode.DEFAULTS[head_dim].shared_memory(head_dim, 1) + 1024
         registers = max(map(int, re.findall(r"[Uu]sed (\d+) registers", report)))
         assert 2 * needed <= 228 * 1024 and 2 * 256 * registers <= 65536
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim", "window", "soft_cap"),
+    [(16, 8, 256, 4096, 50.0), (32, 16, 128, 1024, None)],
+    ids=["Gemma 2 9B", "Gemma 3 27B"],
+)
+def test_windows_spill_nothing(heads, kv_heads, head_dim, window, soft_cap, tmp_path, monkeypatch):
+    """A block behind the keys before it that its first query sees, padded to a multiple of 8."""
+    T, S = 4096, 4096 + window
+    q, k = empty(B, T, heads, head_dim), empty(B, S, kv_heads, head_dim)
+    row = empty(B, dtype="int32")
+    own = Segment(k, k, row, True, row, window=window, begin=row)
+    ptx, report, program = assemble(tmp_path, monkeypatch, q, [own], soft_cap)
+    check_assembly(ptx, report)
+    assert not program.moves(B * T * kv_heads * head_dim)
+
+
+def test_soft_caps_spill_nothing(tmp_path, monkeypatch):
+    """Of a layer that sees everything; not by the instruction for tanh, which is too coarse."""
+    q, k = empty(B, 4096, N, 128), empty(B, 4096, K, 128)
+    row = empty(B, dtype="int32")
+    segments = [Segment(k, k, row), Segment(k, k, row, True)]
+    ptx, report, _ = assemble(tmp_path, monkeypatch, q, segments, soft_cap=50.0)
+    check_assembly(ptx, report)
+    assert "rsqrt.approx" in ptx and "tanh" not in ptx
 
 
 def test_lengths_that_divide_nothing_compile(tmp_path, monkeypatch):

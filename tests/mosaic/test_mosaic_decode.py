@@ -34,7 +34,8 @@ def attend(arrays, options, tuning=None):
     # whole, and the first one's queries and the second one's output for the same bytes.
     interpret = plgpu.InterpretGPUParams(detect_races=kernels.rows(q, own) <= decode.ROWS)
     tuning = tuning or decode.DEFAULTS[q.shape[-1]]
-    return decode.attend(q, own, scale=options["scale"], tuning=tuning, interpret=interpret)
+    score = kernels.Score(**options)
+    return decode.attend(q, own, score=score, tuning=tuning, interpret=interpret)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,18 @@ import itertools
 import chex
 import jax.numpy as jnp
 import pytest
-from attention_cases import CASES, LATER, TOLERANCE, Case, check, make, make_gap, reference_of
+from attention_cases import (
+    CASES,
+    LATER,
+    SOFT_CAPS,
+    TOLERANCE,
+    WINDOWS,
+    Case,
+    check,
+    make,
+    make_gap,
+    reference_of,
+)
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from star_jax.attention import kernels, mosaic
@@ -41,7 +52,7 @@ def attend(arrays, options, tuning=None):
         arrays["q"],
         before[0] if before else None,
         own,
-        scale=options["scale"],
+        score=kernels.Score(**options),
         tuning=tuning or prefill.DEFAULTS[own.k.shape[-1]],
         interpret=INTERPRET,
     )
@@ -94,17 +105,19 @@ def test_each_visited_tile_is_located_once_and_those_without_a_mask_come_first()
     for prefix, length, offset, first in itertools.product(
         (0, 5, 64, 70), (0, 64, 200), (-9, 0, 90), (0, 64)
     ):
-        bounds = Bounds(offset, length, prefix)
-        plan = visited(jnp.int32(first), jnp.int32(first + 63), bounds, tile=64, causal=True)
-        total, unmasked = int(plan.prefix_end + plan.end), int(plan.prefix_whole + plan.whole)
-        found = [tuple(map(int, prefill.locate(jnp.int32(i), plan))) for i in range(total)]
-        assert sorted(found) == [(0, j) for j in range(int(plan.end))] + [
-            (1, j) for j in range(int(plan.prefix_end))
-        ]
-        whole = [(1, j) for j in range(int(plan.prefix_whole))] + [
-            (0, j) for j in range(int(plan.whole))
-        ]
-        assert found[:unmasked] == whole
+        for window in (None, 70) if first else (None,):
+            bounds = Bounds(offset, length, prefix)
+            rows = jnp.int32(first), jnp.int32(first + 63)
+            plan = visited(*rows, bounds, tile=64, causal=True, window=window)
+            begin, clear, whole, end = map(int, plan[2:])
+            prefix_whole, prefix_end = map(int, plan[:2])
+            in_order = [(0, j) for j in range(begin, clear)]
+            in_order += [(1, j) for j in range(prefix_whole)]
+            in_order += [(0, j) for j in range(clear, whole)]
+            in_order += [(1, j) for j in range(prefix_whole, prefix_end)]
+            in_order += [(0, j) for j in range(whole, end)]
+            found = [prefill.locate(jnp.int32(i), plan) for i in range(len(in_order))]
+            assert [tuple(map(int, pair)) for pair in found] == in_order
 
 
 @pytest.mark.parametrize(
@@ -138,6 +151,26 @@ def test_later_keys_alone_equal_the_reference(case, monkeypatch):
         interpret = plgpu.InterpretGPUParams(detect_races=detect)
         part = mosaic.attend(**arrays, **options, interpret=interpret)
         check(part, reference_of(arrays, options), TOLERANCE["bfloat16"])
+
+
+EDGES = (
+    "window of one",
+    "window and lengths",
+    "block behind its window",
+    "last keys, not causal",
+    "soft cap and window",
+    "soft cap for few rows",
+)
+
+
+@pytest.mark.parametrize("name", EDGES, ids=[name.replace(" ", "-") for name in EDGES])
+def test_windows_and_soft_caps_equal_the_reference(name, monkeypatch):
+    """Each way in which a tile is at an edge, of a window or of a first key, and both kernels."""
+    monkeypatch.setitem(prefill.DEFAULTS, 64, SMALL)
+    [case] = [case for case in WINDOWS + SOFT_CAPS if case.name == name]
+    arrays, options = make(dataclasses.replace(case, N=2, K=1, H=64), "bfloat16")
+    part = mosaic.attend(**arrays, **options, interpret=INTERPRET)
+    check(part, reference_of(arrays, options), TOLERANCE["bfloat16"])
 
 
 def test_queries_beyond_the_last_are_not_returned():

@@ -36,8 +36,8 @@ def refuses(dtype: str, head_dim: int, device: jax.Device | None = None) -> str:
 
 
 def refuses_layer(window: int | None, soft_cap: float | None) -> str:
-    """Why it cannot serve a layer with these; empty if it can."""
-    return kernels.not_plain(window, soft_cap, name="mosaic")
+    """It serves every layer; a window in the last segment alone."""
+    return ""
 
 
 def attend(
@@ -55,7 +55,7 @@ def attend(
     head_dim = q.shape[-1]
     if reason := refuses(str(q.dtype), head_dim):
         raise NotImplementedError(reason)
-    prefix, own = kernels.prefix_and_own(q, segments, scale=scale, soft_cap=soft_cap, name="mosaic")
+    prefix, own = kernels.prefix_and_own(q, segments, scale=scale, name="mosaic")
     if jax.version.__version_info__[:2] < JAX:
         here = f"JAX {jax.__version__}, on {jax.default_backend()} by default"
         raise NotImplementedError(
@@ -66,13 +66,12 @@ def attend(
 
     if interpret is None:
         q = device_lib.only_on_cuda(q, implementation="mosaic")
-    how: dict[str, Any] = {"scale": scale, "interpret": interpret}
-    if kernels.is_few(q, prefix, own):
-        few = decode.DEFAULTS[head_dim]
-        first, head = kernels.without_head(own, few.keys)
-        part = decode.attend(q, own, first, tuning=few, **how)
-    else:
-        many = prefill.DEFAULTS[head_dim]
-        first, head = kernels.without_head(own, many.keys)
-        part = prefill.attend(q, prefix, own, first, tuning=many, **how)
-    return part if head is None else merge(part, xla.attend(q, [head], scale=scale, soft_cap=None))
+    how: dict[str, Any] = {"score": kernels.Score(scale, soft_cap), "interpret": interpret}
+    if not kernels.is_few(q, prefix, own):
+        return prefill.attend(q, prefix, own, tuning=prefill.DEFAULTS[head_dim], **how)
+    few = decode.DEFAULTS[head_dim]
+    first, head = kernels.without_head(own, few.keys)
+    part = decode.attend(q, own, first, tuning=few, **how)
+    if head is None:
+        return part
+    return merge(part, xla.attend(q, [head], scale=scale, soft_cap=soft_cap))

@@ -20,7 +20,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from star_jax.array_typing import Array, PerRow, Queries
-from star_jax.attention.kernels import LOG2E
+from star_jax.attention.kernels import Score
 from star_jax.attention.mosaic import online
 from star_jax.attention.mosaic.online import ROWS, Softmax
 from star_jax.attention.partial import Partial, merge_stacked
@@ -77,13 +77,13 @@ DEFAULTS = {
 
 
 # Under a jit of its own the kernel is lowered once, and not anew for every layer of a model.
-@functools.partial(jax.jit, static_argnames=("scale", "tuning", "interpret"))
+@functools.partial(jax.jit, static_argnames=("score", "tuning", "interpret"))
 def attend(
     q: Queries,
     own: Segment,
     first: PerRow | None = None,
     *,
-    scale: float,
+    score: Score,
     tuning: Tuning,
     interpret: Any,
 ) -> Partial:
@@ -122,7 +122,7 @@ def attend(
             consumers=consumers,
             parts=parts,
             begins=first is not None,
-            c=scale * LOG2E,
+            score=score,
             interpret=online.interpreted(interpret),
         ),
         out_type=(
@@ -181,7 +181,7 @@ def _kernel(
     consumers: int,
     parts: int,
     begins: bool,
-    c: float,
+    score: Score,
     interpret: bool,
 ) -> None:
     row, part, kv_head = (lax.axis_index(name) for name in ("row", "part", "kv_head"))
@@ -220,13 +220,14 @@ def _kernel(
                 plgpu.wgmma(scores, q_smem, k_smem.at[slot].transpose((1, 0)))
                 return scores[...]
 
-            scores = pl.run_scoped(multiply, plgpu.ACC((ROWS, tuning.keys), jnp.float32))
+            product = pl.run_scoped(multiply, plgpu.ACC((ROWS, tuning.keys), jnp.float32))
             plgpu.barrier_arrive(k_free.at[slot])
+            scores = score.of(product)
             if masked:
                 _, key = online.indices(tuning.keys)
                 seen = key + (begin + i) * tuning.keys < length
                 scores = jnp.where(seen, scores, -jnp.inf)
-            state, p = online.weigh(state, scores, c=c)
+            state, p = online.weigh(state, scores, c=score.factor)
             plgpu.barrier_wait(v_ready.at[slot])
             p = p.astype(q_gmem.dtype)
             acc = online.add_values(state.acc, p, v_smem.at[slot], interpret=interpret)

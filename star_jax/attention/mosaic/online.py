@@ -1,7 +1,7 @@
 """The online softmax of one warpgroup, in registers, and what else both kernels share.
 
-Scores are kept in base 2: p = 2^(c * score - top), where c = scale * log2(e) and top is c times
-the highest score so far, so that each score costs one multiply-add and one ex2.
+Scores are kept in base 2: p = 2^(c * score - top), where c is the factor of `kernels.Score` and
+top is c times the highest score so far, so that each score costs one multiply-add and one ex2.
 """
 
 from collections.abc import Callable

@@ -12,6 +12,8 @@ The tiles come in an order that separates those that need a mask from those that
     `------ no mask ----------'   `----------------- mask -------------------------'
 
 A consumer does not know where an unmasked tile comes from, so that one loop serves both segments.
+With a window, or where the keys begin later, the tiles at that edge come before all of these, and
+need a mask, too; those before the edge do not come.
 
 The division of work and the ping-pong are those of FlashAttention-3 (Shah et al., arXiv
 2407.08608, section 3.1); the two segments are ours.
@@ -27,13 +29,13 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from star_jax.array_typing import Array, PerRow, Queries
-from star_jax.attention.kernels import LOG2E
+from star_jax.array_typing import Array, Queries
+from star_jax.attention.kernels import Score
 from star_jax.attention.mosaic import online
 from star_jax.attention.mosaic.online import ROWS, Softmax
 from star_jax.attention.partial import Partial
 from star_jax.attention.segment import Segment
-from star_jax.attention.tiles import Bounds, Tiles, keys_seen, visited
+from star_jax.attention.tiles import Bounds, Tiles, first_seen, is_from_first, keys_seen, visited
 
 NO_OFFSET = 2**30  # with it, a causal mask hides nothing
 
@@ -81,14 +83,13 @@ DEFAULTS = {
 
 
 # Under a jit of its own the kernel is lowered once, and not anew for every layer of a model.
-@functools.partial(jax.jit, static_argnames=("scale", "tuning", "interpret"))
+@functools.partial(jax.jit, static_argnames=("score", "tuning", "interpret"))
 def attend(
     q: Queries,
     prefix: Segment | None,
     own: Segment,
-    first: PerRow | None = None,
     *,
-    scale: float,
+    score: Score,
     tuning: Tuning,
     interpret: Any,
 ) -> Partial:
@@ -97,7 +98,6 @@ def attend(
     Where the number of queries or of keys is not a multiple of 8, they are copied to pad them.
 
     Args:
-      first: the tile of own keys to begin with, where there is neither a prefix nor a causal mask.
       interpret: Pallas's parameters for running on CPU, in tests; or None.
 
     Raises:
@@ -115,6 +115,7 @@ def attend(
         offset=jnp.zeros(batch, int) if own.offset is None else own.offset,
         length=jnp.full(batch, own.keys) if own.length is None else own.length,
         prefix=jnp.full(batch, prefix.keys) if prefix.length is None else prefix.length,
+        begin=0 if own.begin is None else own.begin,
     )
     arrays = (q, own.k, own.v, prefix.k, prefix.v)
     q, k, v, prefix_k, prefix_v = (online.pad_to_8(x, 1) for x in arrays)
@@ -125,13 +126,14 @@ def attend(
             _kernel,
             tuning=tuning,
             causal=own.causal,
+            window=own.window,
             queries=queries,
             keys=own.keys,
             prefix_keys=prefix.keys,
             blocks=blocks,
             group=heads // kv_heads,
-            begins=first is not None,
-            c=scale * LOG2E,
+            begins=own.begin is not None,
+            score=score,
             interpret=online.interpreted(interpret),
         ),
         out_type=(
@@ -158,7 +160,7 @@ def attend(
         compiler_params=plgpu.CompilerParams(approx_math=True),
         interpret=interpret,
     )
-    numbers = bounds if first is None else (*bounds, first)
+    numbers = bounds[:3] if own.begin is None else bounds
     out, lse = kernel(q, k, v, prefix_k, prefix_v, jnp.stack(numbers, axis=1).astype(jnp.int32))
     return Partial(out[:, :queries], lse[:, :, :queries].transpose(0, 2, 1))
 
@@ -169,7 +171,7 @@ def _kernel(
     v_gmem: Any,  # [B, S, K, H]
     prefix_k_gmem: Any,  # [B, S', K, H]
     prefix_v_gmem: Any,  # [B, S', K, H]
-    bounds_gmem: Any,  # [B, 3] int32, see `Bounds`; with `begins` the first tile after them, [B, 4]
+    bounds_gmem: Any,  # [B, 4] int32, see `Bounds`; [B, 3] if not `begins`
     out_gmem: Any,  # [B, T, N, H] float32
     lse_gmem: Any,  # [B, N, T padded to whole blocks] float32
     q_and_out: Any,  # [consumers, ROWS, H] and, over it, [consumers, ROWS, H / 2] float32
@@ -185,13 +187,14 @@ def _kernel(
     *,
     tuning: Tuning,
     causal: bool,
+    window: int | None,
     queries: int,
     keys: int,
     prefix_keys: int,
     blocks: int,
     group: int,
     begins: bool,
-    c: float,
+    score: Score,
     interpret: bool,
 ) -> None:
     row, kv_head = lax.axis_index("row"), lax.axis_index("kv_head")
@@ -202,15 +205,13 @@ def _kernel(
         offset=bounds_gmem[row, 0],
         length=jnp.clip(bounds_gmem[row, 1], 0, keys),
         prefix=jnp.clip(bounds_gmem[row, 2], 0, prefix_keys),
+        begin=bounds_gmem[row, 3] if begins else 0,
     )
     last = jnp.minimum(first + tuning.queries, queries) - 1
-    plan = visited(first, last, bounds, tile=tuning.keys, causal=causal)
-    begin = bounds_gmem[row, 3] if begins else 0  # and there is no prefix: all tiles are shifted
-    if begins:
-        whole, end = (jnp.maximum(count - begin, 0) for count in (plan.whole, plan.end))
-        plan = plan._replace(whole=whole, end=end)
-    unmasked = plan.prefix_whole + plan.whole
-    total = plan.prefix_end + plan.end
+    plan = visited(first, last, bounds, tile=tuning.keys, causal=causal, window=window)
+    edge = plan.clear - plan.first
+    unmasked = edge + plan.prefix_whole + plan.whole - plan.clear
+    total = plan.prefix_end + plan.end - plan.first
 
     @pl.when(warpgroup == tuning.consumers)
     def _produce() -> None:
@@ -221,7 +222,7 @@ def _kernel(
         def _tile(i: Array) -> None:
             slot = online.cycle(i, tuning.stages)
             in_prefix, at = locate(i, plan)
-            where = (row, pl.ds((begin + at) * tuning.keys, tuning.keys), kv_head)
+            where = (row, pl.ds(at * tuning.keys, tuning.keys), kv_head)
 
             def bring(k_from: Any, v_from: Any) -> None:
                 pl.when(i >= tuning.stages)(lambda: plgpu.barrier_wait(k_free.at[slot]))
@@ -259,8 +260,9 @@ def _kernel(
                 end_turn()  # the product goes on meanwhile
                 return scores[...]
 
-            scores = pl.run_scoped(multiply, plgpu.ACC((ROWS, tuning.keys), jnp.float32))
+            product = pl.run_scoped(multiply, plgpu.ACC((ROWS, tuning.keys), jnp.float32))
             plgpu.barrier_arrive(k_free.at[slot])
+            scores = score.of(product)
             if masked:
                 query, key = online.indices(tuning.keys)
                 in_prefix, at = locate(i, plan)
@@ -269,9 +271,17 @@ def _kernel(
                     jnp.where(in_prefix, bounds.prefix, bounds.length),
                     prefix=0,
                 )
-                seen = keys_seen(query + mine, here, causal=causal)
-                scores = jnp.where(key + (begin + at) * tuning.keys < seen, scores, -jnp.inf)
-            state, p = online.weigh(state, scores, c=c)
+                end = keys_seen(query + mine, here, causal=causal)
+                seen = key + at * tuning.keys < end
+                if not is_from_first(bounds, window=window):
+                    here = here._replace(  # the prefix is seen from its first key on
+                        offset=jnp.where(in_prefix, -NO_OFFSET, bounds.offset),
+                        begin=jnp.where(in_prefix, 0, bounds.begin),
+                    )
+                    low = first_seen(query + mine, here, window=window)
+                    seen = jnp.logical_and(seen, key + at * tuning.keys >= low)
+                scores = jnp.where(seen, scores, -jnp.inf)
+            state, p = online.weigh(state, scores, c=score.factor)
             p = p.astype(q_gmem.dtype)
             # All of the softmax before the turn ends: it is what the other one multiplies behind.
             state, p = lax.optimization_barrier((state, p))
@@ -291,7 +301,10 @@ def _kernel(
         late = warpgroup == tuning.consumers - 1  # half a tile behind the other one, if any
         pl.when(late)(end_turn)
         state = online.start(q_gmem.shape[-1])
-        for masked, start, stop in ((False, 0, unmasked), (True, unmasked, total)):
+        loops = [(False, edge, unmasked), (True, unmasked, total)]
+        if not is_from_first(bounds, window=window):
+            loops.insert(0, (True, 0, edge))
+        for masked, start, stop in loops:
             state = lax.fori_loop(start, stop, functools.partial(tile, masked=masked), state)
         pl.when(jnp.logical_not(late))(end_turn)
 
@@ -307,9 +320,18 @@ def locate(i: Array, plan: Tiles) -> tuple[Array, Array]:
     In the order that the head of this file shows.
     """
     ragged = plan.prefix_end - plan.prefix_whole  # 0 or 1
-    after = i - plan.prefix_whole - plan.whole  # from 0 on where a mask is needed
+    has_edge = not isinstance(plan.first, int)
+    if has_edge:
+        i = i - (plan.clear - plan.first)  # below 0 at the edge
+    whole = plan.whole - plan.clear
+    after = i - plan.prefix_whole - whole  # from 0 on where a mask is needed again
     masked_prefix = jnp.logical_and(after >= 0, after < ragged)
-    in_prefix = jnp.logical_or(i < plan.prefix_whole, masked_prefix)
-    in_keys = jnp.where(after < 0, i - plan.prefix_whole, plan.whole + after - ragged)
-    at = jnp.where(i < plan.prefix_whole, i, plan.prefix_whole)
+    whole_prefix = i < plan.prefix_whole
+    if has_edge:
+        whole_prefix = jnp.logical_and(i >= 0, whole_prefix)
+    in_prefix = jnp.logical_or(whole_prefix, masked_prefix)
+    in_keys = jnp.where(after < 0, i - plan.prefix_whole, whole + after - ragged)
+    if has_edge:
+        in_keys = plan.clear + jnp.where(i < 0, i, in_keys)
+    at = jnp.where(whole_prefix, i, plan.prefix_whole)
     return in_prefix, jnp.where(in_prefix, at, in_keys)

@@ -1,7 +1,7 @@
 """Attention by Pallas Triton kernels, for Ampere, Ada, Blackwell, and Hopper on older JAX.
 
-Two kernels: `prefill`, one launch for the mask of Star Attention, and `decode`, few queries
-over many keys that they all see. Both read keys and values where they lie.
+Two kernels: `prefill`, one launch for the mask of Star Attention and for windows, and `decode`,
+few queries over many keys that they all see. Both read keys and values where they lie.
 """
 
 from collections.abc import Sequence
@@ -29,20 +29,21 @@ def attend(
     head_dim = q.shape[-1]
     if reason := refuses(str(q.dtype), head_dim):
         raise NotImplementedError(reason)
-    prefix, own = kernels.prefix_and_own(q, segments, scale=scale, soft_cap=soft_cap, name="triton")
+    prefix, own = kernels.prefix_and_own(q, segments, scale=scale, name="triton")
     if not interpret:
         q = device_lib.only_on_cuda(q, implementation="triton")
-    how: dict[str, Any] = {"scale": scale, "interpret": interpret}
-    if kernels.is_few(q, prefix, own):
-        is_decoding = kernels.rows(q, own) <= decode.FEW_ROWS
-        few = (decode.FEW if is_decoding else decode.MANY)[head_dim]
-        first, head = kernels.without_head(own, few.keys)
-        part = decode.attend(q, own, first, tuning=few, **how)
-    else:
-        many = prefill.DEFAULTS[head_dim]
-        first, head = kernels.without_head(own, many.keys)
-        part = prefill.attend(q, prefix, own, first, tuning=many, **how)
-    return part if head is None else merge(part, xla.attend(q, [head], scale=scale, soft_cap=None))
+    score = kernels.Score(scale, soft_cap)
+    how: dict[str, Any] = {"score": score, "interpret": interpret}
+    if not kernels.is_few(q, prefix, own):
+        many = prefill.tuning_for(own, score, head_dim)
+        return prefill.attend(q, prefix, own, tuning=many, **how)
+    is_decoding = kernels.rows(q, own) <= decode.FEW_ROWS
+    few = (decode.FEW if is_decoding else decode.MANY)[head_dim]
+    first, head = kernels.without_head(own, few.keys)
+    part = decode.attend(q, own, first, tuning=few, **how)
+    if head is None:
+        return part
+    return merge(part, xla.attend(q, [head], scale=scale, soft_cap=soft_cap))
 
 
 def refuses_device(device: jax.Device) -> str:
@@ -60,5 +61,5 @@ def refuses(dtype: str, head_dim: int, device: jax.Device | None = None) -> str:
 
 
 def refuses_layer(window: int | None, soft_cap: float | None) -> str:
-    """Why it cannot serve a layer with these; empty if it can."""
-    return kernels.not_plain(window, soft_cap, name="triton")
+    """It serves every layer; a window in the last segment alone."""
+    return ""

@@ -15,7 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from star_jax.array_typing import PerRow, Queries
-from star_jax.attention.kernels import LOG2E, per_row
+from star_jax.attention.kernels import Score, per_row
 from star_jax.attention.partial import Partial, merge_stacked
 from star_jax.attention.segment import Segment
 from star_jax.attention.tiles import split
@@ -58,13 +58,13 @@ MANY = {
 
 
 # Under a jit of its own the kernel is lowered once, and not anew for every layer of a model.
-@functools.partial(jax.jit, static_argnames=("scale", "tuning", "interpret"))
+@functools.partial(jax.jit, static_argnames=("score", "tuning", "interpret"))
 def attend(
     q: Queries,
     own: Segment,
     first: PerRow | None = None,
     *,
-    scale: float,
+    score: Score,
     tuning: Tuning,
     interpret: bool,
 ) -> Partial:
@@ -90,7 +90,7 @@ def attend(
     out, lse = pl.pallas_call(
         functools.partial(
             _kernel,
-            scale=scale * LOG2E,
+            score=score,
             head_dim=head_dim,
             tile=tile,
             keys=tuning.keys,
@@ -132,7 +132,7 @@ def _kernel(
     # With `begins` the first tile []; q [T, N, W], where W is the head dim, padded to a power of
     # two; k [S, W] and v [S, W]; out [T, N, W], lse [T, N].
     *refs: Any,
-    scale: float,  # times log2(e)
+    score: Score,
     head_dim: int,
     tile: int,
     keys: int,
@@ -163,7 +163,7 @@ def _kernel(
         length=length,
         tile=keys,
         head_dim=head_dim,
-        scale=scale,
+        score=score,
     )
     s = softmax.start(tile, width)
     s = visit(s, first, whole)

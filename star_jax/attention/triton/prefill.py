@@ -2,7 +2,9 @@
 
 Each program takes a tile of queries of one head through the keys that they see: the tiles of
 the prefix, then those of `k` up to the diagonal. Only tiles that some of these queries do not
-see whole are masked: the last one of the prefix, those on the diagonal, and the last of `k`.
+see whole are masked: the last one of the prefix, those on the diagonal, and the last of `k`. With a
+window, or where `k` begins later, tiles before the first one seen are left out, and those at
+that edge are masked, too.
 """
 
 import dataclasses
@@ -14,11 +16,11 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from star_jax.array_typing import Array, PerRow, Queries
-from star_jax.attention.kernels import LOG2E, per_row
+from star_jax.array_typing import Array, Queries
+from star_jax.attention.kernels import Score, per_row
 from star_jax.attention.partial import Partial
 from star_jax.attention.segment import Segment
-from star_jax.attention.tiles import Bounds, keys_seen, visited
+from star_jax.attention.tiles import Bounds, first_seen, is_from_first, keys_seen, visited
 from star_jax.attention.triton import softmax
 
 
@@ -43,24 +45,28 @@ DEFAULTS = {
     128: Tuning(queries=128, keys=64, num_warps=8, num_stages=2),
     256: Tuning(queries=64, keys=32, num_warps=8, num_stages=2),
 }
+# The same for a window, keys that begin later, or a soft cap: at 64 they take more registers.
+WIDER = DEFAULTS | {64: Tuning(queries=128, keys=64, num_warps=8, num_stages=2)}
+
+
+def tuning_for(own: Segment, score: Score, head_dim: int) -> Tuning:
+    """The default tile for what is asked of these keys."""
+    plain = own.window is None and own.begin is None and score.soft_cap is None
+    return (DEFAULTS if plain else WIDER)[head_dim]
 
 
 # Under a jit of its own the kernel is lowered once, and not anew for every layer of a model.
-@functools.partial(jax.jit, static_argnames=("scale", "tuning", "interpret"))
+@functools.partial(jax.jit, static_argnames=("score", "tuning", "interpret"))
 def attend(
     q: Queries,
     prefix: Segment | None,
     own: Segment,
-    first: PerRow | None = None,
     *,
-    scale: float,
+    score: Score,
     tuning: Tuning,
     interpret: bool,
 ) -> Partial:
-    """Attention of many queries; see `dispatch.partial_attention`.
-
-    first: the tile of own keys to begin with, where there is neither a prefix nor a causal mask.
-    """
+    """Attention of many queries; see `dispatch.partial_attention`."""
     batch, queries, heads, head_dim = q.shape
     group = heads // own.k.shape[2]
     width = softmax.padded(head_dim)
@@ -69,7 +75,9 @@ def attend(
         length=per_row(own.length, own.keys, batch),
         prefix=per_row(prefix.length, prefix.keys, batch) if prefix else per_row(None, 0, batch),
     )
-    begins = [] if first is None else [first]
+    if own.begin is not None:
+        bounds = bounds._replace(begin=per_row(own.begin, 0, batch))
+    numbers = [x for x in bounds if not isinstance(x, int)]  # without `begin` if there is none
     segments = [own.k, own.v]
     if prefix is not None:
         segments += [prefix.k, prefix.v]
@@ -88,13 +96,14 @@ def attend(
         functools.partial(
             _kernel,
             causal=own.causal,
-            scale=scale * LOG2E,
+            window=own.window,
+            score=score,
             head_dim=head_dim,
             tuning=tuning,
-            begins=len(begins),
+            begins=own.begin is not None,
         ),
         grid=grid,
-        in_specs=[*[row] * (3 + len(begins)), head, *map(kv_head, segments)],
+        in_specs=[*[row] * len(numbers), head, *map(kv_head, segments)],
         out_specs=[head, pl.BlockSpec((None, queries, None), lambda n, b, i: (b, 0, n))],
         out_shape=[
             jax.ShapeDtypeStruct(q.shape, jnp.float32),
@@ -105,7 +114,7 @@ def attend(
         ),
         interpret=interpret,
         name="star_prefill",
-    )(*bounds, *begins, q, *segments)
+    )(*numbers, q, *segments)
     return Partial(out, lse)
 
 
@@ -113,16 +122,16 @@ def _kernel(
     offset_ref: Any,  # []
     length_ref: Any,  # []
     prefix_length_ref: Any,  # []
-    # With `begins` the first tile []; q [T, W], k [S, W] and v [S, W], where W is the head dim,
+    # With `begins` the first key []; q [T, W], k [S, W] and v [S, W], where W is the head dim,
     # padded to a power of two; with a prefix, its k [P, W] and v [P, W]; out [T, W], lse [T].
     *refs: Any,
     causal: bool,
-    scale: float,  # times log2(e)
+    window: int | None,
+    score: Score,
     head_dim: int,
     tuning: Tuning,
-    begins: int,
+    begins: bool,
 ) -> None:
-    begin = refs[0][...] if begins else 0
     q_ref, k_ref, v_ref, *prefix_refs, out_ref, lse_ref = refs[begins:]
     count, width = q_ref.shape
     # Under a causal mask the last queries have the most work. They start first.
@@ -135,11 +144,12 @@ def _kernel(
         offset=offset_ref[...],
         length=jnp.clip(length_ref[...], 0, k_ref.shape[0]),
         prefix=jnp.clip(prefix_length_ref[...], 0, prefix),
+        begin=refs[0][...] if begins else 0,
     )
-    tiles = visited(first, last, bounds, tile=tuning.keys, causal=causal)
+    tiles = visited(first, last, bounds, tile=tuning.keys, causal=causal, window=window)
 
     q = softmax.load(q_ref, first, tuning.queries, end=count, head_dim=head_dim)
-    visit = functools.partial(softmax.visit, q=q, tile=tuning.keys, head_dim=head_dim, scale=scale)
+    visit = functools.partial(softmax.visit, q=q, tile=tuning.keys, head_dim=head_dim, score=score)
     s = softmax.start(tuning.queries, width)
     if prefix_refs:
         segment = functools.partial(
@@ -149,8 +159,12 @@ def _kernel(
         s = segment(s, tiles.prefix_whole, tiles.prefix_end, seen=bounds.prefix)
     seen = keys_seen(query, bounds, causal=True) if causal else bounds.length
     segment = functools.partial(visit, k_ref=k_ref, v_ref=v_ref, length=bounds.length)
-    s = segment(s, begin, tiles.whole)
-    s = segment(s, jnp.maximum(begin, tiles.whole), tiles.end, seen=seen)
+    begin = None
+    if not is_from_first(bounds, window=window):
+        begin = first_seen(first if window is None else query, bounds, window=window)
+        s = segment(s, tiles.first, tiles.clear, seen=seen, begin=begin)
+    s = segment(s, tiles.clear, tiles.whole)
+    s = segment(s, tiles.whole, tiles.end, seen=seen, begin=begin)
 
     out, lse = softmax.finish(s)
     valid = query < count

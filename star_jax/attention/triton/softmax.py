@@ -1,7 +1,7 @@
 """Online softmax over tiles of keys, as both kernels run it.
 
-Exponentials are powers of two, for which GPUs have an instruction: `scale` is the caller's
-times log2(e). Scores are compared before they are scaled, which takes a scale above 0.
+Exponentials are powers of two, for which GPUs have an instruction. `kernels.Score` says how
+products become scores, and that they are compared before the last factor.
 """
 
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from star_jax.array_typing import Array
-from star_jax.attention.kernels import LOG2E, LOWEST
+from star_jax.attention.kernels import LOG2E, LOWEST, Score
 
 MIN_TILE = 16  # of a matmul, in each of its sizes
 
@@ -20,9 +20,9 @@ MIN_TILE = 16  # of a matmul, in each of its sizes
 class Softmax(NamedTuple):
     """Online softmax under way, in float32."""
 
-    acc: Array  # [rows, W], sum of exp2(scale * score - top) * v
-    top: Array  # [rows], highest scale * score
-    total: Array  # [rows], sum of exp2(scale * score - top)
+    acc: Array  # [rows, W], sum of exp2(factor * score - top) * v
+    top: Array  # [rows], highest factor * score
+    total: Array  # [rows], sum of exp2(factor * score - top)
 
 
 def start(rows: int, width: int) -> Softmax:
@@ -43,15 +43,17 @@ def visit(
     k_ref: Any,  # [S, W]
     v_ref: Any,  # [S, W]
     seen: Array | None = None,
+    begin: Array | None = None,
     length: Array,
     tile: int,
     head_dim: int,
-    scale: float,
+    score: Score,
 ) -> Softmax:
     """Adds the tiles first, ..., last - 1 of keys.
 
-    Row i sees the first seen[i] keys, or all rows the first `seen`, never more than `length`.
-    Without `seen`, all rows see all keys of these tiles, and nothing is masked.
+    Row i sees the first seen[i] keys, or all rows the first `seen`, never more than `length`; with
+    `begin` those of them from begin[i], or `begin`, on. Without `seen`, all rows see all keys of
+    these tiles, and nothing is masked.
     """
 
     def step(index: Array, s: Softmax) -> Softmax:
@@ -61,8 +63,11 @@ def visit(
         v = load(v_ref, key, tile, end=end, head_dim=head_dim)
         mask = None
         if seen is not None:
-            mask = (key + jnp.arange(tile))[None, :] < (seen[:, None] if seen.ndim else seen)
-        return _update(s, q, k, v, mask, scale=scale)
+            at = (key + jnp.arange(tile))[None, :]
+            mask = at < (seen[:, None] if seen.ndim else seen)
+            if begin is not None:
+                mask &= at >= (begin[:, None] if begin.ndim else begin)
+        return _update(s, q, k, v, mask, score=score)
 
     return lax.fori_loop(first, last, step, s)
 
@@ -109,14 +114,14 @@ def check_tile(rows: int, keys: int, num_warps: int, num_stages: int) -> None:
 
 
 def _update(
-    s: Softmax, q: Array, k: Array, v: Array, seen: Array | None, *, scale: float
+    s: Softmax, q: Array, k: Array, v: Array, seen: Array | None, *, score: Score
 ) -> Softmax:
     """Adds one tile of keys; seen [rows, keys], or [1, keys] if all rows see the same."""
-    scores = _dot(q, k, contract=1)  # [rows, keys]
+    scores = score.of(_dot(q, k, contract=1))  # [rows, keys]
     if seen is not None:
         scores = jnp.where(seen, scores, -jnp.inf)
-    top = jnp.maximum(s.top, scale * scores.max(axis=1))
-    weights = jnp.exp2(scale * scores - top[:, None])
+    top = jnp.maximum(s.top, score.factor * scores.max(axis=1))
+    weights = jnp.exp2(score.factor * scores - top[:, None])
     decay = jnp.exp2(s.top - top)
     return Softmax(
         acc=decay[:, None] * s.acc + _dot(weights.astype(v.dtype), v, contract=0),
