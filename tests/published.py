@@ -138,8 +138,8 @@ _MISTRAL_NEMO = {
     "vocab_size": 131072,
 }
 
-# Its layers see a window, so it is refused.
-MISTRAL_7B_V01 = {
+# All its layers see a window.
+_MISTRAL_7B_V01 = {
     **_MISTRAL_7B_V03,
     "rope_theta": 10000.0,
     "sliding_window": 4096,
@@ -352,8 +352,8 @@ _PHI_3_MEDIUM_128K = {
     "sliding_window": 131072,
 }
 
-# Its layers see a window, so it is refused.
-PHI_3_MINI_4K = {
+# All its layers see a window.
+_PHI_3_MINI_4K = {
     **_PHI_3_MINI_128K,
     "_name_or_path": "Phi-3-mini-4k-instruct",
     "max_position_embeddings": 4096,
@@ -708,9 +708,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "Llama-3.1-8B": _LLAMA_31_8B,
     "Llama-3.1-70B": _LLAMA_31_70B,
     "Llama-3.2-1B": _LLAMA_32_1B,
-    "Mistral-7B-v0.1": MISTRAL_7B_V01,
+    "Mistral-7B-v0.1": _MISTRAL_7B_V01,
     "Mistral-7B-v0.3": _MISTRAL_7B_V03,
-    "Phi-3-mini-4k-instruct": PHI_3_MINI_4K,
+    "Phi-3-mini-4k-instruct": _PHI_3_MINI_4K,
     "gemma-2-9b": _GEMMA_2_9B,
     "gemma-2-27b": _GEMMA_2_27B,
     "gemma-3-1b-it": _GEMMA_3_1B,
