@@ -56,8 +56,15 @@ def about(source: str) -> str:
     return (
         f"{source}: supported, as {config.family}: {sum(sizes):,} parameters, "
         f"{config.num_layers} layers, {config.max_position_embeddings} positions"
+        + _windows(config)
         + (f"; weights in {quantization.name}, dequantised on load" if quantization else "")
     )
+
+
+def _windows(config: models.DecoderConfig) -> str:
+    if config.window is None:
+        return ""
+    return f"; {len(config.windowed)} layers have a window of {config.window}, exact under star"
 
 
 if __name__ == "__main__":

@@ -47,6 +47,18 @@ def test_a_checkpoint_is_supported(tmp_path: pathlib.Path, name: str) -> None:
     )
 
 
+def test_layers_with_windows_are_counted(tmp_path: pathlib.Path) -> None:
+    """As the README says of this model, and of others."""
+    save(tmp_path, published.CONFIGS["gemma-3-27b-it"])
+    result = run(tmp_path, "--model=checkpoint")
+    assert (result.code, result.stderr) == (0, "")
+    assert "as gemma3: 27,009,346,304 parameters, 62 layers, 131072 positions; 52 layers have a " in (
+        result.stdout
+    )
+    for name, windowed in (("gemma-2-9b", 21), ("Mistral-7B-v0.1", 32)):
+        assert len(models.from_dict(published.CONFIGS[name]).windowed) == windowed
+
+
 def test_weights_in_8_bits_are_said(tmp_path: pathlib.Path) -> None:
     kind = eight_bits.KINDS["compressed, rows"]
     save(tmp_path, {**llamas.VARIANTS["llama-3"], "quantization_config": kind.config})
