@@ -49,6 +49,7 @@ _LARGEST = 2**31 - 1  # positions and ids are int32
 _MOST_LAYERS = 1000  # each is made by itself; published models have some hundred at most
 _FLAGS = (
     "attention_bias",
+    "attention_out_bias",
     "mlp_bias",
     "norm_topk_prob",
     "tie_word_embeddings",

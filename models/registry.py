@@ -13,6 +13,7 @@ from star_jax.models.olmo2 import OLMO2
 from star_jax.models.phi3 import PHI3
 from star_jax.models.qwen import QWEN2, QWEN3
 from star_jax.models.qwen3_moe import QWEN3_MOE
+from star_jax.models.seed_oss import SEED_OSS
 from star_jax.models.smollm3 import SMOLLM3
 
 _FAMILIES = {
@@ -31,6 +32,7 @@ _FAMILIES = {
         GRANITE,
         SMOLLM3,
         OLMO2,
+        SEED_OSS,
     )
 }
 

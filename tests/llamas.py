@@ -339,6 +339,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
             "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
         },
     },
+    "seed-oss": {**_LLAMA3, "model_type": "seed_oss", "attention_bias": True, "head_dim": 24},
+    "seed-oss-bias": {
+        **{f: x for f, x in _LLAMA3.items() if f not in ("num_key_value_heads", "rope_theta")},
+        "model_type": "seed_oss",
+        "attention_bias": False,
+        "attention_out_bias": True,
+        "head_dim": 16,
+        "mlp_bias": True,
+        "num_attention_heads": 8,
+    },
     "mixtral": _MIXTRAL,
     # Each token goes to all experts but one.
     "mixtral-short": {

@@ -87,6 +87,14 @@ _LLAMA_31_70B = {
     "num_hidden_layers": 80,
 }
 
+_LLAMA_31_405B = {
+    **_LLAMA_31_8B,
+    "hidden_size": 16384,
+    "intermediate_size": 53248,
+    "num_attention_heads": 128,
+    "num_hidden_layers": 126,
+}
+
 _LLAMA_32_1B = {
     **_LLAMA_31_8B,
     "head_dim": 64,
@@ -126,6 +134,16 @@ _MISTRAL_7B_V03 = {
     "transformers_version": "4.42.0.dev0",
     "use_cache": True,
     "vocab_size": 32768,
+}
+
+_MISTRAL_LARGE = {
+    **_MISTRAL_7B_V03,
+    "hidden_size": 12288,
+    "intermediate_size": 28672,
+    "max_position_embeddings": 131072,
+    "num_attention_heads": 96,
+    "num_hidden_layers": 88,
+    "transformers_version": "4.42.3",
 }
 
 _MISTRAL_NEMO = {
@@ -614,6 +632,36 @@ _GEMMA_3_27B = {
     },
 }
 
+_SEED_OSS_36B = {
+    "architectures": ["SeedOssForCausalLM"],
+    "attention_bias": True,
+    "attention_dropout": 0.1,
+    "attention_out_bias": False,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "hidden_size": 5120,
+    "initializer_range": 0.02,
+    "intermediate_size": 27648,
+    "max_position_embeddings": 524288,
+    "mlp_bias": False,
+    "model_type": "seed_oss",
+    "num_attention_heads": 80,
+    "num_hidden_layers": 64,
+    "num_key_value_heads": 8,
+    "pad_token_id": 1,
+    "residual_dropout": 0.1,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": {"rope_type": "default"},
+    "rope_theta": 10000000.0,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.55.0",
+    "use_cache": True,
+    "vocab_size": 155136,
+}
+
 _MIXTRAL_8X7B = {
     "architectures": ["MixtralForCausalLM"],
     "attention_dropout": 0.0,
@@ -707,15 +755,18 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "Llama-3-8B-Instruct-Gradient-1048k": _GRADIENT_1048K,
     "Llama-3.1-8B": _LLAMA_31_8B,
     "Llama-3.1-70B": _LLAMA_31_70B,
+    "Llama-3.1-405B": _LLAMA_31_405B,
     "Llama-3.2-1B": _LLAMA_32_1B,
     "Mistral-7B-v0.1": _MISTRAL_7B_V01,
     "Mistral-7B-v0.3": _MISTRAL_7B_V03,
     "Phi-3-mini-4k-instruct": _PHI_3_MINI_4K,
+    "Seed-OSS-36B-Instruct": _SEED_OSS_36B,
     "gemma-2-9b": _GEMMA_2_9B,
     "gemma-2-27b": _GEMMA_2_27B,
     "gemma-3-1b-it": _GEMMA_3_1B,
     "gemma-3-4b-it": _GEMMA_3_4B,
     "gemma-3-27b-it": _GEMMA_3_27B,
+    "Mistral-Large-Instruct-2407": _MISTRAL_LARGE,
     "Mistral-Nemo-Base-2407": _MISTRAL_NEMO,
     "Qwen2.5-0.5B": _QWEN25_05B,
     "Qwen2.5-7B": _QWEN25_7B,
@@ -746,15 +797,18 @@ COUNTS: dict[str, tuple[int, int]] = {
     "Llama-3-8B-Instruct-Gradient-1048k": (8_030_261_248, 291),
     "Llama-3.1-8B": (8_030_261_248, 291),
     "Llama-3.1-70B": (70_553_706_496, 723),
+    "Llama-3.1-405B": (405_853_388_800, 1137),
     "Llama-3.2-1B": (1_235_814_400, 146),
     "Mistral-7B-v0.1": (7_241_732_096, 291),
     "Phi-3-mini-4k-instruct": (3_821_079_552, 195),
+    "Seed-OSS-36B-Instruct": (36_151_104_512, 771),
     "gemma-2-9b": (9_241_705_984, 464),
     "gemma-2-27b": (27_227_128_320, 508),
     "gemma-3-1b-it": (999_885_952, 340),
     "gemma-3-4b-it": (3_880_263_168, 444),
     "gemma-3-27b-it": (27_009_346_304, 808),
     "Mistral-7B-v0.3": (7_248_023_552, 291),
+    "Mistral-Large-Instruct-2407": (122_610_069_504, 795),
     "Mistral-Nemo-Base-2407": (12_247_782_400, 363),
     "Qwen2.5-0.5B": (494_032_768, 290),
     "Qwen2.5-7B": (7_615_616_512, 339),

@@ -1,6 +1,7 @@
-"""Claims about layers with windows, on the programs that eight GPUs would run: Gemma 3 27B's widths.
+"""Claims about layers with windows, on the programs that eight GPUs would run.
 
-The first and the last of three layers have a window, of 1024 keys; the one between sees everything.
+They have Gemma 3 27B's widths. The first and the last of three layers have a window, of 1024 keys;
+the one between sees everything.
 """
 
 import dataclasses

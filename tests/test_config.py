@@ -35,6 +35,7 @@ FIELDS_OF = {
         "no_rope_layer_interval": 2,
     },
     "olmo2": llamas.VARIANTS["olmo2"],
+    "seed_oss": llamas.VARIANTS["seed-oss"],
     "gemma2": llamas.VARIANTS["gemma2"],
     "gemma3_text": llamas.VARIANTS["gemma3"],
     "gemma3": llamas.VARIANTS["gemma3-images"],
@@ -174,7 +175,8 @@ def outputs(fields: dict[str, Any]) -> np.ndarray:
 # A second value of every field that is read, and what must show it: the model's outputs, its
 # tensors, what the engine sees, or a refusal.
 READ: dict[str, tuple[Any, str]] = {
-    "attention_bias": (True, "tensors"),
+    "attention_bias": (None, "tensors"),  # the other one
+    "attention_out_bias": (True, "tensors"),
     "attention_multiplier": (0.5, "outputs"),
     "attn_logit_softcapping": (0.1, "outputs"),
     "decoder_sparse_step": (3, "tensors"),
@@ -252,8 +254,8 @@ def test_changing_a_field_that_is_read_shows(family: str, name: str) -> None:
         del fields["num_experts"]
     if name == "layer_types":
         value = value * models.from_dict(fields).num_layers
-    if name == "tie_word_embeddings":
-        value = not fields.get(name, True)
+    if name in ("attention_bias", "tie_word_embeddings"):
+        value = not fields.get(name, name != "attention_bias")
     if name == "rope_parameters" and models.family_of(family).local_rope:
         value = {"full_attention": value}
     base, changed = dict(fields), with_field(fields, name, value)

@@ -172,6 +172,7 @@ def test_the_engine_answers_as_transformers_does(
         "mixtral",
         "qwen3-moe",
         "phi4-mini",
+        "seed-oss",
     ],
 )
 def test_star_equals_the_literal_algorithm_in_every_family(
