@@ -301,10 +301,9 @@ def _kernel(
         late = warpgroup == tuning.consumers - 1  # half a tile behind the other one, if any
         pl.when(late)(end_turn)
         state = online.start(q_gmem.shape[-1])
-        loops = [(False, edge, unmasked), (True, unmasked, total)]
         if not is_from_first(bounds, window=window):
-            loops.insert(0, (True, 0, edge))
-        for masked, start, stop in loops:
+            state = lax.fori_loop(0, edge, functools.partial(tile, masked=True), state)
+        for masked, start, stop in ((False, edge, unmasked), (True, unmasked, total)):
             state = lax.fori_loop(start, stop, functools.partial(tile, masked=masked), state)
         pl.when(jnp.logical_not(late))(end_turn)
 
