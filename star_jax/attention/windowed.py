@@ -8,6 +8,8 @@ from star_jax.array_typing import Array, Keys, PerRow, Queries, Values
 from star_jax.attention.partial import Partial
 from star_jax.attention.segment import Segment
 
+ROUND = 8  # keys: copies by TMA want a multiple of it
+
 
 def attend_windowed(
     q: Queries,
@@ -25,7 +27,21 @@ def attend_windowed(
       before the first token of the text are not seen, whatever they are.
     starts: the position of the part's first token.
     """
-    halo = jnp.full_like(starts, window - 1)
-    k, v = (jnp.concatenate(x, axis=1) for x in zip(before, (k, v), strict=True))
-    begin = jnp.maximum(halo - starts, 0)
-    return attend(q, [Segment(k, v, causal=True, offset=halo, window=window, begin=begin)])
+    reach = window - 1
+    spare = -reach % ROUND  # or a kernel that wants this multiple would copy all keys once more
+    filled = ((0, 0), (spare, 0), (0, 0), (0, 0))
+
+    def join(early: Array, own: Array) -> Array:
+        return jnp.concatenate([jnp.pad(early, filled), own], axis=1)
+
+    offset = jnp.full_like(starts, spare + reach)
+    begin = spare + jnp.maximum(reach - starts, 0)
+    seen = Segment(
+        join(before[0], k),
+        join(before[1], v),
+        causal=True,
+        offset=offset,
+        window=window,
+        begin=begin,
+    )
+    return attend(q, [seen])
