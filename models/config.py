@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 
-from star_jax.models.layer import LayerSpec
+from star_jax.models.layer import LayerSpec, reach
 from star_jax.models.norm import Norm
 from star_jax.models.rope import Rope
 
@@ -28,12 +28,12 @@ class DecoderConfig:
     """What a decoder computes, by the checkpoint. `family` is its `model_type`; see `Family`.
 
     norm_before, norm_after: what attention and the MLP read is normalised, and what they give.
-      norm_plus_one: see `Norm`. activation: "silu" or "gelu_tanh", of the MLP.
+      norm_plus_one, norm_in_float32: see `Norm`. activation: "silu" or "gelu_tanh", of the MLP.
     qk_norm: queries and keys are normalised before RoPE, head by head. qk_norm_over_heads: all
       heads at once instead.
     without_rope: layers that have no RoPE. local_rope: another one, of layers with windows.
     window: how many keys, its own among them, a token sees in the layers `windowed`; None if there
-      are no such layers.
+      are no such layers, or if it is as long as the longest sequence that the model is made for.
     attention_scale: what scores are multiplied by. Soft caps bend scores and logits, as `dispatch`
       says. Embeddings and what a layer adds to the residual have multipliers of their own.
     logits_divisor: what logits are divided by.
@@ -59,6 +59,7 @@ class DecoderConfig:
     norm_before: bool
     norm_after: bool
     norm_plus_one: bool
+    norm_in_float32: bool
     qk_norm: bool
     qk_norm_over_heads: bool
     without_rope: frozenset[int]
@@ -76,7 +77,13 @@ class DecoderConfig:
 
     @property
     def norm(self) -> Norm:
-        return Norm(eps=self.rms_norm_eps, plus_one=self.norm_plus_one)
+        plus_one, in_float32 = self.norm_plus_one, self.norm_in_float32
+        return Norm(eps=self.rms_norm_eps, plus_one=plus_one, in_float32=in_float32)
+
+    @property
+    def reach(self) -> int:
+        """That of layers with windows."""
+        return reach(self.window)
 
     @functools.cached_property
     def layers(self) -> tuple[LayerSpec, ...]:

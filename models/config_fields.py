@@ -150,10 +150,10 @@ def windows(hf: Any, layer_types: list[str] | None = None) -> dict[str, Any]:
             f"config.json: layer_types={shown(kinds)}, and there is no sliding_window, or "
             "use_sliding_window is not true"
         )
-    if hf.sliding_window >= hf.max_position_embeddings:  # it hides nothing
-        return {}
     windowed = frozenset(i for i, kind in enumerate(kinds) if kind == _WINDOWED)
-    return {"window": hf.sliding_window, "windowed": windowed}
+    # Within the positions that the model is made for it hides nothing.
+    is_felt = hf.sliding_window < hf.max_position_embeddings
+    return {"window": hf.sliding_window if is_felt else None, "windowed": windowed}
 
 
 def check_experts(hf: Any) -> None:

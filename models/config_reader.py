@@ -95,6 +95,9 @@ def from_dict(fields: dict[str, Any]) -> DecoderConfig:
     family = family_of(fields.get("model_type"))
     quantization.from_fields(fields)
     fields = _of_text(family, quantization.without(fields))
+    if isinstance(code := fields.get("auto_map"), dict):  # a copy's names whose code it is, too
+        cut = {key: x.rpartition("--")[2] if isinstance(x, str) else x for key, x in code.items()}
+        fields = fields | {"auto_map": cut}
     unknown = sorted(set(fields) - family.read - family.harmless - set(family.only))
     if unknown:
         raise ValueError(
@@ -185,6 +188,7 @@ def _plain(head_dim: int) -> dict[str, Any]:
         "norm_before": True,
         "norm_after": False,
         "norm_plus_one": False,
+        "norm_in_float32": False,
         "qk_norm": False,
         "qk_norm_over_heads": False,
         "without_rope": frozenset(),

@@ -41,6 +41,7 @@ def _values(hf: Any) -> dict[str, Any]:
         "activation": "gelu_tanh",
         "norm_after": True,
         "norm_plus_one": True,
+        "norm_in_float32": True,
         "attention_scale": hf.query_pre_attn_scalar**-0.5,
         "attention_soft_cap": hf.attn_logit_softcapping,
         "logits_soft_cap": hf.final_logit_softcapping,
@@ -74,7 +75,7 @@ GEMMA3 = Family(
     read=READ - {"hidden_act"}
     | _ITS_OWN - {"attn_logit_softcapping"}
     | {"rope_local_base_freq", "sliding_window_pattern"},
-    harmless=_HARMLESS | {"_sliding_window_pattern"},  # what it says, layer_types beside it says
+    harmless=_HARMLESS | {"_sliding_window_pattern"},  # transformers takes no notice of it
     only=_ONLY | {"attn_logit_softcapping": NONE},  # transformers does not heed it here
     values=lambda hf: {**_values(hf), "qk_norm": True},
     parts=_parts,

@@ -17,3 +17,16 @@ class LayerSpec:
     window: int | None = None
     soft_cap: float | None = None
     rope: Rope | None  # None: the layer has no positions
+
+    @property
+    def reach(self) -> int:
+        """See `reach`."""
+        return reach(self.window)
+
+
+def reach(window: int | None) -> int:
+    """How many keys before a text are kept for a window: as many as it sees, or a few more.
+
+    The multiple is what kernels read without copying all of them.
+    """
+    return 0 if window is None else -(-(window - 1) // 8) * 8

@@ -28,6 +28,7 @@ def _values(hf: Any) -> dict[str, Any]:
         "o_bias": hf.attention_bias,
         "norm_before": False,
         "norm_after": True,
+        "norm_in_float32": True,
         "qk_norm": True,
         "qk_norm_over_heads": True,
     }

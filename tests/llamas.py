@@ -1,6 +1,6 @@
 """Checkpoints with random weights, written by `transformers`, which is the oracle for them.
 
-`VARIANTS` gives, for each kind of Llama, Mistral and Qwen in the wild, a small `config.json` with
+`VARIANTS` gives, for each kind of each family in the wild, a small `config.json` with
 the fields that the published file has; what it leaves out is left out here.
 """
 
@@ -324,6 +324,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
             "vision_use_head": False,
         },
     },
+    # Its window hides nothing, and its layers have their own RoPE nevertheless.
+    "gemma3-short": {**_GEMMA3, "sliding_window": 256},
     # As transformers writes it now.
     "gemma3-listed": {
         **{f: x for f, x in _GEMMA3.items() if not f.startswith("rope") and f not in _FILLED_IN},

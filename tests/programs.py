@@ -50,6 +50,17 @@ class Shapes:
         return dataclasses.replace(whole, num_layers=self.layers)
 
 
+class WithWindows(Shapes):
+    """Three layers: the first and the last have a window, the one between sees everything."""
+
+    @property
+    def config(self) -> DecoderConfig:
+        return dataclasses.replace(super().config, windowed=frozenset({0, 2}))
+
+
+GEMMA = WithWindows(layers=3, waves=4, model="gemma-3-27b-it")
+
+
 class Programs:
     """Each property is a traced program, as the engine would run it."""
 
@@ -77,7 +88,7 @@ class Programs:
     def later_wave(self):
         rules, anchors, tails = self.rules, {}, {}
         for spec in self.config.layers:
-            seen = rules.halo if spec.window is None else spec.window - 1
+            seen = rules.halo if spec.window is None else spec.reach
             if seen:
                 tails[spec.index] = self._pair(self.context * seen, mesh_lib.CACHE)
             if spec.window is None:
@@ -120,7 +131,7 @@ class Programs:
 
     def decode(self):
         recent = {
-            spec.index: self._pair(spec.window - 1, mesh_lib.TAIL)
+            spec.index: self._pair(spec.reach, mesh_lib.TAIL)
             for spec in self.config.layers
             if spec.window is not None
         }
@@ -186,5 +197,5 @@ class Programs:
         layers = tuple(Plain(k, v) for k, v in zip(*kv, strict=True))
         last = None
         if self.config.window is not None:
-            last = self._array((1, self.context, self.config.window - 1), mesh_lib.PLACES)
+            last = self._array((1, self.context, self.config.reach), mesh_lib.PLACES)
         return Cache(layers, self._array((1, self.context), mesh_lib.BLOCKS), last=last)

@@ -19,7 +19,7 @@ from odd_files import ODD
 from transformers.core_model_loading import revert_weight_conversion
 
 from star_jax import models
-from star_jax.models import DecoderConfig, rope
+from star_jax.models import DecoderConfig, config_fields, rope
 
 FIELDS = llamas.VARIANTS["llama-3"]
 FIELDS_OF = {
@@ -144,6 +144,7 @@ def test_values_of_llama_31_8b() -> None:
         norm_before=True,
         norm_after=False,
         norm_plus_one=False,
+        norm_in_float32=False,
         qk_norm=False,
         qk_norm_over_heads=False,
         without_rope=frozenset(),
@@ -221,10 +222,26 @@ READ: dict[str, tuple[Any, str]] = {
 }
 
 
-def on_list(which: str) -> list[tuple[str, str]]:
+# What families share is read by the same lines: of these fields Llama stands for all of them.
+SHARED = {
+    "harmless": config_fields.HARMLESS,
+    "only": frozenset(config_fields.ONLY),
+    "read": frozenset(
+        """
+        eos_token_id hidden_act hidden_size intermediate_size max_position_embeddings model_type
+        num_hidden_layers vocab_size
+        """.split()
+    ),
+}
+
+
+def on_list(which: str, *, shared: bool = False) -> list[tuple[str, str]]:
     """Each field on a list of a family."""
     return [
-        (f.name, field) for f in models.families().values() for field in sorted(getattr(f, which))
+        (f.name, field)
+        for f in models.families().values()
+        for field in sorted(getattr(f, which))
+        if shared or f.name == "llama" or field not in SHARED[which]
     ]
 
 
@@ -313,9 +330,18 @@ def test_a_harmless_field_changes_nothing_whatever_its_value(family: str, name: 
         assert models.from_dict(fields | {name: value}) == expected
 
 
+@pytest.mark.filterwarnings("ignore:star_jax. config.json. bos_token_id=")
+@pytest.mark.parametrize("family", models.families())
+def test_harmless_fields_change_nothing_all_at_once(family: str) -> None:
+    fields, names = FIELDS_OF[family], models.families()[family].harmless
+    expected = models.from_dict(fields)
+    for value in ANYTHING:
+        assert models.from_dict(fields | dict.fromkeys(names, value)) == expected
+
+
 def test_a_field_is_on_one_list() -> None:
     assert set(FIELDS_OF) == set(models.families())
-    assert set(READ) == {name for _, name in on_list("read")}
+    assert set(READ) == {name for _, name in on_list("read", shared=True)}
     for family in models.families().values():
         assert set(CARRIED) <= family.harmless
         lists = (family.read, family.harmless, frozenset(family.only))
@@ -383,12 +409,20 @@ def test_fields_of_text_must_be_in_its_section() -> None:
             models.from_dict(fields | {"text_config": section})
 
 
+def test_a_copy_may_say_whose_code_it_has() -> None:
+    """As the files of fine-tunes do; it is the code that transformers has, and is not run."""
+    fields = published.CONFIGS["Phi-3-mini-4k-instruct"]
+    code = {key: f"microsoft/Phi-3--{name}" for key, name in fields["auto_map"].items()}
+    assert models.from_dict(fields | {"auto_map": code}) == models.from_dict(fields)
+    with pytest.raises(NotImplementedError, match="auto_map"):
+        models.from_dict(fields | {"auto_map": {"AutoModel": "mine--modeling_mine.Model"}})
+
+
 def test_a_window_that_hides_nothing_is_none() -> None:
     fields = llamas.VARIANTS["phi3.5"]
-    expected = models.from_dict({**fields, "sliding_window": None})
     longest = fields["max_position_embeddings"]
-    for window in (longest, longest + 1, 262144):
-        assert models.from_dict({**fields, "sliding_window": window}) == expected
+    for window in (longest, longest + 1, 262144, None):
+        assert models.from_dict({**fields, "sliding_window": window}).window is None
     assert models.from_dict({**fields, "sliding_window": longest - 1}).window == longest - 1
 
 

@@ -1,8 +1,10 @@
 """The decoder equals `transformers`, for every variant, in every spelling of its config."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
+import jax.numpy as jnp
 import literal
 import llamas
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import tiny
 import torch
 import transformers
+from flax import nnx
 
 import star_jax
 from star_jax import checkpoint, models
@@ -196,3 +199,20 @@ def test_star_equals_the_literal_algorithm_in_every_family(
         for one, other in zip(found, expected, strict=True):
             assert difference(np.asarray(one), np.asarray(other)) < TOLERANCE
     assert difference(np.asarray(engine.score(encoded, row[-9:])), np.asarray(logits)) < TOLERANCE
+
+
+@pytest.mark.parametrize("variant", ["llama-3", "olmo2", "gemma3"])
+def test_norms_round_as_those_of_transformers_do(variant: str) -> None:
+    """In bfloat16, where it shows whether x is scaled before it is rounded or after that."""
+    fields = llamas.VARIANTS[variant]
+    theirs = llamas.build(fields).model.norm.bfloat16()
+    x = np.random.default_rng(0).normal(size=(50, 64)).astype(np.float32)
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(x).bfloat16()).float().numpy()
+    weight = nnx.Param(jnp.asarray(theirs.weight.detach().float().numpy(), jnp.bfloat16))
+    config = models.from_dict(fields)
+    found = np.asarray(config.norm(jnp.asarray(x, jnp.bfloat16), weight), np.float32)
+    assert (found == expected).mean() > 0.99  # the reciprocal root may be rounded otherwise
+    other = dataclasses.replace(config.norm, in_float32=not config.norm_in_float32)
+    wrong = np.asarray(other(jnp.asarray(x, jnp.bfloat16), weight), np.float32)
+    assert (wrong == expected).mean() < 0.9

@@ -39,7 +39,8 @@ def resolve(
 
     That is Mosaic on Hopper, Triton on other NVIDIA GPUs, and XLA's operations elsewhere; also
     where a kernel does not serve the dtype or the head dim, if they are given. A named one is
-    never replaced by another. cuDNN is taken by name alone, for as long as none was measured.
+    never replaced by another, but for layers that it does not serve: see `for_layer`. cuDNN is
+    taken by name alone, for as long as none was measured.
 
     Raises:
       ValueError: there is no such implementation.

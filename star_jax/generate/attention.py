@@ -5,6 +5,9 @@ the tail: the query and generated tokens before it. Each device computes the par
 its shard; partials merge over `context`; the tail, which every device holds whole, is merged
 after that, so that it counts once.
 
+In a layer with a window it attends to what the window reaches. The last keys of the context are
+brought together for that, once for a query, and every device holds them whole.
+
 Source: Acharya et al. (ICML 2025), section 2.2. Their code hides the last keys of every
 shard from all but the last query token; here no context key is hidden.
 """
@@ -43,7 +46,7 @@ class QueryState(NamedTuple):
     """What the layers of a query so far keep.
 
     recent: of layers with windows, the keys before the query that its window may reach, whole on
-      every device of `context`: [Q, window - 1, K, H].
+      every device of `context`: [Q, reach, K, H].
     """
 
     own: KV  # [Q, T, K, H]
@@ -159,13 +162,14 @@ class TokenAttention:
 
         One token sees the last keys of each part, so that its window is where it begins to see.
         """
-        length, start = self.tail.query_length, self.tail.start
+        length, start, room = self.tail.query_length, self.tail.start, before[0].shape[1]
         passed = length + self.step  # tokens since what is before the query
-        of_context = jnp.maximum(passed, reach - (start - length))  # before the first is nothing
+        # Before the first token of all there is nothing.
+        of_context = jnp.maximum(room - reach + passed, room - (start - length))
         of_query = jnp.clip(passed - reach, 0, length)
         of_own = jnp.broadcast_to(jnp.maximum(self.step - reach, 0), own.k.shape[:1])
         return (
-            Segment(*before, begin=jnp.minimum(of_context, reach)),
+            Segment(*before, begin=jnp.minimum(of_context, room)),
             dataclasses.replace(query, begin=of_query),
             dataclasses.replace(own, begin=of_own),
         )

@@ -97,11 +97,11 @@ def cut_into_shards(length: int, chunks: tuple[tuple[int, ...], ...]) -> Shards:
 
 def dealt(kept: Kept, shards: Shards, rows: list[list[int]], runtime: Runtime) -> Cache:
     """What the devices keep of contexts, with what phase 2 must know of where it lies."""
-    lengths, window = [len(row) for row in rows], runtime.config.window
+    lengths, config = [len(row) for row in rows], runtime.config
     valid = runtime.put(shards.valid(lengths), mesh_lib.BLOCKS)
-    if window is None:
+    if config.window is None:
         return Cache(kept, valid)
-    last = runtime.put(shards.last(lengths, window - 1), mesh_lib.PLACES)
+    last = runtime.put(shards.last(lengths, config.reach), mesh_lib.PLACES)
     return Cache(kept, valid, last=last)
 
 

@@ -54,7 +54,7 @@ class Passing:
 
     def start(self, spec: LayerSpec, k: Keys, v: Values, state: object) -> Array | None:
         if spec.window is not None:
-            return _before_chunks(jnp.stack([k, v]), spec.window - 1)
+            return _before_chunks(jnp.stack([k, v]), spec.reach)
         return None if jax.lax.axis_size(CONTEXT) == 1 else _send(jnp.stack([k, v]))
 
     def __call__(

@@ -4,6 +4,8 @@ Block i > 0 attends causally to itself, and to all of the anchor, the first `anc
 tokens. With a halo it also sees the last keys of the block before it; with a correction, what
 some of its rows find in all other keys before it mends the rest: see `correction`.
 
+All this is of layers that see everything. One with a window computes exact attention: see `window`.
+
 Blocks go in waves of one block per device, and two programs serve contexts of every length:
 see `waves`.
 

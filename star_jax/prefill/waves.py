@@ -36,7 +36,7 @@ from star_jax.runtime.runtime import Runtime, compiled_once
 class Before(NamedTuple):
     """What a later wave needs of the waves before it.
 
-    Layers are named by their index. A layer that has none is not there.
+    Both are by the index of the layer, for those layers that have them.
     tails: on the first device, the last keys before this wave, as many as the layer sees of them:
       `halo`, or what its window reaches; layout `mesh.CACHE`.
     cache: all keys so far, where there is a correction.
@@ -54,7 +54,7 @@ class State(NamedTuple):
     anchors: Pairs
     tails: Pairs
     rows: Array | None = None  # of the layer at hand, from all devices
-    before: Pair | None = None  # the same: what its window may reach before the block
+    before: Pair | None = None  # of the layer at hand: the keys before the block, for its window
 
 
 @compiled_once
@@ -101,7 +101,7 @@ def resume(runtime: Runtime, rules: Rules, block: int) -> Wrapped:
         gpu, anchors, tails = mesh_lib.is_gpu(runtime.mesh), {}, {}
         for spec, layer in zip(runtime.config.layers, kept, strict=True):
             if spec.window is not None:
-                tails[spec.index] = window_lib.last(layer, spec.window - 1, keys, block)
+                tails[spec.index] = window_lib.last(layer, spec.reach, keys, block)
                 continue
             first = jnp.stack(layer.read(0, rules.anchor))
             anchors[spec.index] = unpack(broadcast(first, gpu=gpu))
@@ -136,7 +136,7 @@ class Wave:
         i, rules = spec.index, self.rules
         if spec.window is not None:
             earlier = None if self.before is None else self.before.tails[i]
-            before, tail = window_lib.before_blocks(k, v, spec.window - 1, earlier)
+            before, tail = window_lib.before_blocks(k, v, spec.reach, earlier)
             return state._replace(before=before, tails=state.tails | {i: tail})
         if self.before is None:
             packed = jnp.stack([k[:, : rules.anchor], v[:, : rules.anchor]])  # [2, B, A, K, H]

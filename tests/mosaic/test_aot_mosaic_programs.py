@@ -1,7 +1,9 @@
 """Llama-3.1-8B's programs with the Hopper kernels in them, as eight H200s would run them."""
 
+import aot
 import pytest
 from kernel_programs import Kernels
+from programs import GEMMA, Programs
 
 HOPPER = Kernels("mosaic", "h200")
 
@@ -9,3 +11,9 @@ HOPPER = Kernels("mosaic", "h200")
 @pytest.mark.parametrize("program", ["first_wave", "later_wave", "query", "decode"])
 def test_the_program(program):
     getattr(HOPPER, f"check_{program}")()
+
+
+def test_a_decoded_token_copies_no_keys_of_a_window():
+    config = GEMMA.config
+    decode = aot.Program(Programs(GEMMA, implementation="mosaic").decode().lower().compile())
+    assert decode.moves(config.reach * config.num_kv_heads * config.head_dim) == []
