@@ -1,10 +1,12 @@
 """Every test runs on eight simulated CPU devices, set here before anything uses JAX."""
 
 import atexit
+import gc
 import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Iterator
 
 # Also as many threads of XLA's: Pallas's GPU interpreter runs each warpgroup in one, and with
 # fewer of them they would wait for each other forever.
@@ -46,6 +48,14 @@ jax.config.update("jax_num_cpu_devices", DEVICES)
 
 # On an older JAX these run in an environment of their own: `make test-mosaic`.
 collect_ignore = [] if jax.version.__version_info__[:2] >= MOSAIC else ["mosaic"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_go_with_their_module() -> Iterator[None]:
+    """Those of all modules took 8 GB at the end; what two of them share is read from files."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="module", autouse=True)

