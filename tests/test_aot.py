@@ -46,10 +46,9 @@ def test_work_of_a_block_is_that_of_a_shared_anchor(wave, capsys):
     assert work < literal
 
 
-@pytest.mark.parametrize("kind", ["h200", "a100"])
-def test_only_the_first_wave_communicates_and_once_per_layer(kind):
-    assert program("first_wave", kind=kind).collectives() == {"collective-broadcast": LAYERS}
-    assert program("later_wave", kind=kind).collectives() == {}
+def test_only_the_first_wave_communicates_and_once_per_layer():
+    assert program("first_wave").collectives() == {"collective-broadcast": LAYERS}
+    assert program("later_wave").collectives() == {}
 
 
 def test_the_broadcast_is_sent_while_queries_are_projected():
@@ -60,11 +59,10 @@ def test_the_broadcast_is_sent_while_queries_are_projected():
     assert program("first_wave").hidden_broadcasts() == LAYERS - 1
 
 
-@pytest.mark.parametrize("kind", ["h200", "a100"])
-def test_collectives_of_phase_2(kind):
+def test_collectives_of_phase_2():
     """Two per layer for a query (pmax, psum), one for a decode step, whatever else there is."""
-    assert program("ask", kind=kind).collectives() == {"all-reduce": 2 * LAYERS}
-    decode = program("decode", kind=kind)
+    assert program("ask").collectives() == {"all-reduce": 2 * LAYERS}
+    decode = program("decode")
     assert decode.collectives() == {"all-gather": LAYERS}
     loops = [body for body in decode.while_bodies() if decode.collectives(body)]
     assert len(loops) == 1  # all of them inside the loop over tokens

@@ -10,7 +10,6 @@ import transformers
 
 import star_jax
 from star_jax.engine import Engine
-from star_jax.prefill.kinds import Kind
 from tools import demo_language, smollm2
 
 TOLERANCE = 1e-4  # of max(1, max|logit|), in float32
@@ -86,29 +85,24 @@ def test_ids_of_chat_are_those_of_the_file(
     assert context + query == expected
 
 
-@pytest.mark.parametrize("attention", [star_jax.Star(block_size=512), star_jax.Ring()])
 def test_logits_and_greedy_tokens_are_those_of_transformers(
-    engine: Engine, model: transformers.LlamaForCausalLM, attention: Kind
+    engine: Engine, model: transformers.LlamaForCausalLM
 ) -> None:
-    """Star with one block is exact, on any mesh."""
     assert engine.tokenizer is not None
     document = demo_language.DOCUMENT.read_text()[:1200]
     question = "Of what shall the Congress consist?"
     context_ids, query_ids = demo_language.prompt(engine.tokenizer, document, question)
-    ours = engine.with_attention(attention)
-    context = ours.prefill(context_ids)
+    context = engine.prefill(context_ids)
 
     whole = torch.tensor([context_ids + query_ids])
     with torch.no_grad():
         theirs = model(whole).logits[0, len(context_ids) :].numpy()
-    logits = np.asarray(ours.score(context, query_ids))
+    logits = np.asarray(engine.score(context, query_ids))
     assert np.abs(logits - theirs).max() < TOLERANCE * max(1, np.abs(theirs).max())
-    if isinstance(attention, star_jax.Star):  # it answers from the same cache as ring
-        return
     with torch.no_grad():
         tokens = model.generate(whole, max_new_tokens=8, do_sample=False)[0, whole.shape[1] :]
-    expected = [t for t in tokens.tolist() if t not in ours.eos_token_ids]
-    answer = ours.generate(context, query_ids, max_new_tokens=8)
+    expected = [t for t in tokens.tolist() if t not in engine.eos_token_ids]
+    answer = engine.generate(context, query_ids, max_new_tokens=8)
     assert isinstance(answer, star_jax.Answer)
     assert answer.tokens == expected
     assert "United States" in (answer.text or "")  # it reads
