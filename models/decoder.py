@@ -56,6 +56,7 @@ class Attend(Protocol[State]):
 class SendsQueries(Protocol[State]):
     """An `Attend` that also sends queries somewhere: they are projected first.
 
+    It does so in layers that see everything; a layer with a window is started as any other.
     The projection of keys and values then hides what `send_queries` sends.
     """
 
@@ -245,7 +246,7 @@ def _layer(
     with jax.named_scope(f"layer_{spec.index}"):
         y = layer.norm(x, layer.attention_norm)
         q = None
-        if isinstance(attend, SendsQueries):
+        if isinstance(attend, SendsQueries) and spec.window is None:
             q = rope.apply(layer.attention.project_q(y, axis), rotation)
             state = attend.send_queries(spec, q, state)
         k, v = layer.attention.project_kv(y, axis)

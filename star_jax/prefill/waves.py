@@ -213,8 +213,6 @@ class CorrectedWave(Wave):
 
     def send_queries(self, spec: LayerSpec, q: Queries, state: State) -> State:
         """Sends the strided rows, before keys and values are projected."""
-        if spec.window is not None:
-            return state
         return state._replace(rows=correction_lib.send_rows(q, self.rules.stride))
 
     def start(self, spec: LayerSpec, k: Keys, v: Values, state: State) -> State:
