@@ -33,6 +33,16 @@ def one_after_another(tensors: Sequence[str], rows: int) -> tuple[Part, ...]:
     return tuple(Part(tensor, 0, each, each) for tensor in tensors)
 
 
+def renamed(names: Mapping[str, str]) -> Callable[[DecoderConfig, str, int], tuple[Part, ...]]:
+    """Parts of a family whose tensors differ from a Llama's in these names alone."""
+
+    def parts(config: DecoderConfig, name: str, rows: int) -> tuple[Part, ...]:
+        weight = name.split(".")[-2]
+        return as_it_is(config, name.replace(weight, names.get(weight, weight)), rows)
+
+    return parts
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Family:
     """What is a family's own.

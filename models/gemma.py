@@ -9,7 +9,7 @@ from typing import Any
 
 from star_jax.models.config import DecoderConfig
 from star_jax.models.config_fields import HARMLESS, NONE, OFF, ONLY, READ, check_number, windows
-from star_jax.models.family import Family, Part
+from star_jax.models.family import Family, Part, renamed
 
 _NORMS = {
     "after_attention_layernorm": "post_attention_layernorm",
@@ -24,10 +24,7 @@ _ITS_OWN = frozenset(
 )
 
 
-def _parts(config: DecoderConfig, name: str, rows: int) -> tuple[Part, ...]:
-    del config
-    weight = name.split(".")[-2]
-    return (Part(name.replace(weight, _NORMS.get(weight, weight)), 0, rows, rows),)
+_parts = renamed(_NORMS)
 
 
 def _values(hf: Any) -> dict[str, Any]:

@@ -6,20 +6,13 @@ Llama's norm before the MLP.
 
 from typing import Any
 
-from star_jax.models.config import DecoderConfig
 from star_jax.models.config_fields import HARMLESS, NONE, OFF, ONLY, READ
-from star_jax.models.family import Family, Part
+from star_jax.models.family import Family, renamed
 
 _NORMS = {
     "after_attention_layernorm": "post_attention_layernorm",
     "after_mlp_layernorm": "post_feedforward_layernorm",
 }
-
-
-def _parts(config: DecoderConfig, name: str, rows: int) -> tuple[Part, ...]:
-    del config
-    weight = name.split(".")[-2]
-    return (Part(name.replace(weight, _NORMS.get(weight, weight)), 0, rows, rows),)
 
 
 def _values(hf: Any) -> dict[str, Any]:
@@ -42,5 +35,5 @@ OLMO2 = Family(
     harmless=HARMLESS,
     only=ONLY | {"mlp_bias": OFF, "sliding_window": NONE},
     values=_values,
-    parts=_parts,
+    parts=renamed(_NORMS),
 )
