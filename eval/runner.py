@@ -57,7 +57,7 @@ class Questions:
     samples: list[Sample]
     contexts: list[list[int]]
     queries: list[list[int]]
-    needles: list[tuple[int, int] | None]  # the tokens of each needle
+    needles: list[list[tuple[int, int]]]  # the tokens of each sample's
 
     def __getitem__(self, which: slice) -> "Questions":
         return Questions(
@@ -195,7 +195,7 @@ def _draw(cell: Cell, batch: range, tokenizer: Tokenizer) -> Questions:
         [tokenizer.encode_context(sample.context) for sample in samples],
         [tokenizer.encode_query(sample.query) for sample in samples],
         [
-            None if sample.needle is None else tokenizer.span(sample.context, *sample.needle)
+            [tokenizer.span(sample.context, *needle) for needle in sample.needles]
             for sample in samples
         ],
     )
@@ -235,14 +235,14 @@ def _answer(
                 sample,
                 answer,
                 metric=cell.metric,
-                postprocess=cell.postprocess,
                 n_context_tokens=len(context),
                 n_query_tokens=len(query),
             ),
-            "needle_cut": is_cut(needle, engine.attention),
+            "needles": [list(needle) for needle in needles],
+            "needle_cut": is_cut(needles, engine.attention),
             **seconds,
         }
-        for sample, answer, context, query, needle in rows
+        for sample, answer, context, query, needles in rows
     ]
 
 

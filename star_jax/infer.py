@@ -34,7 +34,7 @@ from star_jax.runs.ask import Held, ask, record
 from star_jax.runs.devices import MeshConfig, describe_mesh
 from star_jax.runs.drawing import GenerationConfig, sampling, stop_words
 from star_jax.runs.jsonl import CHAT
-from star_jax.runs.metrics import string_match_all
+from star_jax.runs.metrics import MATCH_ALL
 from star_jax.runs.progress import Progress
 from star_jax.runs.terminal import say
 from star_jax.runtime import processes
@@ -336,7 +336,7 @@ def _answer(
         fields = record(
             line.sample,
             answer,
-            metric=string_match_all,
+            metric=MATCH_ALL,
             n_context_tokens=len(context),
             n_query_tokens=len(query),
         )

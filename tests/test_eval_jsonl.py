@@ -42,10 +42,10 @@ def test_reads_the_references_format(tmp_path: pathlib.Path) -> None:
     )
     lines = jsonl.read(path)
     assert [line.sample for line in lines] == [
-        Sample(4, "c", "q", ("a", "b"), None, 12),
-        Sample(0, "é中\u2028x", "q", ("a",), None, None),
-        Sample(9, "c", "q", (), None, None),
-        Sample(8, "c", "q", (), None, None),
+        Sample(4, "c", "q", ("a", "b"), length=12),
+        Sample(0, "é中\u2028x", "q", ("a",)),
+        Sample(9, "c", "q", ()),
+        Sample(8, "c", "q", ()),
     ]
     assert lines[0].fields["others"] == {"x": 1}
 

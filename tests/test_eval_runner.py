@@ -117,9 +117,9 @@ def test_a_record_says_what_was_asked_and_answered(here: pathlib.Path) -> None:
         for want, got in zip(
             wants, records.read(f"out/{row}/600/niah_multikey_2.jsonl"), strict=True
         ):
-            assert want.needle
-            before = len(tokenizer.encode_context(want.context[: want.needle[0]]))
-            after = len(tokenizer.encode_context(want.context[: want.needle[1]]))
+            ((start, end),) = want.needles
+            before = len(tokenizer.encode_context(want.context[:start]))
+            after = len(tokenizer.encode_context(want.context[:end]))
             cut = None if size is None else before // size != (after - 1) // size
             cuts.append(cut)
             hit = size is None or before % size >= 20
@@ -140,6 +140,8 @@ def test_a_record_says_what_was_asked_and_answered(here: pathlib.Path) -> None:
                 "n_query_tokens": len(tokenizer.encode_query(want.query)),
                 "n_generated": 9 if hit else 8,
                 "stop_reason": "eos",
+                "metric": "string_match_all",
+                "needles": [[before, after]],
                 "needle_cut": cut,
             }
     assert set(cuts) == {None, True, False}  # the seed gives both kinds

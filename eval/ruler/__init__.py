@@ -16,7 +16,7 @@ from typing import Any
 
 from star_jax.eval.ruler import cwe, fwe, niah, vt
 from star_jax.eval.ruler.draft import Draft, largest
-from star_jax.runs.metrics import string_match_all
+from star_jax.runs.metrics import MATCH_ALL, Metric
 from star_jax.runs.sample import Sample
 
 # What stands before the context, and between the question and the answer's prefix.
@@ -38,7 +38,7 @@ class Task:
 
     draft: Callable[..., Draft]
     max_new_tokens: int
-    metric: Callable[[str, Sequence[str]], float] = string_match_all
+    metric: Metric = MATCH_ALL
 
 
 TASKS: dict[str, Task] = {
@@ -85,7 +85,5 @@ def generate(
         return fixed + count_tokens(before + draft.context(size))
 
     size, tokens = largest(count, length, least=draft.least, unit=draft.unit)
-    needle = draft.needle(size) if draft.needle else None
-    if needle:
-        needle = needle[0] + len(before), needle[1] + len(before)
-    return Sample(index, before + draft.context(size), query, draft.outputs, needle, tokens)
+    needles = tuple((a + len(before), b + len(before)) for a, b in draft.needles(size))
+    return Sample(index, before + draft.context(size), query, draft.outputs, needles, tokens)

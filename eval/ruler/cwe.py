@@ -60,7 +60,6 @@ def draft(
         answer_prefix=ANSWER_PREFIX,
         outputs=tuple(common),
         context=context,
-        needle=None,
         least=3,
         unit="uncommon words",
     )

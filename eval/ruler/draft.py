@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -10,7 +10,7 @@ class Draft:
     """A sample but for the size of its haystack.
 
     context: of a size, the text that is read. The same size gives the same text.
-    needle: of a size, the span of the asked needle in characters of the context; None: none.
+    needles: of a size, the spans of the asked needles in characters of the context.
     least: the smallest size that leaves the question with one answer.
     unit: what the size counts, in the plural.
     """
@@ -19,9 +19,9 @@ class Draft:
     answer_prefix: str
     outputs: tuple[str, ...]
     context: Callable[[int], str]
-    needle: Callable[[int], tuple[int, int]] | None
     least: int
     unit: str
+    needles: Callable[[int], Sequence[tuple[int, int]]] = lambda size: ()
 
 
 def largest(

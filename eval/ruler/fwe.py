@@ -52,7 +52,6 @@ def draft(
         answer_prefix=ANSWER_PREFIX,
         outputs=tuple(vocabulary[1 : 1 + ANSWERS]),
         context=context,
-        needle=None,
         least=least,
         unit="words",
     )

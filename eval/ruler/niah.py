@@ -62,7 +62,7 @@ def draft(
         answer_prefix=ANSWER_PREFIX.format(kind=kind, key=key),
         outputs=(value,),
         context=context,
-        needle=span,
+        needles=lambda n: [span(n)],
         least=1,
         unit="lines",
     )

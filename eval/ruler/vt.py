@@ -47,7 +47,6 @@ def draft(
         answer_prefix=answer_prefix,
         outputs=outputs,
         context=lambda n: example + body(n),
-        needle=None,
         least=1,
         unit="lines of noise",
     )

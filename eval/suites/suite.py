@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from star_jax.eval.settings import DataConfig, EvalConfig
-from star_jax.runs import metrics
+from star_jax.runs.metrics import MATCH_ALL, Metric
 from star_jax.runs.sample import Sample
 from star_jax.text.tokenizer import Tokenizer
 
@@ -18,8 +18,7 @@ class Cell:
     whole: what L stands for in sizes; None if no size asks.
     indices: of the samples, in order.
     draw: makes the sample at a position of `indices`, with its prompt.
-    postprocess: makes of a prediction what is scored.
-    metric: compares that with the reference answers, and gives 0 to 1.
+    metric: what scores a prediction.
     """
 
     task: str
@@ -28,8 +27,7 @@ class Cell:
     indices: Sequence[int]
     draw: Callable[[int], Sample]
     max_new_tokens: int
-    metric: Callable[[str, Sequence[str]], float] = metrics.string_match_all
-    postprocess: Callable[[str], str] = metrics.postprocess
+    metric: Metric = MATCH_ALL
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,8 @@ from star_jax.engine import Engine
 from star_jax.generate.sampling import Sampling
 from star_jax.generate.stopping import Answer
 from star_jax.prefill.kinds import Kind
-from star_jax.runs import metrics, timing
+from star_jax.runs import timing
+from star_jax.runs.metrics import Metric
 from star_jax.runs.sample import Sample
 
 
@@ -86,14 +87,13 @@ def record(
     sample: Sample,
     answer: Answer,
     *,
-    metric: Callable[[str, Sequence[str]], float],
-    postprocess: Callable[[str], str] = metrics.postprocess,
+    metric: Metric,
     n_context_tokens: int,
     n_query_tokens: int,
 ) -> dict[str, Any]:
     """What is written down of an answer: the reference's fields, the score, counts, the seed."""
     pred = (answer.text or "").strip()
-    scored = metric(postprocess(pred), sample.outputs) if sample.outputs else None
+    scored = metric.score(pred, sample) if sample.outputs else None
     return {
         "index": sample.index,
         "pred": pred,
@@ -104,6 +104,7 @@ def record(
         "truncation": -1,
         "length": -1 if sample.length is None else sample.length,
         "score": scored,
+        "metric": metric.name,
         "n_context_tokens": n_context_tokens,
         "n_query_tokens": n_query_tokens,
         "n_generated": len(answer.tokens),
@@ -112,9 +113,9 @@ def record(
     }
 
 
-def is_cut(span: tuple[int, int] | None, attention: Kind) -> bool | None:
-    """Whether a block edge cuts a stretch of tokens; None without a stretch or without blocks."""
+def is_cut(spans: Sequence[tuple[int, int]], attention: Kind) -> bool | None:
+    """Whether a block edge cuts any of the stretches of tokens; None without these, or blocks."""
     block = attention.sizes.get("block_size")
-    if span is None or block is None:
+    if not spans or block is None:
         return None
-    return span[0] // block != (span[1] - 1) // block
+    return any(start // block != (end - 1) // block for start, end in spans)

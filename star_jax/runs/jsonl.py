@@ -108,7 +108,6 @@ def _parse(text: bytes, position: int, place: str) -> Line:
         context=fields["input_context"],
         query=fields["input_query"] + fields.get("answer_prefix", ""),
         outputs=_outputs(fields),
-        needle=None,
         length=length if isinstance(length, int) else None,
     )
     return Line(sample, fields, place)

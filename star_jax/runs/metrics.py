@@ -1,9 +1,20 @@
-"""RULER's own scoring: what is stripped from a prediction, and what counts as a match."""
+"""How predictions are scored: RULER's own matching."""
 
+import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from star_jax.runs.sample import Sample
 
 _CONTROL = re.compile(r"[\x00-\x1f]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """What makes a score, 0 to 1, of a prediction, and the name that stands beside the score."""
+
+    name: str
+    score: Callable[[str, Sample], float]
 
 
 def postprocess(pred: str) -> str:
@@ -17,6 +28,27 @@ def string_match_all(pred: str, outputs: Sequence[str]) -> float:
     Raises:
       ValueError: there is no reference.
     """
+    return sum(_matches(pred, outputs)) / len(outputs)
+
+
+def string_match_part(pred: str, outputs: Sequence[str]) -> float:
+    """1 if any of the references occurs in `pred`, case aside, else 0.
+
+    Raises:
+      ValueError: there is no reference.
+    """
+    return float(any(_matches(pred, outputs)))
+
+
+def _matches(pred: str, outputs: Sequence[str]) -> list[bool]:
     if not outputs:
         raise ValueError(f"{outputs=}: nothing to compare with")
-    return sum(ref.lower() in pred.lower() for ref in outputs) / len(outputs)
+    return [ref.lower() in pred.lower() for ref in outputs]
+
+
+MATCH_ALL = Metric(
+    "string_match_all", lambda pred, sample: string_match_all(postprocess(pred), sample.outputs)
+)
+MATCH_PART = Metric(
+    "string_match_part", lambda pred, sample: string_match_part(postprocess(pred), sample.outputs)
+)

@@ -1,6 +1,8 @@
 """One question of an evaluation suite."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from star_jax.text.prompt import Text
 
@@ -9,13 +11,15 @@ from star_jax.text.prompt import Text
 class Sample:
     """A context, a query about it, and the reference answers.
 
-    `needle` is the span of the asked needle's sentence, in characters of `context`; None
-    if the suite has none. `length` is the length in tokens that the suite states, if any.
+    needles: the spans of what the answer is read from, in characters of `context`; none where the
+      suite does not know them. length: in tokens, where the suite states it. facts: what else the
+      suite's metric reads.
     """
 
     index: int
     context: Text
     query: Text
     outputs: tuple[str, ...]
-    needle: tuple[int, int] | None
-    length: int | None
+    needles: tuple[tuple[int, int], ...] = ()
+    length: int | None = None
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
