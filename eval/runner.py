@@ -194,10 +194,7 @@ def _draw(cell: Cell, batch: range, tokenizer: Tokenizer) -> Questions:
         samples,
         [tokenizer.encode_context(sample.context) for sample in samples],
         [tokenizer.encode_query(sample.query) for sample in samples],
-        [
-            [tokenizer.span(sample.context, *needle) for needle in sample.needles]
-            for sample in samples
-        ],
+        [tokenizer.spans(sample.context, sample.needles) for sample in samples],
     )
 
 

@@ -82,14 +82,14 @@ def test_span_covers_the_text_and_no_more(tmp_path: pathlib.Path, begin: str) ->
     text = Prompt.template(begin) + shown.removeprefix(begin)
     start = shown.index("the needle")
     end = shown.index("here.") + len("here.")
-    span = tokenizer.span(text, start, end)
+    (span,) = tokenizer.spans(text, [(start, end)])
     assert span is not None
     ids = tokenizer.encode_context(text)
     assert tokenizer.decode(ids[span[0] : span[1]]) == "the needle is here."
     # A token that begins in the stretch's middle belongs to it as a whole.
-    inner = tokenizer.span(text, start + 1, start + 2)
+    (inner,) = tokenizer.spans(text, [(start + 1, start + 2)])
     assert inner == (span[0], span[0] + 1)
-    assert tokenizer.span(text, end, end) is None
+    assert tokenizer.spans(text, [(end, end)]) == []
 
 
 def test_no_tokenizer_files_is_none_and_broken_ones_are_an_error(tmp_path: pathlib.Path) -> None:

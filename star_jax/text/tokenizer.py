@@ -19,7 +19,7 @@ import operator
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import tokenizers
@@ -165,17 +165,18 @@ class Tokenizer:
         )
         return before, after + prefix
 
-    def span(self, text: Text, start: int, end: int) -> tuple[int, int] | None:
-        """The tokens of `encode_context(text)` that overlap text[start:end], as [first, last + 1).
+    def spans(self, text: Text, of: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The tokens of `encode_context(text)` that overlap each text[start:end]: [first, end).
 
-        None if no token does.
+        Stretches that no token overlaps are left out.
         """
-        offsets = self._encode(Prompt.of(text, "span")).offsets
-        inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start]
-        if not inside:
-            return None
-        added = self.count_added(text)
-        return inside[0] + added, inside[-1] + 1 + added
+        of = list(of)
+        offsets = self._encode(Prompt.of(text, "spans")).offsets if of else []
+        added, found = self.count_added(text), []
+        for start, end in of:
+            inside = [i for i, (a, b) in enumerate(offsets, added) if a < end and b > start]
+            found += [(inside[0], inside[-1] + 1)] if inside else []
+        return found
 
     def decode(self, ids: Ids, *, skip_special_tokens: bool = False) -> str:
         """The text of token ids, as it is: spaces before punctuation stay.
