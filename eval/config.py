@@ -16,7 +16,7 @@ import star_jax
 from star_jax import engine
 from star_jax.attention import IMPLEMENTATIONS
 from star_jax.eval.lists import check_known, items
-from star_jax.eval.rows import MENDING, SIZES, SOME_LENGTH, rows
+from star_jax.eval.rows import FIELDS, SOME_LENGTH, rows
 from star_jax.eval.settings import (
     AttentionConfig,
     DataConfig,
@@ -27,6 +27,7 @@ from star_jax.eval.settings import (
 )
 from star_jax.eval.suites import SUITES
 from star_jax.prefill.kinds import KINDS
+from star_jax.prefill.streaming import Streaming
 from star_jax.runs.drawing import sampling, stop_words
 
 __all__ = [  # what config files and the runner take from here
@@ -40,7 +41,7 @@ __all__ = [  # what config files and the runner take from here
 ]
 
 # Fields that may be a number or a list, too: a config file need not write them as text.
-_LISTS = {"kind", *SIZES, *MENDING, "tasks", "lengths", "stop"}
+_LISTS = {"kind", *itertools.chain(*FIELDS.values()), "tasks", "lengths", "stop"}
 
 
 def resolve(config: object) -> EvalConfig:
@@ -111,7 +112,7 @@ def _check_mesh(mesh: MeshConfig) -> None:
 
 def _check_attention(attention: AttentionConfig) -> None:
     for kind in items("attention.kind", attention.kind):
-        check_known("attention.kind", kind, tuple(KINDS))
+        check_known("attention.kind", kind, (*KINDS, Streaming.name))
     if attention.implementation:
         check_known("attention.implementation", attention.implementation, sorted(IMPLEMENTATIONS))
 

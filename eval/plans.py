@@ -14,7 +14,7 @@ from star_jax import engine as engine_lib
 from star_jax.eval import config as config_lib
 from star_jax.eval.config import EvalConfig
 from star_jax.eval.lists import items
-from star_jax.eval.rows import MENDING, SIZES, SOME_LENGTH, has_sizes, rows
+from star_jax.eval.rows import SOME_LENGTH, fields, rows
 from star_jax.eval.suites import SUITES, Cell
 from star_jax.runs import devices, hashes, limits
 from star_jax.runs.drawing import stop_words
@@ -105,8 +105,7 @@ def _settings(
     suite = SUITES[config.data.suite]
     sizes = {
         f"attention.{name}": sorted(items(f"attention.{name}", getattr(config.attention, name)))
-        for name in (*SIZES, *MENDING)
-        if has_sizes(config.attention)
+        for name in fields(config.attention)
     }
     return {
         "model.files": hashes.of_checkpoint(directory),

@@ -15,9 +15,12 @@ from star_jax.runs import records
 
 FILES = ("manifest.json", "summary.csv", "summary.md")  # of a run, beside the rows' folders
 
+_HOW = (  # contexts are encoded; each kind has some of these
+    *("block_size", "anchor_size", "halo", "correction", "stride"),
+    *("content", "positions", "sinks", "window"),
+)
 _FIELDS = (
-    *("task", "length", "row", "kind", "block_size", "anchor_size"),
-    *("halo", "correction", "stride", "n"),
+    *("task", "length", "row", "kind", *_HOW, "n"),
     *("score", "score_low", "score_high", "diff", "diff_low", "diff_high"),
     *("n_whole", "score_whole", "diff_whole", "n_cut", "score_cut"),
     *("blocks", "time_prefill", "time_decode", "time_compile"),
@@ -85,7 +88,7 @@ def summarise(entries: Sequence[Entry], *, devices: int) -> list[dict[str, Any]]
         sizes = entry.row.attention.sizes
         beside = exact.get((entry.task, entry.length)) if sizes else None
         blocks = None
-        if sizes:
+        if "block_size" in sizes:
             blocks = -(-max(one.n_context_tokens for one in answered) // sizes["block_size"])
         summary.append(
             {
@@ -93,9 +96,8 @@ def summarise(entries: Sequence[Entry], *, devices: int) -> list[dict[str, Any]]
                 "length": entry.length,
                 "row": entry.row.name,
                 "kind": entry.row.attention.name,
-                "block_size": sizes.get("block_size"),
-                "anchor_size": sizes.get("anchor_size"),
-                **dict.fromkeys(("halo", "correction", "stride")),
+                **dict.fromkeys(_HOW),
+                **sizes,
                 **entry.row.attention.mending,
                 "n": len(answered),
                 **_score(answered),

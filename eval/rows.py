@@ -7,15 +7,23 @@ from typing import Any
 
 from star_jax.eval.lists import items
 from star_jax.eval.settings import AttentionConfig
+from star_jax.prefill.anchors import CONTENTS, POSITIONS, OtherAnchor
 from star_jax.prefill.correction import CORRECTIONS
 from star_jax.prefill.kinds import KINDS, Kind
+from star_jax.prefill.star import Star
+from star_jax.prefill.streaming import Streaming
 from star_jax.runs import limits
 
 _LONGEST = 40  # characters of a size
 SOME_LENGTH = 2**24  # stands for L where only the questions tell
-SIZES = ("block_size", "anchor_size", "halo")
-MENDING = ("correction", "stride")
 NONE = "none"  # of corrections
+
+# What each kind reads; exact attention reads nothing.
+FIELDS: dict[str, tuple[str, ...]] = {
+    Star.name: ("block_size", "anchor_size", "halo", "anchor_content", "correction", "stride"),
+    Streaming.name: ("sinks", "window"),
+}
+SIZES = {"block_size", "anchor_size", "halo", "sinks", "window"}  # which may be parts of a length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,30 +38,79 @@ class Row:
         return self.attention.label
 
 
+def fields(attention: AttentionConfig) -> list[str]:
+    """The fields that the rows depend on, beside the kinds."""
+    kinds = items("attention.kind", attention.kind)
+    return [field for kind in kinds for field in FIELDS.get(kind, ())]
+
+
+def needs_length(attention: AttentionConfig) -> bool:
+    """Whether a size is a part of the length."""
+    sizes = [field for field in fields(attention) if field in SIZES]
+    return any("L" in one for name in sizes for one in _items(attention, name))
+
+
 def rows(attention: AttentionConfig, length: int | None) -> tuple[Row, ...]:
     """The rows at a length; `L` in sizes stands for it. Rows that come out the same are one."""
     found: dict[Row, None] = {}
     for name in items("attention.kind", attention.kind):
-        if KINDS[name].is_exact:
-            found[Row(KINDS[name]())] = None
-            continue
-        sizes = itertools.product(*(items(f"attention.{s}", getattr(attention, s)) for s in SIZES))
-        for size, how in itertools.product(sizes, _mending(attention)):
-            found[Row(KINDS[name](**_sizes(size, length), **how))] = None
+        if name == Star.name:
+            kinds = _star(attention, length)
+        elif name == Streaming.name:
+            kinds = _streaming(attention, length)
+        else:
+            kinds = [KINDS[name]()]
+        found |= dict.fromkeys(map(Row, kinds))
     return tuple(found)
+
+
+def _items(attention: AttentionConfig, name: str) -> tuple[str, ...]:
+    return items(f"attention.{name}", getattr(attention, name))
+
+
+def _star(attention: AttentionConfig, length: int | None) -> list[Kind]:
+    """Each of the sizes, with each of the corrections and each of the anchors."""
+    found: list[Kind] = []
+    lists = (_items(attention, name) for name in ("block_size", "anchor_size", "halo"))
+    mending, anchors = _mending(attention), _anchors(attention)
+    for block, anchor, halo in itertools.product(*lists):
+        b, a, h = _sizes(block, anchor, halo, length)
+        for content, at in anchors:
+            if (content, at) == ("first", "first"):
+                found += [Star(block_size=b, anchor_size=a, halo=h, **how) for how in mending]
+            elif a:
+                other = OtherAnchor(block_size=b, anchor_size=a, content=content, positions=at)
+                found.append(other)
+    if not found:
+        raise ValueError(
+            f"attention.anchor_size={attention.anchor_size!r} leaves no anchor whose content "
+            f"attention.anchor_content={attention.anchor_content!r} could be"
+        )
+    return found
+
+
+def _anchors(attention: AttentionConfig) -> list[tuple[str, str]]:
+    """Contents and positions of anchors: "first", or "first@random"."""
+    found = []
+    for text in _items(attention, "anchor_content"):
+        content, _, positions = text.partition("@")
+        if content not in CONTENTS or (positions or "first") not in POSITIONS:
+            raise ValueError(
+                f"attention.anchor_content={text!r} is unknown: use {', '.join(CONTENTS)}, "
+                f"each also with @{' or @'.join(POSITIONS)}"
+            )
+        found.append((content, positions or "first"))
+    return found
 
 
 def _mending(attention: AttentionConfig) -> list[dict[str, Any]]:
     """The corrections, each with each of the strides; without one these say nothing."""
-    strides = [
-        (text, _size("attention.stride", text))
-        for text in items("attention.stride", attention.stride)
-    ]
+    strides = [(text, _size("attention.stride", text)) for text in _items(attention, "stride")]
     for text, stride in strides:
         if stride < 1:
             raise ValueError(f"attention.stride={text!r} must be at least 1")
     found: list[dict[str, Any]] = []
-    for correction in items("attention.correction", attention.correction):
+    for correction in _items(attention, "correction"):
         if correction == NONE:
             found.append({})
         elif correction in CORRECTIONS:
@@ -64,20 +121,28 @@ def _mending(attention: AttentionConfig) -> list[dict[str, Any]]:
     return found
 
 
-def has_sizes(attention: AttentionConfig) -> bool:
-    """Whether any of the kinds has them."""
-    return not all(KINDS[name].is_exact for name in items("attention.kind", attention.kind))
+def _streaming(attention: AttentionConfig, length: int | None) -> list[Kind]:
+    found: list[Kind] = []
+    lists = (_items(attention, name) for name in ("sinks", "window"))
+    for sinks, window in itertools.product(*lists):
+        s = _size("attention.sinks", sinks, L=length)
+        w = _size("attention.window", window, L=length)
+        if s < 0 or w < 1:
+            raise ValueError(
+                f"attention.sinks={sinks!r} is {s} tokens and attention.window={window!r} {w}: "
+                "they must be at least 0 and 1"
+            )
+        if max(s, w) > limits.MOST_POSITIONS:
+            raise ValueError(
+                f"attention.sinks={sinks!r} or attention.window={window!r} is above "
+                f"{limits.MOST_POSITIONS} tokens"
+            )
+        found.append(Streaming(sinks=s, window=w))
+    return found
 
 
-def needs_length(attention: AttentionConfig) -> bool:
-    """Whether a size is a part of the length."""
-    sizes = SIZES if has_sizes(attention) else ()
-    found = (items(name, getattr(attention, name)) for name in sizes)
-    return any("L" in size for each in found for size in each)
-
-
-def _sizes(sizes: tuple[str, ...], length: int | None) -> dict[str, int]:
-    block, anchor, halo = sizes
+def _sizes(block: str, anchor: str, halo: str, length: int | None) -> tuple[int, int, int]:
+    """Of block, anchor and halo, in tokens."""
     at = "" if length is None else f" at length {length}"
     b = _size("attention.block_size", block, L=length)
     if b < 1:
@@ -98,7 +163,7 @@ def _sizes(sizes: tuple[str, ...], length: int | None) -> dict[str, int]:
             f"attention.halo={halo!r} is {h} tokens{at}: it must be from 0 (none) to the {b} of "
             f"attention.block_size={block!r}, since the halo is taken from one block"
         )
-    return {"block_size": b, "anchor_size": a, "halo": h}
+    return b, a, h
 
 
 def _size(field: str, text: str, **known: int | None) -> int:

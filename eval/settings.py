@@ -25,23 +25,33 @@ class ModelConfig:
 class AttentionConfig:
     """How contexts are encoded. Comma lists; each combination is a row of the result.
 
-    kind: star, or exact attention: dense, ring, ulysses. A comma list.
+    kind: star; exact attention: dense, ring, ulysses; streaming: sinks and a window. A comma list.
     block_size: in tokens, or a part of the length: 1024, L/4. A comma list.
     anchor_size: in tokens, or a part of the length or of the block: 0 (none), L/8, b/4, b. A
       comma list.
+    anchor_content: which tokens the anchor of a block has, for ablations: first (of the context),
+      previous (the last before the block), earlier (of a block drawn at random), shuffled, random,
+      constant, or query (each question then encodes its context for itself). first@random gives
+      the first tokens random positions before the block, and first@previous the last ones before
+      it. A comma list. Others than first are without halo and correction.
     halo: how many keys of the block before it a block also sees: 0 (none), 256, 3b/4. A comma
       list.
     correction: what mends a block's rows: none, delta, tangent, both. A comma list.
     stride: of this many rows a correction attends one exactly. A comma list.
+    sinks: of kind streaming, how many of the context's first tokens every token sees. A comma list.
+    window: of kind streaming, how many tokens up to its own a token sees. A comma list.
     implementation: what computes attention; empty picks the best for the devices.
     """
 
     kind: str = "dense,star"
     block_size: str = "L/4"
     anchor_size: str = "b"
+    anchor_content: str = "first"
     halo: str = "0"
     correction: str = "none"
     stride: str = "64"
+    sinks: str = "1000"
+    window: str = "8000"
     implementation: str = ""
 
 

@@ -15,9 +15,11 @@ from star_jax.generate.generation import Generation
 from star_jax.generate.likelihood import Scores
 from star_jax.generate.sampling import Sampling
 from star_jax.generate.stopping import Answer, Event
+from star_jax.prefill.anchors import OtherAnchor
 from star_jax.prefill.dense import Dense
 from star_jax.prefill.ring import Ring
 from star_jax.prefill.star import Star
+from star_jax.prefill.streaming import Streaming
 from star_jax.prefill.ulysses import Ulysses
 from star_jax.runtime.mesh import make_mesh, simulate_cpu_devices
 
@@ -31,10 +33,12 @@ __all__ = [
     "Engine",
     "Event",
     "Generation",
+    "OtherAnchor",
     "Ring",
     "Sampling",
     "Scores",
     "Star",
+    "Streaming",
     "Ulysses",
     "__version__",
     "make_mesh",

@@ -91,6 +91,29 @@ def test_halo_and_correction_are_lists_as_the_sizes() -> None:
     ]
 
 
+def test_other_anchors_are_without_halo_and_correction() -> None:
+    assert names(
+        1024,
+        kind="star,streaming",
+        block_size="L/4",
+        anchor_size="b,0",
+        anchor_content="first,first@random,previous@previous",
+        halo="b/4,0",
+        correction="delta",
+        sinks="4,8",
+        window="L/8",
+    ) == [
+        "star_b256_a256_h64_delta64",
+        "star_b256_a256_first@random",
+        "star_b256_a256_previous@previous",
+        "star_b256_a256_delta64",
+        "star_b256_a0_h64_delta64",
+        "star_b256_a0_delta64",
+        "streaming_s4_w128",
+        "streaming_s8_w128",
+    ]
+
+
 def test_rows_are_the_librarys_kinds_of_attention() -> None:
     found = rows.rows(config.AttentionConfig(block_size="64", anchor_size="8"), None)
     assert [row.attention for row in found] == [Dense(), Star(block_size=64, anchor_size=8)]
@@ -142,6 +165,13 @@ def test_rows_are_the_librarys_kinds_of_attention() -> None:
             "attention.stride='0' must be at least 1",
         ),
         ({"attention__implementation": "magic"}, "'magic' is unknown"),
+        ({"attention__kind": "anchors"}, "'anchors' is unknown"),
+        ({"attention__anchor_content": "last"}, "attention.anchor_content='last' is unknown"),
+        ({"attention__anchor_content": "first@last"}, "attention.anchor_content='first@last'"),
+        ({"attention__anchor_content": "random", "attention__anchor_size": "0"}, "no anchor whose"),
+        ({"attention__kind": "streaming", "attention__window": "0"}, "attention.window='0' 0"),
+        ({"attention__kind": "streaming", "attention__sinks": "-1"}, "attention.sinks='-1' is -1"),
+        ({"attention__kind": "streaming", "attention__sinks": "b"}, "'b' is not a size"),
         ({"mesh__data": 0}, "mesh.data=0"),
         ({"mesh__context": -1}, "mesh.context=-1"),
         ({"data__suite": "glue"}, "data.suite: 'glue' is unknown; there is jsonl, ruler"),

@@ -57,6 +57,10 @@ class Exact(abc.ABC):
         """None: no other kind does the same faster wherever this one runs."""
         return []
 
+    def asking(self, query: Sequence[int]) -> None:
+        """None: what is encoded serves all questions."""
+        del query
+
     def encode(
         self,
         model: Decoder,

@@ -7,9 +7,11 @@ from jax.sharding import Mesh
 
 from star_jax.cache.sharded import Cache, Shards
 from star_jax.models import Decoder, DecoderConfig
+from star_jax.prefill.anchors import OtherAnchor
 from star_jax.prefill.dense import Dense
 from star_jax.prefill.ring import Ring
 from star_jax.prefill.star import Star
+from star_jax.prefill.streaming import Streaming
 from star_jax.prefill.ulysses import Ulysses
 from star_jax.runtime.runtime import Runtime
 from star_jax.sizes import shown
@@ -49,6 +51,10 @@ class Kind(Hashable, Protocol):
         """What would be better, where contexts have these lengths: a warning each."""
         ...
 
+    def asking(self, query: Sequence[int]) -> "Kind | None":
+        """The kind that encodes a context for this question; None: one context serves them all."""
+        ...
+
     def encode(
         self,
         model: Decoder,
@@ -74,11 +80,13 @@ class Kind(Hashable, Protocol):
 
 
 KINDS: dict[str, type[Any]] = {kind.name: kind for kind in (Dense, Ring, Ulysses, Star)}
+# To compare with: what a paper's tables need, and nobody serves.
+BASELINES: dict[str, type[Any]] = {kind.name: kind for kind in (OtherAnchor, Streaming)}
 
 
 def check_kind(attention: object) -> None:
     """Raises ValueError for what is no kind of attention."""
-    if not isinstance(attention, tuple(KINDS.values())):
+    if not isinstance(attention, (*KINDS.values(), *BASELINES.values())):
         raise ValueError(
             f"attention={shown(attention)} must be Star(...), Ring(), Ulysses() or Dense()"
         )

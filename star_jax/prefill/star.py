@@ -140,6 +140,10 @@ class Star:
             )
         return found
 
+    def asking(self, query: Sequence[int]) -> None:
+        """None: what is encoded serves all questions."""
+        del query
+
     def encode(
         self, model: Decoder, rows: list[list[int]], *, runtime: Runtime
     ) -> tuple[Cache, Shards]:
@@ -167,7 +171,7 @@ class Star:
         kept = resize(cache.layers, new.room, of=old, mesh=mesh)
         before = wave_lib.resume(runtime, new.rules, new.block)(kept, np.int32(first * new.block))
         kept = _later_waves(model, rows, new, kept, before, first, runtime)
-        return _dealt(rows, new, kept, runtime)
+        return dealt_blocks(rows, new, kept, runtime)
 
 
 class Sizes(NamedTuple):
@@ -210,7 +214,7 @@ def _encode(
         # One name for the wave and the cache: the first wave's arrays go when they are copied.
         kept = resize(kept, new.room, of=new.block, mesh=mesh)
         kept = _later_waves(model, rows, new, kept, before, 1, runtime)
-    return _dealt(rows, new, kept, runtime)
+    return dealt_blocks(rows, new, kept, runtime)
 
 
 def _later_waves(
@@ -245,7 +249,10 @@ def _inputs(
         yield put(tokens[:, at : at + new.span]), put(starts + np.int32(at))
 
 
-def _dealt(rows: list[list[int]], new: Sizes, kept: Kept, runtime: Runtime) -> tuple[Cache, Shards]:
+def dealt_blocks(
+    rows: list[list[int]], new: Sizes, kept: Kept, runtime: Runtime
+) -> tuple[Cache, Shards]:
+    """What the devices keep of contexts whose blocks went to them in turn, and how they lie."""
     devices = new.span // new.block
     end = new.waves * new.span
     starts = tuple(tuple(range(c * new.block, end, new.span)) for c in range(devices))

@@ -1,6 +1,7 @@
 """Asks one batch of questions, and what is written down of it."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,12 +48,16 @@ def ask(
     """Answers a batch of questions, given as token ids; `begin` is told what is going on.
 
     Questions of one context are asked together, and it is encoded once; not at all if it is held
-    from the batch before.
+    from the batch before. An anchor that reads the question makes each of them pay for a context.
 
     Returns:
       The answers; and seconds, the batch's shared out evenly among its questions, so that
       they add up: of phase 1, of phase 2, and of compiling, which neither contains.
     """
+    if engine.attention.asking(queries[0]) is not None:
+        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop}
+        options |= {"ignore_eos": ignore_eos, "sampling": sampling, "begin": begin}
+        return _ask_each(engine, contexts, queries, held=held, **options)
     places: dict[tuple[int, ...], list[int]] = {}
     for i, ids in enumerate(contexts):
         places.setdefault(tuple(ids), []).append(i)
@@ -81,6 +86,30 @@ def ask(
         "time_compile": prefill.compile_seconds + decode.compile_seconds,
     }
     return answers, {name: round(value / len(answers), 6) for name, value in seconds.items()}
+
+
+def _ask_each(
+    engine: Engine,
+    contexts: Sequence[list[int]],
+    queries: Sequence[list[int]],
+    *,
+    sampling: Sampling | None,
+    **options: Any,
+) -> tuple[list[Answer], dict[str, float]]:
+    """As `ask`, each question of a context that is encoded for it alone."""
+    answers, total = [], Counter[str]()
+    for i, (context, query) in enumerate(zip(contexts, queries, strict=True)):
+        mine = sampling
+        if sampling is not None and isinstance(sampling.seed, tuple):
+            mine = dataclasses.replace(sampling, seed=sampling.seed[i : i + 1])
+        alone = engine.attention.asking(query)
+        if alone is None:
+            raise ValueError(f"{engine.attention!r} serves all questions with one context")
+        asked = engine.with_attention(alone)
+        found, seconds = ask(asked, [context], [query], sampling=mine, **options)
+        answers += found
+        total.update(seconds)
+    return answers, {name: round(value / len(answers), 6) for name, value in total.items()}
 
 
 def record(
