@@ -161,8 +161,9 @@ def shell(line: str, *argv: str, cwd: pathlib.Path) -> subprocess.CompletedProce
     )
 
 
-@pytest.mark.parametrize("argument", ["--help", "--version"])
-@pytest.mark.parametrize("module", ["star_jax", "star_jax.convert"])
+@pytest.mark.parametrize(
+    ("module", "argument"), [("star_jax", "--help"), ("star_jax.convert", "--version")]
+)
 def test_help_that_cannot_be_written_is_one_line(
     tmp_path: pathlib.Path, module: str, argument: str
 ) -> None:
@@ -192,6 +193,7 @@ engine.Engine.from_pretrained = stop
 sys.argv = sys.argv[1:]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
+SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 RUNS = {
     "star_jax.infer": (
         "--model_path=checkpoint --attn_type=dense --tokens_to_generate=1 --input_path=in.jsonl "
@@ -201,8 +203,7 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("module", RUNS)
+@pytest.mark.parametrize(("module", "number"), zip(RUNS, SIGNALS, strict=True))
 def test_a_run_that_is_told_to_end_leaves_nothing(
     tmp_path: pathlib.Path, module: str, number: signal.Signals
 ) -> None:

@@ -93,8 +93,7 @@ def test_a_signal_is_not_lost(tmp_path: pathlib.Path, module: str, lose: str) ->
     assert files(here) == before
 
 
-@pytest.mark.parametrize("number", interrupts.SIGNALS, ids=lambda number: number.name)
-@pytest.mark.parametrize("module", COMMANDS)
+@pytest.mark.parametrize(("module", "number"), zip(COMMANDS, interrupts.SIGNALS, strict=True))
 def test_a_signal_while_libraries_are_imported(
     tmp_path: pathlib.Path, module: str, number: signal.Signals
 ) -> None:

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import pytest
 
 from star_jax import attention
-from star_jax.attention import Segment, kernels, mosaic
+from star_jax.attention import Segment, mosaic
 from star_jax.attention.mosaic import decode
 
 B, N, K = 1, 32, 8  # Llama-3.1-8B's heads
+# Registers do not depend on which of the two types of 16 bits it is.
+RUNS = [(head_dim, "bfloat16") for head_dim in mosaic.HEAD_DIMS] + [(128, "float16")]
 
 
 def assemble(dump, monkeypatch, q, segments, soft_cap=None):
@@ -46,8 +48,7 @@ def empty(*shape, dtype="bfloat16"):
     return jnp.broadcast_to(jnp.zeros((), dtype), shape)
 
 
-@pytest.mark.parametrize("dtype", kernels.DTYPES)
-@pytest.mark.parametrize("head_dim", mosaic.HEAD_DIMS)
+@pytest.mark.parametrize(("head_dim", "dtype"), RUNS)
 @pytest.mark.parametrize("causal", [True, False])
 def test_prefill_spills_nothing(head_dim, dtype, causal, tmp_path, monkeypatch):
     T = 4096
@@ -61,8 +62,7 @@ def test_prefill_spills_nothing(head_dim, dtype, causal, tmp_path, monkeypatch):
     assert not program.moves(B * T * K * head_dim)  # keys and values are read where they lie
 
 
-@pytest.mark.parametrize("dtype", kernels.DTYPES)
-@pytest.mark.parametrize("head_dim", mosaic.HEAD_DIMS)
+@pytest.mark.parametrize(("head_dim", "dtype"), RUNS)
 @pytest.mark.parametrize("queries", [1, 64])
 def test_decode_spills_nothing(head_dim, dtype, queries, tmp_path, monkeypatch):
     S = 65536
@@ -112,7 +112,7 @@ def test_lengths_that_divide_nothing_compile(tmp_path, monkeypatch):
     check_assembly(ptx, report)
 
 
-@pytest.mark.parametrize("head_dim", mosaic.HEAD_DIMS)
+@pytest.mark.parametrize("head_dim", [64, 128, 256])
 @pytest.mark.parametrize("queries", [16, 2048])
 def test_strided_rows_over_far_keys_spill_nothing(head_dim, queries, tmp_path, monkeypatch):
     """What a correction asks: the rows of eight devices over a shard, from a later key on."""

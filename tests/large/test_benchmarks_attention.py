@@ -31,7 +31,7 @@ from benchmarks import problems as problems_lib
 from benchmarks.problems import Problem, problems
 from star_jax.attention import Partial, reference
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 KINDS = get_args(problems_lib.Kind)
 
 

@@ -12,7 +12,7 @@ from absl.testing import flagsaver
 import star_jax
 from benchmarks import llama_shapes, peers, prefill, prefill_cpu, prefill_table
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 OPTIONS = ["--model=toy", "--lengths=256", "--rounds=2", "--devices=1,2"]
 
 

@@ -22,7 +22,7 @@ from star_jax.attention import partial_attention
 from star_jax.prefill import waves
 from star_jax.runtime import runtime
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 TOY = llama_shapes.GPU["gpu_toy"]
 CONFIG = models.from_dict(TOY)
 
