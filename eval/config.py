@@ -70,7 +70,8 @@ def resolve(config: object) -> EvalConfig:
     sampling(config.generation)
     config = copy.deepcopy(config)
     config.model.path = existing(config.model.path)
-    config.data.keys = existing(config.data.keys)
+    for name in ("keys", "sources", "haystack"):
+        setattr(config.data, name, existing(getattr(config.data, name)))
     return config
 
 

@@ -70,7 +70,16 @@ class DataConfig:
     seed: of RULER's questions.
     template: base leaves text as it is; chat puts each question into the model's own chat
       template, cut between context and question, the answer's prefix after the header of the
-      assistant's turn; llama3 is the one that RULER's published numbers were made with.
+      assistant's turn; llama3 is the one that the paper of Star Attention used, meta-llama3 the
+      one that RULER has for the same models.
+    compat: how RULER's questions are made. exact: ours, every sample fitted by itself. ruler: as
+      NVIDIA's RULER makes them today. star: as the paper of Star Attention ran them, quirks
+      included. star_jax/eval/ruler/modes.py says what each reproduces.
+    sources: a directory with the files that seven of RULER's tasks need: PaulGrahamEssays.json
+      (or essays as .txt), squad.json, hotpotqa.json.
+    haystack: prose for the five of these that hide needles in essays: a file, .txt or .json with
+      a "text"; empty: the one in data.sources. substitute: prose that comes with the package,
+      whose results are labelled, since they are not RULER's.
     keys: a file of key words for RULER, one per line; empty: the benchmark's own. Tasks whose
       keys are no words ignore it.
     """
@@ -83,6 +92,9 @@ class DataConfig:
     batch_size: int = 0
     seed: int = 0
     template: str = "base"
+    compat: str = "exact"
+    sources: str = ""
+    haystack: str = ""
     keys: str = ""
 
 

@@ -7,6 +7,7 @@ import runpy
 from typing import Any
 
 import pytest
+import ruler_sources
 
 from star_jax import Dense, Ring, Star
 from star_jax.eval import config, lists, rows, ruler
@@ -269,9 +270,10 @@ def test_a_config_file_may_give_tuples() -> None:
     assert drawing.stop_words(given.generation.stop) == ("a,b", "c")
 
 
-def test_defaults() -> None:
-    given = config.resolve(make())
-    assert SUITES["ruler"].settings(given.data)["data.tasks"] == sorted(ruler.TASKS)
+def test_defaults(tmp_path: pathlib.Path) -> None:
+    given = config.resolve(make(data__sources=str(ruler_sources.write(tmp_path))))
+    assert SUITES["ruler"].settings(given.data)["data.tasks"] == sorted(ruler.NAMES)
+    assert SUITES["ruler"].settings(given.data)["data.compat"] == "exact"
     assert lists.num_samples(given.data, default=7) == 7
     assert ruler_suite.SAMPLES == 500
     assert drawing.stop_words("") == ()

@@ -43,7 +43,7 @@ def test_the_wheel_adds_only_star_jax(wheel: pathlib.Path) -> None:
     }
     assert {"star_jax/models/llama.py", "star_jax/eval/__main__.py"} <= sources
     assert {name for name in names if name.endswith(".py")} == sources
-    assert "star_jax/py.typed" in names
+    assert {"star_jax/py.typed", "star_jax/eval/ruler/constitution.txt"} <= set(names)
     assert any(re.fullmatch(r".*\.dist-info/licenses/LICENSE", name) for name in names)
 
 

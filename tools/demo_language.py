@@ -15,7 +15,7 @@ from star_jax.engine import Engine
 from star_jax.text.tokenizer import Tokenizer
 from tools import smollm2
 
-DOCUMENT = pathlib.Path(__file__).parent / "constitution.txt"
+DOCUMENT = pathlib.Path(__file__).parents[1] / "eval" / "ruler" / "constitution.txt"
 DEVICES = 4
 BLOCK = 1152  # a quarter of the text, and a little
 MAX_NEW_TOKENS = 12

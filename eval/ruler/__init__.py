@@ -1,11 +1,8 @@
-"""RULER's tasks that need no data set, generated to fit a length.
+"""RULER's thirteen tasks, generated to fit a length.
 
-Templates, distributions and metric are RULER's (Hsieh et al., 2024, arXiv 2404.06654).
-On purpose different: every sample has its own random stream, so that sample i is the same
-however many are drawn and where its answers stand varies; every sample is fitted by itself,
-to one line or word; and the rewriting of the needle tasks to the singular is applied to the
-task's text only, not to the chat template around it. What differs in one task only, its
-module says.
+Templates, distributions and metrics are RULER's (Hsieh et al., 2024, arXiv 2404.06654). There are
+three ways to make them, `modes.MODES`. What differs from RULER on purpose in the first, `exact`,
+that module says, and each task's own says what concerns it alone.
 """
 
 import dataclasses
@@ -14,10 +11,11 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from star_jax.eval.ruler import cwe, fwe, niah, vt
-from star_jax.eval.ruler.draft import Draft, largest
-from star_jax.runs.metrics import MATCH_ALL, Metric
+from star_jax.eval.ruler.draft import Draft, Request, largest
+from star_jax.eval.ruler.modes import MODES, NAMES
+from star_jax.eval.ruler.sources import Sources
 from star_jax.runs.sample import Sample
+from star_jax.text.prompt import Text
 
 # What stands before the context, and between the question and the answer's prefix.
 TEMPLATES: dict[str, tuple[str, str]] = {
@@ -29,26 +27,89 @@ TEMPLATES: dict[str, tuple[str, str]] = {
         ),
         "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
     ),
+    "meta-llama3": (
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n",
+        "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+    ),
 }
+TASKS = MODES["exact"].tasks
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
-    """A RULER task: how a sample is drafted, how many tokens its answer may have, its metric."""
+class Maker:
+    """Makes the samples of one task at one length, each when it is asked for.
 
-    draft: Callable[..., Draft]
-    max_new_tokens: int
-    metric: Metric = MATCH_ALL
+    request: of all of them; its index does not count.
+    """
+
+    task: str
+    mode: str
+    request: Request
+
+    def sample(self, index: int) -> Sample:
+        """Sample `index`; it depends on nothing but the maker's fields.
+
+        Raises:
+          ValueError: a length that holds no haystack, too few keys or questions.
+        """
+        draft = self._draft(index)
+        limit, steps = self.request.length, draft.steps
+        if steps is None:
+            answers = self.request.count_tokens(" ".join(draft.outputs))
+            count = self._counter(draft, more=answers)
+            size, tokens = largest(count, limit, least=draft.least, unit=draft.unit)
+        else:
+            count = self._counter(draft, context_only=steps.context_only)
+            size = steps.shrunk(self._size, count, limit, draft)
+            tokens = self._counter(draft)(size)
+        before = self._before(draft)
+        needles = tuple((a + len(before), b + len(before)) for a, b in draft.needles(size))
+        context = before + draft.context(size)
+        return Sample(index, context, self._query(draft), draft.outputs, needles, tokens)
+
+    @functools.cached_property
+    def _size(self) -> int:
+        """What the published scripts find once, with a sample that is none of those asked."""
+        draft = self._draft(0, "fit")
+        steps = draft.steps
+        if steps is None:
+            raise ValueError(f"{self.mode=} fits each sample by itself")
+        more = self.request.count_tokens(steps.answer) if steps.answer else 0
+        count = self._counter(draft, more=more, context_only=steps.context_only)
+        return steps.find(count, self.request.length, draft.unit)
+
+    def _draft(self, index: int, stream: str = "") -> Draft:
+        request = dataclasses.replace(self.request, index=index)
+        rng = random.Random(f"{self.task} {request.length} {stream or index} {request.seed}")
+        return MODES[self.mode].tasks[self.task].draft(rng, request)
+
+    def _before(self, draft: Draft) -> Text:
+        return self.request.wrap[0] if draft.before is None else draft.before
+
+    def _query(self, draft: Draft) -> Text:
+        return draft.question + self.request.wrap[1] + draft.answer_prefix
+
+    def _counter(
+        self, draft: Draft, *, more: int = 0, context_only: bool = False
+    ) -> Callable[[int], int]:
+        """The tokens of a size: of the context, and of the rest if it counts."""
+        count_tokens, before = self.request.count_tokens, self._before(draft)
+        if not context_only:
+            more += count_tokens(self._query(draft)) + self.request.max_new_tokens
+        return lambda size: more + count_tokens(before + draft.context(size))
 
 
-TASKS: dict[str, Task] = {
-    "niah_single_1": Task(functools.partial(niah.draft, haystack="noise", kind="number"), 128),
-    "niah_multikey_2": Task(functools.partial(niah.draft, haystack="needles", kind="number"), 128),
-    "niah_multikey_3": Task(functools.partial(niah.draft, haystack="needles", kind="uuid"), 128),
-    "vt": Task(vt.draft, 30),
-    "cwe": Task(cwe.draft, 120),
-    "fwe": Task(fwe.draft, 50),
-}
+def maker(task: str, mode: str = "exact", **request: Any) -> Maker:
+    """A maker; `request` are the fields of a Request, its index aside.
+
+    Raises:
+      ValueError: unknown task or mode.
+    """
+    if mode not in MODES:
+        raise ValueError(f"{mode=} is unknown; known: {sorted(MODES)}")
+    if task not in NAMES:
+        raise ValueError(f"{task=} is unknown; known: {sorted(NAMES)}")
+    return Maker(task, mode, Request(index=0, **request))
 
 
 def generate(
@@ -59,31 +120,26 @@ def generate(
     seed: int,
     count_tokens: Callable[[Any], int],
     max_new_tokens: int,
-    wrap: tuple[str, str],
+    wrap: tuple[Text, Text],
     keys: Sequence[str] | None,
+    sources: Sources | None = None,
 ) -> Sample:
     """Sample `index` of a task, with as much of its haystack as fits into `length` tokens.
 
     Counted are context, query, answers and `max_new_tokens`. The sample depends on nothing
-    but the arguments. `wrap` is what stands before the context, and between the question and
-    the answer's prefix: a value of `TEMPLATES`, or another chat template. `keys` are the words
-    to draw keys from where a task's keys are words; None: RULER's, an adjective and a noun of
-    wonderwords.
+    but the arguments, whose fields are a Request's; see there.
 
     Raises:
       ValueError: unknown task, a length that holds no haystack, too few keys.
     """
-    if task not in TASKS:
-        raise ValueError(f"{task=} is unknown; known: {sorted(TASKS)}")
-    rng = random.Random(f"{task} {length} {index} {seed}")
-    draft = TASKS[task].draft(rng, length=length, count_tokens=count_tokens, keys=keys)
-    before, between = wrap
-    query = draft.question + between + draft.answer_prefix
-    fixed = count_tokens(query) + count_tokens(" ".join(draft.outputs)) + max_new_tokens
-
-    def count(size: int) -> int:
-        return fixed + count_tokens(before + draft.context(size))
-
-    size, tokens = largest(count, length, least=draft.least, unit=draft.unit)
-    needles = tuple((a + len(before), b + len(before)) for a, b in draft.needles(size))
-    return Sample(index, before + draft.context(size), query, draft.outputs, needles, tokens)
+    made = maker(
+        task,
+        length=length,
+        seed=seed,
+        count_tokens=count_tokens,
+        max_new_tokens=max_new_tokens,
+        wrap=wrap,
+        keys=keys,
+        sources=sources or Sources(),
+    )
+    return made.sample(index)

@@ -11,10 +11,10 @@ there are 3 times, once and no example.
 
 import itertools
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from star_jax.eval.ruler import words
-from star_jax.eval.ruler.draft import Draft
+from star_jax.eval.ruler.draft import Draft, Request
 
 CONTEXT = (
     "Below is a numbered list of words. In these words, some appear more often than others. "
@@ -25,18 +25,11 @@ ANSWER_PREFIX = " Answer: The top 10 words that appear most often in the list ar
 COMMON = 10
 
 
-def draft(
-    rng: random.Random,
-    *,
-    length: int,
-    count_tokens: Callable[[str], int],
-    keys: Sequence[str] | None,
-) -> Draft:
+def draft(rng: random.Random, request: Request) -> Draft:
     """A solved example, then a list of ten common words and a number of uncommon ones."""
-    del count_tokens, keys
-    if length >= 4096:
+    if request.length >= 4096:
         often, seldom, example_words, example_often, example_seldom = 30, 3, 40, 10, 3
-    elif length >= 2048:
+    elif request.length >= 2048:
         often, seldom, example_words, example_often, example_seldom = 6, 1, 20, 3, 1
     else:
         often, seldom, example_words, example_often, example_seldom = 3, 1, 0, 0, 0

@@ -1,8 +1,87 @@
 """A sample whose haystack has no size yet, and the search for the size that fits."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
+
+from star_jax.eval.ruler.sources import Sources
+from star_jax.text.prompt import Text
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a sample is drafted for.
+
+    length: in tokens, of context, query, answers and `max_new_tokens`. index: of the sample.
+    wrap: what stands before the context, and between the question and the answer's prefix.
+    wraps_examples: the published scripts know of `wrap`; else a server puts it around their text.
+    keys: the words to draw keys from where a task's keys are words; None: RULER's, an adjective
+      and a noun of wonderwords.
+    """
+
+    length: int
+    index: int
+    seed: int
+    count_tokens: Callable[[Text], int]
+    max_new_tokens: int
+    wrap: tuple[Text, Text]
+    wraps_examples: bool = True
+    keys: Sequence[str] | None = None
+    sources: Sources = dataclasses.field(default_factory=Sources)
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """How the published scripts find a size: once for all samples, which then may only shrink.
+
+    The sizes tried are first, first + step, ... up to `most`, and the largest that fits is
+    taken. A sample that is longer than the one it was found with goes back by `back`, again and
+    again.
+
+    answer: what the search counts besides; the samples are counted without it.
+    context_only: neither the query nor what is generated counts.
+    beyond: what is wrong if even `most` fits; empty: nothing is, samples are just shorter.
+    """
+
+    first: int
+    step: int
+    back: int
+    most: int | None = None
+    answer: str = ""
+    context_only: bool = False
+    beyond: str = ""
+
+    def find(self, count: Callable[[int], int], limit: int, unit: str) -> int:
+        """The size for all samples.
+
+        Raises:
+          ValueError: not even the first fits, or `beyond`.
+        """
+
+        def stepped(k: int) -> int:
+            n = self.first + k * self.step
+            return count(n) if self.most is None or n <= self.most else limit + n - self.most
+
+        size = self.first + self.step * largest(stepped, limit, least=0, unit=unit)[0]
+        if self.most is None or size + self.step <= self.most:
+            return size
+        if self.beyond:
+            raise ValueError(self.beyond)
+        return self.most if count(self.most) <= limit else size
+
+    def shrunk(self, size: int, count: Callable[[int], int], limit: int, draft: "Draft") -> int:
+        """The size of one sample.
+
+        Raises:
+          ValueError: it would have to be below the least. The scripts would try for ever.
+        """
+        while (tokens := count(size)) > limit:
+            if size - self.back < draft.least:
+                raise ValueError(
+                    f"length={limit} is too short: with {size} {draft.unit} there are {tokens} "
+                    f"tokens, and the published scripts take {self.back} off at once"
+                )
+            size -= self.back
+        return size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -10,18 +89,25 @@ class Draft:
     """A sample but for the size of its haystack.
 
     context: of a size, the text that is read. The same size gives the same text.
-    needles: of a size, the spans of the asked needles in characters of the context.
+    needles: of a size, the spans of what the answers are read from, in characters of the context.
     least: the smallest size that leaves the question with one answer.
     unit: what the size counts, in the plural.
+    before: what stands before the context in place of the request's `wrap`.
+    steps: how the size is found; None: it is the largest that fits this sample.
     """
 
     question: str
     answer_prefix: str
     outputs: tuple[str, ...]
-    context: Callable[[int], str]
+    context: Callable[[int], Text]
     least: int
     unit: str
     needles: Callable[[int], Sequence[tuple[int, int]]] = lambda size: ()
+    before: Text | None = None
+    steps: Steps | None = None
+
+
+_PROBE = 32  # units, at most; what shows how long one is
 
 
 def largest(
@@ -29,9 +115,10 @@ def largest(
 ) -> tuple[int, int]:
     """The largest n >= `least` with count(n) <= limit, and that count.
 
-    Counting is tokenising the whole context, so it is done seldom: units are about equally
-    long, and interpolation aims just above the limit after a count below it, and the other
-    way round. Where that does not halve what is left, the middle is next.
+    Counting is tokenising the whole context, so it is done seldom: a short text shows how long
+    units are. From then on the next n is where the line through two counts crosses the limit:
+    those on its two sides, or the last two below it. Where that does not halve what is left, the
+    middle is next.
 
     Raises:
       ValueError: not even the least fits.
@@ -41,19 +128,20 @@ def largest(
         raise ValueError(
             f"length={limit} is too short: with {least} {unit} there are {first} tokens"
         )
-    low, high, over, per_unit = least, None, 0, 20.0
-    above, halve = 0, False
-    while high is None or high - low > 1:
-        n = low + max(1, above + int((limit - best) / per_unit))
-        if high is not None:
-            n = (low + high) // 2 if halve else min(n, high - 1)
-        tokens, width = count(n), math.inf if high is None else high - low
-        above = int(tokens <= limit)
-        if above:
+    low, high, over, halve = least, 0, 0, False
+    n = least + min(_PROBE, max(1, (limit - first) // 20))
+    while not high or high - low > 1:
+        tokens, width = count(n), high - low
+        slope, is_below = (tokens - best) / (n - low), tokens <= limit
+        if is_below:
             low, best = n, tokens
         else:
             high, over = n, tokens
-        rise, run = (best - first, low - least) if high is None else (over - best, high - low)
-        per_unit = max(1.0, rise / run)
-        halve = high is not None and 2 * (high - low) > width
+        if high:
+            slope = (over - best) / (high - low)
+            halve = width > 0 and 2 * (high - low) > width
+        # After a count below the limit one more, to have the limit between two neighbours soon.
+        n = low + max(1, int(is_below) + int((limit - best) / max(1.0, slope)))
+        if high:
+            n = (low + high) // 2 if halve else min(n, high - 1)
     return low, best

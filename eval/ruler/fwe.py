@@ -8,10 +8,10 @@ answer count towards the length.
 import itertools
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from star_jax.eval.ruler import words
-from star_jax.eval.ruler.draft import Draft
+from star_jax.eval.ruler.draft import Draft, Request
 
 CONTEXT = (
     "Read the following coded text and track the frequency of each coded word. "
@@ -28,22 +28,15 @@ DOTS, LETTERS, ANSWERS = "...", 6, 3
 _ZETA_2 = math.pi**2 / 6
 
 
-def draft(
-    rng: random.Random,
-    *,
-    length: int,
-    count_tokens: Callable[[str], int],
-    keys: Sequence[str] | None,
-) -> Draft:
+def draft(rng: random.Random, request: Request) -> Draft:
     """Words of six letters, one in fifty tokens; which of them is asked for is the draw."""
-    del count_tokens, keys
-    vocabulary = _vocabulary(rng, max(ANSWERS + 2, length // 50))
+    vocabulary = _vocabulary(rng, max(ANSWERS + 2, request.length // 50))
     order = rng.random()
-    least = next(n for n in range(1, 10**4) if _clear(_counts(n, len(vocabulary))))
+    least = next(n for n in range(1, 10**4) if _clear(counts(n, len(vocabulary))))
 
     def context(n: int) -> str:
-        counts = _counts(n, len(vocabulary))
-        text = [word for word, c in zip(vocabulary, counts, strict=True) for _ in range(c)]
+        times = counts(n, len(vocabulary))
+        text = [word for word, c in zip(vocabulary, times, strict=True) for _ in range(c)]
         random.Random(f"{order} {n}").shuffle(text)
         return CONTEXT.format(words=" ".join(text))
 
@@ -67,11 +60,11 @@ def _vocabulary(rng: random.Random, size: int) -> list[str]:
     return list(found)
 
 
-def _counts(total: int, size: int) -> list[int]:
+def counts(total: int, size: int) -> list[int]:
     """How often the word of each rank occurs, of about `total` words."""
     return [int(total / (rank * rank * _ZETA_2)) for rank in range(1, size + 1)]
 
 
-def _clear(counts: Sequence[int]) -> bool:
+def _clear(times: Sequence[int]) -> bool:
     """Whether the asked words are told apart from each other and from all others."""
-    return all(a > b for a, b in itertools.pairwise(counts[1 : 2 + ANSWERS]))
+    return all(a > b for a, b in itertools.pairwise(times[1 : 2 + ANSWERS]))

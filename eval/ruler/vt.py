@@ -10,7 +10,7 @@ import random
 import string
 from collections.abc import Callable, Iterator, Sequence
 
-from star_jax.eval.ruler.draft import Draft, largest
+from star_jax.eval.ruler.draft import Draft, Request, largest
 from star_jax.eval.ruler.niah import NOISE
 
 CONTEXT = (
@@ -26,21 +26,14 @@ VARIABLES = 5
 _EXAMPLE_TOKENS, _EXAMPLE_STEP = 500, 5
 
 
-def draft(
-    rng: random.Random,
-    *,
-    length: int,
-    count_tokens: Callable[[str], int],
-    keys: Sequence[str] | None,
-) -> Draft:
+def draft(rng: random.Random, request: Request) -> Draft:
     """A solved example, then one chain: five variables, the first given a value."""
-    del keys
     value, other_value = rng.sample(range(10000, 99999), 2)
     text = (CONTEXT + QUESTION + ANSWER_PREFIX + NOISE).upper() + " VAR "
     outputs = tuple(_names(rng, letters=5, apart_from=text))
     others = tuple(_names(rng, letters=3, apart_from=text + " ".join(outputs)))
     question, answer_prefix = _ask(value)
-    example = _example(rng, others, other_value, length=length, count_tokens=count_tokens)
+    example = _example(rng, others, other_value, request=request)
     body = _chain(rng, outputs, value)
     return Draft(
         question=question,
@@ -88,16 +81,15 @@ def _example(
     names: Sequence[str],
     value: int,
     *,
-    length: int,
-    count_tokens: Callable[[str], int],
+    request: Request,
 ) -> str:
-    budget = min(_EXAMPLE_TOKENS, length // 4)
+    budget = min(_EXAMPLE_TOKENS, request.length // 4)
     step = _EXAMPLE_STEP if budget == _EXAMPLE_TOKENS else 1
     answer = "".join(_ask(value)) + " ".join(names) + "\n\n"
     text = _chain(rng, names, value)
 
     def count(n: int) -> int:
-        return count_tokens(text(step * n) + answer)
+        return request.count_tokens(text(step * n) + answer)
 
     if count(0) > budget:
         return text(0) + answer

@@ -6,6 +6,8 @@ import random
 import string
 from collections.abc import Iterator
 
+_LISTS = ("nounlist", "adjectivelist", "verblist")
+
 
 @functools.cache
 def read(name: str) -> tuple[str, ...]:
@@ -15,11 +17,15 @@ def read(name: str) -> tuple[str, ...]:
 
 
 @functools.cache
+def every() -> tuple[str, ...]:
+    """All words of wonderwords, those with a space in them too, sorted."""
+    return tuple(sorted({word.rstrip() for name in _LISTS for word in read(name)}))
+
+
+@functools.cache
 def single() -> tuple[str, ...]:
     """All words of wonderwords that have no space in them, sorted."""
-    found = {
-        word.strip() for name in ("nounlist", "adjectivelist", "verblist") for word in read(name)
-    }
+    found = {word.strip() for name in _LISTS for word in read(name)}
     return tuple(sorted(word for word in found if " " not in word))
 
 
