@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from star_jax.eval import intervals
+from star_jax.eval import averages, intervals
 from star_jax.eval.rows import Row
 from star_jax.printable import printable
 from star_jax.runs import records
@@ -69,7 +69,7 @@ def write(
     writer.writeheader()
     writer.writerows(summary)
     records.write_atomically(os.path.join(directory, "summary.csv"), text.getvalue())
-    table = render(summary)
+    table = render(summary) + averages.paragraph(summary)
     if peak_memory is not None:
         table += f"\n\nPeak memory of a device in this run: {peak_memory / 2**30:.2f} GiB."
     records.write_atomically(os.path.join(directory, "summary.md"), f"# Results\n\n{table}\n")
