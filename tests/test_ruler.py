@@ -1,6 +1,7 @@
 """RULER's tasks: what holds for each, and the needle tasks' text."""
 
 import hashlib
+import random
 import re
 from typing import Any
 
@@ -91,6 +92,37 @@ def test_fits_with_few_counts() -> None:
     n, tokens = draft.largest(count, 131072, least=10)
     assert tokens == count(n) <= 131072 < count(n + 1)
     assert len(asked) <= 10
+
+
+@pytest.mark.parametrize("kind", ["alike", "off by a share", "off by much"])
+def test_searching_with_an_estimate_finds_the_same(kind: str) -> None:
+    """Whatever the estimate is; with a good one, two counts do beside the first."""
+    rng, most = random.Random(kind), 0
+    for _ in range(100):
+        units = [rng.randrange(1, 60) for _ in range(3000)]
+        sums = [rng.randrange(500)]
+        for unit in units:
+            sums.append(sums[-1] + unit)
+        limit, least = rng.randrange(sums[30], sums[-1]), rng.randrange(5)
+        asked: list[int] = []
+
+        def whole(n: int, sums: list[int] = sums) -> int:
+            return sums[n] if n <= 3000 else sums[-1] + 60 * (n - 3000)
+
+        def count(n: int, asked: list[int] = asked, whole: Any = whole) -> int:
+            asked.append(n)
+            return whole(n)
+
+        def near(n: int, whole: Any = whole) -> int:
+            return {"alike": whole(n) - 17, "off by a share": int(1.02 * whole(n))}.get(
+                kind, 99 * n
+            )
+
+        found = draft.largest_by(near, count, limit, least=least, unit="units")
+        expected = max(n for n in range(least, 3001) if sums[n] <= limit)
+        assert found == (expected, sums[expected])
+        most = max(most, len(asked))
+    assert most <= {"alike": 3, "off by a share": 6, "off by much": 30}[kind]
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -11,7 +11,8 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from star_jax.eval.ruler.draft import Draft, Request, largest
+from star_jax.eval.ruler.draft import Draft, Request, largest_by
+from star_jax.eval.ruler.estimate import Estimate
 from star_jax.eval.ruler.modes import MODES, NAMES
 from star_jax.eval.ruler.sources import Sources
 from star_jax.runs.sample import Sample
@@ -56,8 +57,14 @@ class Maker:
         limit, steps = self.request.length, draft.steps
         if steps is None:
             answers = self.request.count_tokens(" ".join(draft.outputs))
-            count = self._counter(draft, more=answers)
-            size, tokens = largest(count, limit, least=draft.least, unit=draft.unit)
+            count, before = self._counter(draft, more=answers), self._before(draft)
+            size, tokens = largest_by(
+                lambda n: self._estimate(before + draft.context(n)),
+                count,
+                limit,
+                least=draft.least,
+                unit=draft.unit,
+            )
         else:
             count = self._counter(draft, context_only=steps.context_only)
             size = steps.shrunk(self._size, count, limit, draft)
@@ -66,6 +73,10 @@ class Maker:
         needles = tuple((a + len(before), b + len(before)) for a, b in draft.needles(size))
         context = before + draft.context(size)
         return Sample(index, context, self._query(draft), draft.outputs, needles, tokens)
+
+    @functools.cached_property
+    def _estimate(self) -> Estimate:
+        return Estimate(self.request.count_tokens)
 
     @functools.cached_property
     def _size(self) -> int:

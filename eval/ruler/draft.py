@@ -1,6 +1,8 @@
 """A sample whose haystack has no size yet, and the search for the size that fits."""
 
 import dataclasses
+import functools
+import itertools
 from collections.abc import Callable, Sequence
 
 from star_jax.eval.ruler.sources import Sources
@@ -108,6 +110,7 @@ class Draft:
 
 
 _PROBE = 32  # units, at most; what shows how long one is
+_TRIALS = 8  # of sizes that `near` says, before the middle is taken
 
 
 def largest(
@@ -144,4 +147,34 @@ def largest(
         n = low + max(1, int(is_below) + int((limit - best) / max(1.0, slope)))
         if high:
             n = (low + high) // 2 if halve else min(n, high - 1)
+    return low, best
+
+
+def largest_by(
+    near: Callable[[int], int], count: Callable[[int], int], limit: int, *, least: int, unit: str
+) -> tuple[int, int]:
+    """As `largest`, but searching with `near`, which is cheap and about as large as `count`.
+
+    By how much the two differ hardly depends on the size, so that two or three counts will do:
+    one at the size that `near` says, and that of its neighbour, on the other side of the limit.
+    """
+    near = functools.cache(near)
+    low, best = least, count(least)
+    if best > limit:
+        return largest(count, limit, least=least, unit=unit)  # says so
+    high, shift = 0, best - near(least)
+    for trial in itertools.count():
+        if high and high - low == 1:
+            break
+        n, room = low + 1, limit - shift
+        if near(n) <= room:
+            n = largest(near, room, least=n)[0]
+        if high:
+            n = min(n, high - 1) if trial < _TRIALS else (low + high) // 2
+        tokens = count(n)
+        shift = tokens - near(n)
+        if tokens <= limit:
+            low, best = n, tokens
+        else:
+            high = n
     return low, best
