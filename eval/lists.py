@@ -31,6 +31,14 @@ def lengths(data: DataConfig) -> tuple[int | None, ...]:
     return tuple(map(int, found))
 
 
+def given_lengths(data: DataConfig) -> tuple[int, ...]:
+    """The lengths in tokens, where there must be some."""
+    found = tuple(length for length in lengths(data) if length is not None)
+    if not found:
+        raise ValueError("data.lengths is empty: give some, like 4096,16384")
+    return found
+
+
 def num_samples(data: DataConfig, *, default: int) -> int:
     """How many samples of a task to take, at most."""
     return default if data.num_samples == -1 else data.num_samples

@@ -8,6 +8,7 @@ assistant's turn.
 import codecs
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from star_jax import json_files
@@ -41,27 +42,35 @@ def read(path: str) -> list[Line]:
       ValueError: a line is not a question; or the file has none, or is no regular file (it is
         read twice). Names file and line.
     """
-    lines: list[Line] = []
+    lines = [line for _, line in scan(path)]
+    if not lines:
+        raise ValueError(f"{path}: no questions in it")
+    return lines
+
+
+def scan(path: str) -> Iterator[tuple[int, Line]]:
+    """The lines of `read`, one after the other, each with where it begins in the file, in bytes."""
+    first: Line | None = None
     numbers: dict[int, int] = {}  # index -> line number
     check_regular(path)
     with open(path, "rb") as file:
+        start = end = 0
         for number, text in enumerate(file, start=1):
+            start, end = end, end + len(text)
             if not text.strip():
                 continue
             try:
-                line = _parse(text, len(lines), f"{path}:{number}")
+                line = _parse(text, len(numbers), f"{path}:{number}")
             except ValueError as e:
                 raise ValueError(f"{path}:{number}: {e}") from e
-            if lines and has_index(line) != has_index(lines[0]):
+            first = first or line
+            if has_index(line) != has_index(first):
                 raise ValueError(f"{path}:{number}: either all lines have an index or none")
             index = line.sample.index
             if index in numbers:
                 raise ValueError(f"{path}:{number}: {index=} is also that of line {numbers[index]}")
             numbers[index] = number
-            lines.append(line)
-    if not lines:
-        raise ValueError(f"{path}: no questions in it")
-    return lines
+            yield start, line
 
 
 def has_index(line: Line) -> bool:
@@ -107,7 +116,7 @@ def _parse(text: bytes, position: int, place: str) -> Line:
         index=position if index == -1 else index,
         context=fields["input_context"],
         query=fields["input_query"] + fields.get("answer_prefix", ""),
-        outputs=_outputs(fields),
+        outputs=outputs(fields),
         length=length if isinstance(length, int) else None,
     )
     return Line(sample, fields, place)
@@ -125,24 +134,22 @@ def _check_kept(name: str, value: Any, levels: int) -> None:
         _check_kept(name, part, levels - 1)
 
 
-def _outputs(fields: dict[str, Any]) -> tuple[str, ...]:
-    """The reference answers; none is allowed: the answer is then not scored."""
+def outputs(fields: dict[str, Any]) -> tuple[str, ...]:
+    """The reference answers of a line; none is allowed: the answer is then not scored."""
     name = "output" if fields.get("outputs") is None else "outputs"
-    outputs = fields.get(name)
-    if outputs is None:
+    found = fields.get(name)
+    if found is None:
         return ()
-    if name == "output" and not isinstance(outputs, list):
-        outputs = [outputs]
-    if not isinstance(outputs, list):
-        raise ValueError(f"'outputs' is not a list but a {type(outputs).__name__}")
-    outputs = [
-        str(o) if isinstance(o, int | float) and not isinstance(o, bool) else o for o in outputs
-    ]
-    for output in outputs:
+    if name == "output" and not isinstance(found, list):
+        found = [found]
+    if not isinstance(found, list):
+        raise ValueError(f"'outputs' is not a list but a {type(found).__name__}")
+    found = [str(o) if isinstance(o, int | float) and not isinstance(o, bool) else o for o in found]
+    for output in found:
         _check_text(name, output)
         if not output.strip():
             raise ValueError(f"{name!r} has an empty answer, which any prediction would match")
-    return tuple(outputs)
+    return tuple(found)
 
 
 def _check_text(name: str, text: Any) -> None:

@@ -171,12 +171,16 @@ class Tokenizer:
         Stretches that no token overlaps are left out.
         """
         of = list(of)
-        offsets = self._encode(Prompt.of(text, "spans")).offsets if of else []
+        offsets = self.offsets(text) if of else []
         added, found = self.count_added(text), []
         for start, end in of:
             inside = [i for i, (a, b) in enumerate(offsets, added) if a < end and b > start]
             found += [(inside[0], inside[-1] + 1)] if inside else []
         return found
+
+    def offsets(self, text: Text) -> list[tuple[int, int]]:
+        """Where each token of a text lies in it, in characters, BOS aside."""
+        return self._encode(Prompt.of(text, "offsets")).offsets
 
     def decode(self, ids: Ids, *, skip_special_tokens: bool = False) -> str:
         """The text of token ids, as it is: spaces before punctuation stay.
