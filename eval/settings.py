@@ -59,15 +59,21 @@ class AttentionConfig:
 class DataConfig:
     """The questions.
 
-    suite: ruler generates them; jsonl reads them from data.path.
-    path: a file of JSON lines. {task} and {length} in it are filled in.
-    tasks: a comma list; empty: all of RULER's. For jsonl only where the path has {task}.
+    suite: ruler generates them; jsonl reads them from data.path; babilong and infinitebench read
+      them there, or generate tasks whose rules allow it where data.path is empty.
+    path: a file of JSON lines. {task} and {length} in it are filled in. For babilong and
+      infinitebench the directory of their files.
+    tasks: a comma list; empty: all of RULER's, BABILong's qa1 to qa5, or those of InfiniteBench
+      that Star Attention's paper has. For jsonl only where the path has {task}.
     lengths: a comma list, in tokens: how long RULER's questions are made; L in sizes stands for
       it. For jsonl only where the path has {length}; else L is the file's longest context.
-    num_samples: per task and length, from the first; -1: the whole file, 500 for RULER.
+      Of BABILong's files, 16384 are those that it calls 16k, and so on. InfiniteBench's contexts
+      lose their middle to fit.
+    num_samples: per task and length, from the first; -1: the whole file, or of questions that are
+      generated 500, BABILong's 1000.
     batch_size: how many questions are asked at once, at most 4096; 0: the size of the mesh's data
       axis. Answers do not depend on it.
-    seed: of RULER's questions.
+    seed: of questions that are generated.
     template: base leaves text as it is; chat puts each question into the model's own chat
       template, cut between context and question, the answer's prefix after the header of the
       assistant's turn; llama3 is the one that the paper of Star Attention used, meta-llama3 the

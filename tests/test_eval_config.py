@@ -175,7 +175,10 @@ def test_rows_are_the_librarys_kinds_of_attention() -> None:
         ({"attention__kind": "streaming", "attention__sinks": "b"}, "'b' is not a size"),
         ({"mesh__data": 0}, "mesh.data=0"),
         ({"mesh__context": -1}, "mesh.context=-1"),
-        ({"data__suite": "glue"}, "data.suite: 'glue' is unknown; there is jsonl, ruler"),
+        (
+            {"data__suite": "glue"},
+            "data.suite: 'glue' is unknown; there is babilong, infinitebench, jsonl, ruler",
+        ),
         ({"data__suite": "jsonl"}, "data.path is empty"),
         ({"data__suite": "jsonl", "data__path": "{task}.jsonl"}, "needs data.tasks"),
         (
