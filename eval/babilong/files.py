@@ -1,6 +1,7 @@
 """BABILong's files: the data set's parquet, or the lines that the reference has prepared of it."""
 
 import abc
+import functools
 import glob
 import os
 import re
@@ -87,7 +88,7 @@ def read(paths: Sequence[str], task: str, frame: Frame) -> Source:
 
 
 class _Parquet(Source):
-    """Rows are read in order, and a few are held; going back begins anew."""
+    """Rows of parquet, of which a few are held."""
 
     def __init__(self, paths: Sequence[str], task: str, frame: Frame):
         try:
@@ -98,15 +99,10 @@ class _Parquet(Source):
             ) from e
         self._open = pyarrow.parquet.ParquetFile
         self._paths, self._task, self._frame = paths, task, frame
-        self.count = sum(1 for _ in self._rows())
-        self._at, self._ahead = 0, self._rows()
+        self.count = sum(1 for _ in self.rows())
 
     def sample(self, position: int) -> Sample:
-        if position < self._at:
-            self._at, self._ahead = 0, self._rows()
-        for _ in range(self._at, position):
-            next(self._ahead)
-        self._at, row = position + 1, next(self._ahead)
+        row = _reader(self).row(position)
         head, tail = prompts.head(self._task), prompts.TAIL
         question = row["question"].strip()
         return Sample(
@@ -117,7 +113,8 @@ class _Parquet(Source):
             facts={"task": self._task, "question": question},
         )
 
-    def _rows(self) -> Iterator[dict[str, str]]:
+    def rows(self) -> Iterator[dict[str, str]]:
+        """All rows in their order, as they are read."""
         for path in self._paths:
             check_regular(path)
             number = 0
@@ -131,6 +128,28 @@ class _Parquet(Source):
                             number += 1
             except (ValueError, OSError) as e:  # what pyarrow raises is one of these
                 raise ValueError(f"{path}: {' '.join(str(e).split())}") from e
+
+
+class _Reader:
+    """Reads rows in their order; going back begins anew."""
+
+    def __init__(self, source: _Parquet):
+        self._source, self._at = source, 0
+        self._ahead = source.rows()
+
+    def row(self, position: int) -> dict[str, str]:
+        if position < self._at:
+            self._at, self._ahead = 0, self._source.rows()
+        for _ in range(self._at, position):
+            next(self._ahead)
+        self._at = position + 1
+        return next(self._ahead)
+
+
+@functools.lru_cache(maxsize=1)
+def _reader(source: _Parquet) -> _Reader:
+    """The one reader: an open file holds a page of its rows, which may be a gigabyte."""
+    return _Reader(source)
 
 
 class _Prepared(Source):
