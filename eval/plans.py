@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from star_jax import attention, checkpoint, models
 from star_jax import engine as engine_lib
 from star_jax.eval import config as config_lib
+from star_jax.eval import prepared
 from star_jax.eval.config import EvalConfig
 from star_jax.eval.lists import items
 from star_jax.eval.rows import SOME_LENGTH, fields, rows
@@ -69,7 +70,7 @@ def make(config: EvalConfig) -> Plan:
         config.generation.max_new_tokens,
         positions=model.max_position_embeddings,
     )
-    cells = list(suite.cells(config, tokenizer))
+    cells = prepared.attached(suite.cells(config, tokenizer), config, tokenizer)
     settings = _settings(config, directory, mesh, implementation)
     plan = Plan(config, mesh, directory, implementation, tokenizer, cells, settings)
     limits.check_batch("data.batch_size", config_lib.batch_size(config), questions=plan.num_samples)

@@ -88,6 +88,9 @@ class DataConfig:
       whose results are labelled, since they are not RULER's.
     keys: a file of key words for RULER, one per line; empty: the benchmark's own. Tasks whose
       keys are no words ignore it.
+    prepared: a directory that `python -m star_jax.prepare` writes questions to; they are read from
+      there and not drawn. Answers do not depend on it. Where nothing is there yet, questions are
+      drawn, and not kept.
     """
 
     suite: str = "ruler"
@@ -102,6 +105,7 @@ class DataConfig:
     sources: str = ""
     haystack: str = ""
     keys: str = ""
+    prepared: str = ""
 
 
 @dataclasses.dataclass

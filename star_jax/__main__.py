@@ -14,6 +14,7 @@ _FOLDER = pathlib.Path(__file__).parent
 _COMMANDS = {
     "eval": "eval/__main__.py",
     "infer": "infer.py",
+    "prepare": "prepare.py",
     "convert": "convert.py",
     "models": "models/__main__.py",
 }

@@ -48,10 +48,12 @@ _Stored = tensor_files.Tensor | orbax_files.Tensor
 Tensor = tensor_files.Tensor | tensor_files.Rows | orbax_files.Tensor
 
 
-def resolve(path: str | os.PathLike[str], *, config_only: bool = False) -> str:
+def resolve(
+    path: str | os.PathLike[str], *, config_only: bool = False, without_weights: bool = False
+) -> str:
     """The local directory of a checkpoint: `path` itself, or a hub id's snapshot, fetched.
 
-    config_only: fetches neither weights nor tokenizer.
+    config_only: fetches neither weights nor tokenizer. without_weights: fetches the tokenizer too.
 
     Raises:
       FileNotFoundError: it is neither.
@@ -67,9 +69,10 @@ def resolve(path: str | os.PathLike[str], *, config_only: bool = False) -> str:
         raise FileNotFoundError(f"{path!r} is not a directory, nor an id on the hub")
     import huggingface_hub  # slow to import
 
+    patterns = SMALL_FILES if without_weights else _HUB_FILES
     try:
         return huggingface_hub.snapshot_download(
-            path, allow_patterns=_CONFIG_FILES if config_only else _HUB_FILES
+            path, allow_patterns=_CONFIG_FILES if config_only else patterns
         )
     except Exception as e:  # of many kinds: no network, no such repository, no permission
         reason = printable(next(iter(str(e).splitlines()), type(e).__name__))
