@@ -124,6 +124,10 @@ def _check_data(data: DataConfig) -> None:
         raise ValueError(f"data.num_samples={data.num_samples} must be at least 1, or -1: all")
     if data.batch_size < 0:
         raise ValueError(f"data.batch_size={data.batch_size} must be at least 1, or 0: mesh.data")
+    if data.metric and data.suite != "jsonl":
+        raise ValueError(
+            f"data.metric={data.metric!r} is for data.suite='jsonl'; {data.suite} has its own"
+        )
     SUITES[data.suite].check(data)
 
 

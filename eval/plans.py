@@ -12,13 +12,14 @@ from jax.sharding import Mesh
 from star_jax import attention, checkpoint, models
 from star_jax import engine as engine_lib
 from star_jax.eval import config as config_lib
-from star_jax.eval import prepared
+from star_jax.eval import metrics, prepared
 from star_jax.eval.config import EvalConfig
 from star_jax.eval.lists import items
 from star_jax.eval.rows import SOME_LENGTH, fields, rows
 from star_jax.eval.suites import SUITES, Cell
 from star_jax.runs import devices, hashes, limits
 from star_jax.runs.drawing import stop_words
+from star_jax.runs.metrics import MATCH_ALL
 from star_jax.text.tokenizer import Tokenizer
 
 
@@ -103,7 +104,7 @@ def _settings(
     config: EvalConfig, directory: str, mesh: Mesh, implementation: str
 ) -> dict[str, Any]:
     """All that the results depend on, as flat fields; the order of lists does not count."""
-    suite = SUITES[config.data.suite]
+    suite, metric = SUITES[config.data.suite], metrics.named(config.data.metric)
     sizes = {
         f"attention.{name}": sorted(items(f"attention.{name}", getattr(config.attention, name)))
         for name in fields(config.attention)
@@ -120,6 +121,7 @@ def _settings(
         "data.lengths": sorted(length or 0 for length in suite.lengths(config.data)),
         "data.template": config.data.template,
         **suite.settings(config.data),
+        **({} if metric is MATCH_ALL else {"data.metric": metric.name}),
         **{f"generation.{k}": v for k, v in dataclasses.asdict(config.generation).items()},
         "generation.stop": stop_words(config.generation.stop),
         "jax": jax.__version__,

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from star_jax.eval import averages, intervals
+from star_jax.eval import averages, intervals, perplexity
 from star_jax.eval.rows import Row
 from star_jax.printable import printable
 from star_jax.runs import records
@@ -22,6 +22,8 @@ _HOW = (  # contexts are encoded; each kind has some of these
 _FIELDS = (
     *("task", "length", "row", "kind", *_HOW, "n"),
     *("score", "score_low", "score_high", "diff", "diff_low", "diff_high"),
+    *("perplexity", "perplexity_low", "perplexity_high"),
+    *("perplexity_diff", "perplexity_diff_low", "perplexity_diff_high"),
     *("n_whole", "score_whole", "diff_whole", "n_cut", "score_cut"),
     *("blocks", "time_prefill", "time_decode", "time_compile"),
     *("time_prefill_rate", "time_per_token", "notes"),
@@ -32,6 +34,10 @@ differences to exact attention Newcombe's; where scores have fractions, wider on
 and Pearson's. Whole and cut: needles inside one block, and needles
 that a block edge cuts. Prefill counts the tokens of the contexts; s/token are the seconds of
 phase 2, query included, for each generated token. Compiling (total seconds) is in neither.
+"""
+_PERPLEXITY = """\
+Perplexity is that of the reference answers, with intervals by the delta method; its difference to
+exact attention's is paired, too.
 """
 
 
@@ -54,6 +60,8 @@ class Answered:
     n_context_tokens: int
     n_generated: int
     times: dict[str, float]
+    logprob: float | None = None  # of the reference, where it was measured
+    n_scored: int = 0
 
 
 def write(
@@ -102,6 +110,7 @@ def summarise(entries: Sequence[Entry], *, devices: int) -> list[dict[str, Any]]
                 "n": len(answered),
                 **_score(answered),
                 **_difference(answered, beside),
+                **_perplexity(answered, beside),
                 **_needles(answered, beside),
                 "blocks": blocks,
                 **_times(answered),
@@ -119,6 +128,8 @@ def _read(path: str) -> list[Answered]:
             one["n_context_tokens"],
             one["n_generated"],
             {name: value for name, value in one.items() if name.startswith("time_")},
+            one.get("logprob"),
+            one.get("n_scored", 0),
         )
         for one in records.read(path)
     ]
@@ -149,6 +160,29 @@ def _difference(
     if len(pairs) > 1:
         low, high = map(_points, intervals.of_difference(*zip(*pairs, strict=True)))
     return {"diff": _points(mean), "diff_low": low, "diff_high": high}
+
+
+def _perplexity(
+    answered: Sequence[Answered], exact: Sequence[Answered] | None
+) -> dict[str, float | None]:
+    """Of the references, with what it is more than exact attention's; see `perplexity`."""
+    found = dict[str, float | None].fromkeys(
+        f"perplexity{of}{end}" for of in ("", "_diff") for end in ("", "_low", "_high")
+    )
+    measured = [(one.logprob, one.n_scored) for one in answered if one.logprob is not None]
+    if not measured:
+        return found
+    logprobs, counts = zip(*measured, strict=True)
+
+    def note(name: str, value: float, interval: intervals.Interval | None) -> None:
+        low, high = interval or (None, None)
+        found.update({name: value, f"{name}_low": low, f"{name}_high": high})
+
+    note("perplexity", perplexity.of(logprobs, counts), perplexity.interval(logprobs, counts))
+    if exact is not None:
+        others = [one.logprob for one in exact if one.logprob is not None]
+        note("perplexity_diff", *perplexity.difference(logprobs, others, counts))
+    return found
 
 
 def _needles(answered: Sequence[Answered], exact: Sequence[Answered] | None) -> dict[str, Any]:
@@ -190,7 +224,7 @@ def _notes(
 ) -> list[str]:
     """What one should know before reading much into a row."""
     notes = []
-    if unscored := sum(one.score is None for one in answered):
+    if unscored := sum(one.score is None and one.logprob is None for one in answered):
         notes.append(f"{unscored} of {len(answered)} questions have no reference answer")
     if blocks is None:
         return notes
@@ -225,6 +259,14 @@ def render(summary: Sequence[Mapping[str, Any]]) -> str:
             ("vs exact", [_or_dash(one["diff"], "{:+.1f}") for one in summary]),
             ("95%", [_interval(one, "diff", "{:+.1f}") for one in summary]),
         ]
+    has_perplexity = any(one["perplexity"] is not None for one in summary)
+    if has_perplexity:
+        columns += [
+            ("perplexity", [_or_dash(one["perplexity"], "{:.5g}") for one in summary]),
+            ("95%", [_interval(one, "perplexity", "{:.5g}") for one in summary]),
+            ("vs exact", [_or_dash(one["perplexity_diff"], "{:+.3g}") for one in summary]),
+            ("95%", [_interval(one, "perplexity_diff", "{:+.3g}") for one in summary]),
+        ]
     if has_needles:
         columns.append(("whole (n)", [_with_count(one, "whole") for one in summary]))
         if has_exact:
@@ -241,7 +283,8 @@ def render(summary: Sequence[Mapping[str, Any]]) -> str:
         ("compile s", [f"{one['time_compile']:.3g}" for one in summary]),
     ]
     notes = _grouped(summary)
-    return "\n".join([_markdown(columns), "", _HEAD.rstrip(), *([""] if notes else []), *notes])
+    head = _HEAD + _PERPLEXITY * has_perplexity
+    return "\n".join([_markdown(columns), "", head.rstrip(), *([""] if notes else []), *notes])
 
 
 def _grouped(summary: Sequence[Mapping[str, Any]]) -> list[str]:

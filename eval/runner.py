@@ -19,7 +19,7 @@ from star_jax.eval.config import EvalConfig
 from star_jax.eval.plans import Plan
 from star_jax.eval.rows import Row, rows
 from star_jax.eval.suites import Cell
-from star_jax.runs import devices, places, records, timing
+from star_jax.runs import devices, forced, places, records, timing
 from star_jax.runs.ask import Held, ask, is_cut, record
 from star_jax.runs.drawing import sampling, stop_words
 from star_jax.runs.progress import Progress
@@ -207,28 +207,29 @@ def _answer(
     begin: Callable[[str], None] = lambda doing: None,
 ) -> list[dict[str, Any]]:
     """The records of a batch."""
-    answers, seconds = ask(
-        engine,
-        questions.contexts,
-        questions.queries,
-        held=held,
-        max_new_tokens=cell.max_new_tokens,
-        stop=stop_words(config.generation.stop),
-        ignore_eos=config.generation.ignore_eos,
-        sampling=sampling(config.generation, [sample.index for sample in questions.samples]),
-        begin=begin,
-    )
-    rows = zip(
-        questions.samples,
-        answers,
-        questions.contexts,
-        questions.queries,
-        questions.needles,
-        strict=True,
-    )
+    contexts, queries = questions.contexts, questions.queries
+    found: list[Any]
+    if cell.metric.is_forced:
+        found, seconds = forced.measure(
+            engine, questions.samples, contexts, queries, held=held, begin=begin
+        )
+    else:
+        found, seconds = ask(
+            engine,
+            contexts,
+            queries,
+            held=held,
+            max_new_tokens=cell.max_new_tokens,
+            stop=stop_words(config.generation.stop),
+            ignore_eos=config.generation.ignore_eos,
+            sampling=sampling(config.generation, [sample.index for sample in questions.samples]),
+            begin=begin,
+        )
+    write: Callable[..., dict[str, Any]] = forced.measured if cell.metric.is_forced else record
+    rows = zip(questions.samples, found, contexts, queries, questions.needles, strict=True)
     return [
         {
-            **record(
+            **write(
                 sample,
                 answer,
                 metric=cell.metric,

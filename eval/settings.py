@@ -88,6 +88,11 @@ class DataConfig:
       whose results are labelled, since they are not RULER's.
     keys: a file of key words for RULER, one per line; empty: the benchmark's own. Tasks whose
       keys are no words ignore it.
+    metric: what scores the answers to jsonl's questions. match_all and match_part: all of the
+      references occur in the answer, as a share, or any; exact_match and f1: over words, as SQuAD
+      has them; rouge: ROUGE-Lsum; perplexity: nothing is generated, and it is measured how likely
+      the first reference is, given context and query (with a space before it where neither has
+      one). Empty: match_all. The other suites have metrics of their own.
     prepared: a directory that `python -m star_jax.prepare` writes questions to; they are read from
       there and not drawn. Answers do not depend on it. Where nothing is there yet, questions are
       drawn, and not kept.
@@ -105,6 +110,7 @@ class DataConfig:
     sources: str = ""
     haystack: str = ""
     keys: str = ""
+    metric: str = ""
     prepared: str = ""
 
 

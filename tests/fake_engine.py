@@ -13,10 +13,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from test_tokenizer import save as save_tokenizer
 
 from star_jax.cache.context import ContextBatch
 from star_jax.engine import Engine
+from star_jax.generate.likelihood import Scores
 from star_jax.generate.stopping import Answer
 from star_jax.prefill.kinds import Kind
 from star_jax.prefill.star import Star
@@ -97,6 +99,14 @@ class FakeEngine(Engine):
         return [
             [self._answer(tokens, query, max_new_tokens) for query in queries]
             for tokens, queries in zip(context.tokens, query_ids, strict=True)
+        ]
+
+    def likelihood(self, context: Any, query_ids: Any) -> Any:
+        """Of a token the log-probability -id/8; under Star Attention less."""
+        less = 0.5 * isinstance(self.attention, Star)
+        return [
+            [Scores(np.asarray(query[1:], np.float32) / -8 - less) for query in queries]
+            for queries in query_ids
         ]
 
     def _answer(self, context: list[int], query: list[int], max_new_tokens: int) -> Answer:

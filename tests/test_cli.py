@@ -15,7 +15,13 @@ import star_jax
 from star_jax.eval import help, settings
 from star_jax.printable import printable
 
-COMMANDS = ["star_jax.eval", "star_jax.infer", "star_jax.convert", "star_jax.models"]
+COMMANDS = [
+    "star_jax.eval",
+    "star_jax.infer",
+    "star_jax.prepare",
+    "star_jax.convert",
+    "star_jax.models",
+]
 
 
 def spawn(*argv: str, cwd: pathlib.Path) -> subprocess.CompletedProcess[str]:
@@ -37,6 +43,7 @@ def test_help_and_version(tmp_path: pathlib.Path, module: str) -> None:
         flags = {
             "eval": "--config",
             "infer": "--model_path",
+            "prepare": "--output",
             "convert": "--out",
             "models": "--model",
         }

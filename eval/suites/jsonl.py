@@ -2,15 +2,17 @@
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from star_jax.eval import metrics
 from star_jax.eval.lists import check_known, items, lengths, num_samples
 from star_jax.eval.rows import needs_length
 from star_jax.eval.settings import DataConfig, EvalConfig
 from star_jax.eval.suites.suite import Cell, Suite
 from star_jax.runs import hashes, jsonl
 from star_jax.runs.jsonl import CHAT
+from star_jax.runs.metrics import Metric
 from star_jax.text.tokenizer import Tokenizer
 
 _MAX_NEW_TOKENS = 128  # where the configuration does not say
@@ -22,6 +24,7 @@ def _check(data: DataConfig) -> None:
     for name in ("task", "length"):
         if f"{{{name}}}" in data.path and not getattr(data, f"{name}s"):
             raise ValueError(f"data.path={data.path!r} needs data.{name}s")
+    metrics.check(data.metric)
     check_known("data.template", data.template, ("base", CHAT))
 
 
@@ -36,9 +39,12 @@ def _settings(data: DataConfig) -> dict[str, Any]:
 
 def _cells(config: EvalConfig, tokenizer: Tokenizer) -> Iterator[Cell]:
     max_new_tokens = config.generation.max_new_tokens or _MAX_NEW_TOKENS
+    metric = metrics.named(config.data.metric)
     read = functools.cache(jsonl.read)  # without {length} in the path, it is read once
     for path, task, length in _files(config.data):
         lines = read(path)
+        if metric.is_forced:
+            _check_references(lines, metric)
         samples = [line.sample for line in lines]
         if config.data.template == CHAT:
             samples = [jsonl.in_chat(line, tokenizer) for line in lines]
@@ -47,7 +53,14 @@ def _cells(config: EvalConfig, tokenizer: Tokenizer) -> Iterator[Cell]:
             whole = max(len(tokenizer.encode_context(sample.context)) for sample in samples)
         samples = samples[: num_samples(config.data, default=len(samples))]
         indices = [sample.index for sample in samples]
-        yield Cell(task, length, whole, indices, samples.__getitem__, max_new_tokens)
+        draw = samples.__getitem__
+        yield Cell(task, length, whole, indices, draw, max_new_tokens, metric=metric)
+
+
+def _check_references(lines: Sequence[jsonl.Line], metric: Metric) -> None:
+    for line in lines:
+        if not line.sample.outputs:
+            raise ValueError(f"{line.place}: no 'outputs', which {metric.name} is measured of")
 
 
 def _files(data: DataConfig) -> Iterator[tuple[str, str, int | None]]:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from star_jax.cache.context import ContextBatch
 from star_jax.engine import Engine
@@ -13,6 +13,8 @@ from star_jax.prefill.kinds import Kind
 from star_jax.runs import timing
 from star_jax.runs.metrics import Metric
 from star_jax.runs.sample import Sample
+
+T = TypeVar("T")
 
 
 class Held:
@@ -54,59 +56,83 @@ def ask(
       The answers; and seconds, the batch's shared out evenly among its questions, so that
       they add up: of phase 1, of phase 2, and of compiling, which neither contains.
     """
-    if engine.attention.asking(queries[0]) is not None:
-        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop}
-        options |= {"ignore_eos": ignore_eos, "sampling": sampling, "begin": begin}
-        return _ask_each(engine, contexts, queries, held=held, **options)
-    places: dict[tuple[int, ...], list[int]] = {}
-    for i, ids in enumerate(contexts):
-        places.setdefault(tuple(ids), []).append(i)
-    order = [i for row in places.values() for i in row]  # context after context
-    if sampling is not None and isinstance(sampling.seed, tuple):
-        seeds = tuple(sampling.seed[i] for i in order)
-        sampling = dataclasses.replace(sampling, seed=seeds)
-    begin(f"encoding {sum(map(len, places))} tokens")
-    with timing.Stopwatch() as prefill:
-        context = held.encode(engine, [list(ids) for ids in places])
-    begin(f"answering {len(queries)} question{'s' * (len(queries) > 1)}")
-    with timing.Stopwatch() as decode:
-        nested = engine.generate(
+
+    def answer(context: ContextBatch, rows: list[list[int]]) -> list[list[Answer]]:
+        drawn = sampling
+        if drawn is not None and isinstance(drawn.seed, tuple):
+            seeds = tuple(drawn.seed[i] for row in rows for i in row)
+            drawn = dataclasses.replace(drawn, seed=seeds)
+        return engine.generate(
             context,
-            [[queries[i] for i in row] for row in places.values()],
+            [[queries[i] for i in row] for row in rows],
             max_new_tokens=max_new_tokens,
             stop=stop,
             ignore_eos=ignore_eos,
-            sampling=sampling,
+            sampling=drawn,
         )
-    found = dict(zip(order, (answer for row in nested for answer in row), strict=True))
-    answers = [found[i] for i in range(len(order))]
+
+    return each_context(engine, contexts, queries, answer, held=held, begin=begin)
+
+
+def each_context(
+    engine: Engine,
+    contexts: Sequence[list[int]],
+    queries: Sequence[list[int]],
+    answer: Callable[[ContextBatch, list[list[int]]], list[list[T]]],
+    *,
+    held: Held,
+    begin: Callable[[str], None],
+) -> tuple[list[T], dict[str, float]]:
+    """Encodes each context once, and has the questions about it answered together.
+
+    answer: takes the encoded contexts, and for each the positions of its questions.
+
+    Returns:
+      What it answers, in the order of the questions; and seconds, see `ask`.
+    """
+    if engine.attention.asking(queries[0]) is not None:
+        return _each_question(engine, contexts, queries, answer, held=held, begin=begin)
+    places: dict[tuple[int, ...], list[int]] = {}
+    for i, ids in enumerate(contexts):
+        places.setdefault(tuple(ids), []).append(i)
+    rows = list(places.values())
+    begin(f"encoding {sum(map(len, places))} tokens")
+    with timing.Stopwatch() as prefill:
+        context = held.encode(engine, [list(ids) for ids in places])
+    begin(f"answering {len(contexts)} question{'s' * (len(contexts) > 1)}")
+    with timing.Stopwatch() as decode:
+        nested = answer(context, rows)
+    order = [i for row in rows for i in row]  # context after context
+    found = dict(zip(order, (one for row in nested for one in row), strict=True))
     seconds = {
         "time_prefill": prefill.seconds,
         "time_decode": decode.seconds,
         "time_compile": prefill.compile_seconds + decode.compile_seconds,
     }
-    return answers, {name: round(value / len(answers), 6) for name, value in seconds.items()}
+    each = {name: round(value / len(order), 6) for name, value in seconds.items()}
+    return [found[i] for i in range(len(order))], each
 
 
-def _ask_each(
+def _each_question(
     engine: Engine,
     contexts: Sequence[list[int]],
     queries: Sequence[list[int]],
-    *,
-    sampling: Sampling | None,
+    answer: Callable[[ContextBatch, list[list[int]]], list[list[T]]],
     **options: Any,
-) -> tuple[list[Answer], dict[str, float]]:
-    """As `ask`, each question of a context that is encoded for it alone."""
-    answers, total = [], Counter[str]()
+) -> tuple[list[T], dict[str, float]]:
+    """As `each_context`, where each question is asked of a context that was encoded for it."""
+    answers: list[T] = []
+    total = Counter[str]()
     for i, (context, query) in enumerate(zip(contexts, queries, strict=True)):
-        mine = sampling
-        if sampling is not None and isinstance(sampling.seed, tuple):
-            mine = dataclasses.replace(sampling, seed=sampling.seed[i : i + 1])
-        alone = engine.attention.asking(query)
-        if alone is None:
+        attention = engine.attention.asking(query)
+        if attention is None:
             raise ValueError(f"{engine.attention!r} serves all questions with one context")
-        asked = engine.with_attention(alone)
-        found, seconds = ask(asked, [context], [query], sampling=mine, **options)
+
+        def alone(encoded: ContextBatch, rows: list[list[int]], i: int = i) -> list[list[T]]:
+            return answer(encoded, [[i]])
+
+        engine_for_it = engine.with_attention(attention)
+        found, seconds = each_context(engine_for_it, [context], [query], alone, **options)
         answers += found
         total.update(seconds)
     return answers, {name: round(value / len(answers), 6) for name, value in total.items()}
@@ -122,7 +148,7 @@ def record(
 ) -> dict[str, Any]:
     """What is written down of an answer: the reference's fields, the score, counts, the seed."""
     pred = (answer.text or "").strip()
-    scored = metric.score(pred, sample) if sample.outputs else None
+    is_scored = sample.outputs and not metric.is_forced
     return {
         "index": sample.index,
         "pred": pred,
@@ -132,7 +158,7 @@ def record(
         "others": {},
         "truncation": -1,
         "length": -1 if sample.length is None else sample.length,
-        "score": scored,
+        "score": metric.score(pred, sample) if is_scored else None,
         "metric": metric.name,
         "n_context_tokens": n_context_tokens,
         "n_query_tokens": n_query_tokens,

@@ -11,10 +11,15 @@ _CONTROL = re.compile(r"[\x00-\x1f]")
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """What makes a score, 0 to 1, of a prediction, and the name that stands beside the score."""
+    """What makes a score, 0 to 1, of a prediction, and the name that stands beside the score.
+
+    is_forced: nothing is generated and there is no such score: it is measured how likely the
+      reference answer is.
+    """
 
     name: str
     score: Callable[[str, Sample], float]
+    is_forced: bool = False
 
 
 def postprocess(pred: str) -> str:

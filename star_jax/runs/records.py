@@ -70,18 +70,27 @@ def _parse(path: str, position: int, text: bytes, indices: Sequence[int]) -> dic
         numbers = [record[name] for name in _NUMBERS]
         is_sound = all(type(number) in (int, float) and 0 <= number < _MOST for number in numbers)
         is_sound = is_sound and (score is None or (type(score) in (int, float) and 0 <= score <= 1))
+        is_sound = is_sound and _is_likelihood(record.get("logprob"), record.get("n_scored", 0))
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as e:
         raise ValueError(f"{where}: not a record; {hint}") from e
     if not is_sound:
         raise ValueError(
-            f"{where}: not a record: score, counts and seconds are numbers, from 0, and a score is "
-            f"at most 1; {hint}"
+            f"{where}: not a record: score, counts and seconds are numbers, from 0, a score is at "
+            f"most 1, and a log-probability at most 0; {hint}"
         )
     if position >= len(indices):
         raise ValueError(f"{where}: there are only {len(indices)} samples; {hint}")
     if index != indices[position]:
         raise ValueError(f"{where}: {index=} where {indices[position]} belongs; {hint}")
     return record
+
+
+def _is_likelihood(logprob: Any, n_scored: Any) -> bool:
+    """Whether these can be of a text, or are of none: a sum of log-probabilities, of so many."""
+    if logprob is None:
+        return type(n_scored) is int and n_scored == 0
+    is_number = type(logprob) in (int, float) and type(n_scored) is int
+    return is_number and -_MOST < logprob <= 0 and 0 < n_scored < _MOST
 
 
 def append(path: str, records: Sequence[Record]) -> None:
