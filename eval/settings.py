@@ -77,7 +77,8 @@ class DataConfig:
     template: base leaves text as it is; chat puts each question into the model's own chat
       template, cut between context and question, the answer's prefix after the header of the
       assistant's turn; llama3 is the one that the paper of Star Attention used, meta-llama3 the
-      one that RULER has for the same models.
+      one that RULER has for the same models; rendered, for jsonl, takes texts that were put into a
+      template before, as NVIDIA's scripts write them: what spells a special token is that token.
     compat: how RULER's questions are made. exact: ours, every sample fitted by itself. ruler: as
       NVIDIA's RULER makes them today. star: as the paper of Star Attention ran them, quirks
       included. star_jax/eval/ruler/modes.py says what each reproduces.

@@ -33,7 +33,6 @@ from star_jax.runs import cli, devices, hashes, jsonl, limits, places, records, 
 from star_jax.runs.ask import Held, ask, record
 from star_jax.runs.devices import MeshConfig, describe_mesh
 from star_jax.runs.drawing import GenerationConfig, sampling, stop_words
-from star_jax.runs.jsonl import CHAT
 from star_jax.runs.metrics import MATCH_ALL
 from star_jax.runs.progress import Progress
 from star_jax.runs.terminal import say
@@ -50,7 +49,10 @@ _CORRECTION = flags.DEFINE_enum(
 )
 _STRIDE = flags.DEFINE_integer("stride", 64, "A correction attends one of so many rows exactly.")
 _TEMPLATE = flags.DEFINE_enum(
-    "template", "base", ("base", CHAT), "base: text as it is; chat: in the model's chat template."
+    "template",
+    "base",
+    jsonl.TEMPLATES,
+    "base: text as it is; chat: in the model's chat template; rendered: it is in one already.",
 )
 _TOKENS = flags.DEFINE_integer("tokens_to_generate", None, "At most, an answer.", required=True)
 _STOP = flags.DEFINE_string("stop_words", "", "Comma-separated; an answer ends before them.")
@@ -158,8 +160,7 @@ def _checked() -> _Job:
     tokenizer = Tokenizer.from_pretrained(directory)
     if tokenizer is None:
         raise ValueError(f"--model_path={_MODEL.value} has no tokenizer files; questions are text")
-    if _TEMPLATE.value == CHAT:
-        jsonl.in_chat(lines[0], tokenizer)  # raises if it cannot be cut
+    jsonl.in_template(lines[0], _TEMPLATE.value, tokenizer)  # raises if it cannot be cut
     return _Job(
         lines,
         attention,
@@ -316,9 +317,7 @@ def _answer(
 ) -> list[dict[str, Any]]:
     """The records of a batch."""
     begin(f"tokenising {len(lines)} question{'s' * (len(lines) > 1)}")
-    samples = [line.sample for line in lines]
-    if _TEMPLATE.value == CHAT:
-        samples = [jsonl.in_chat(line, job.tokenizer) for line in lines]
+    samples = [jsonl.in_template(line, _TEMPLATE.value, job.tokenizer) for line in lines]
     contexts = [job.tokenizer.encode_context(sample.context) for sample in samples]
     queries = [job.tokenizer.encode_query(sample.query) for sample in samples]
     answers, seconds = ask(

@@ -211,7 +211,7 @@ def test_rows_are_the_librarys_kinds_of_attention() -> None:
         ({"generation__top_k": 5}, "generation.top_k=5 needs a generation.temperature above 0"),
         (
             {"data__suite": "jsonl", "data__path": "x", "data__template": "llama3"},
-            "data.template: 'llama3' is unknown; there is base, chat",
+            "data.template: 'llama3' is unknown; there is base, chat, rendered",
         ),
     ],
 )

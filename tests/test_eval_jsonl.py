@@ -6,7 +6,7 @@ import pathlib
 from typing import Any
 
 import pytest
-import test_generate
+import test_tokenizer
 
 from star_jax import json_files
 from star_jax.eval import config
@@ -138,6 +138,7 @@ def test_a_file_without_questions_is_an_error(tmp_path: pathlib.Path) -> None:
 
 
 def test_more_samples_than_there_are_is_all(tmp_path: pathlib.Path) -> None:
+    test_tokenizer.save(tmp_path, adds=None, named=False)
     path = write(tmp_path, GOOD, {**GOOD, "index": 7}, {**GOOD, "index": 1})
     for asked, indices in ((10, [4, 7, 1]), (-1, [4, 7, 1]), (2, [4, 7])):
         given = config.EvalConfig(
@@ -148,5 +149,5 @@ def test_more_samples_than_there_are_is_all(tmp_path: pathlib.Path) -> None:
             generation=config.GenerationConfig(),
             output_dir="out",
         )
-        (cell,) = SUITES["jsonl"].cells(given, test_generate.Letters())
+        (cell,) = SUITES["jsonl"].cells(given, test_tokenizer.load(tmp_path))
         assert cell.indices == indices

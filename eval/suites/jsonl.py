@@ -11,8 +11,8 @@ from star_jax.eval.rows import needs_length
 from star_jax.eval.settings import DataConfig, EvalConfig
 from star_jax.eval.suites.suite import Cell, Suite
 from star_jax.runs import hashes, jsonl
-from star_jax.runs.jsonl import CHAT
 from star_jax.runs.metrics import Metric
+from star_jax.runs.terminal import say
 from star_jax.text.tokenizer import Tokenizer
 
 _MAX_NEW_TOKENS = 128  # where the configuration does not say
@@ -25,7 +25,7 @@ def _check(data: DataConfig) -> None:
         if f"{{{name}}}" in data.path and not getattr(data, f"{name}s"):
             raise ValueError(f"data.path={data.path!r} needs data.{name}s")
     metrics.check(data.metric)
-    check_known("data.template", data.template, ("base", CHAT))
+    check_known("data.template", data.template, jsonl.TEMPLATES)
 
 
 def _lengths(data: DataConfig) -> tuple[int | None, ...]:
@@ -45,9 +45,10 @@ def _cells(config: EvalConfig, tokenizer: Tokenizer) -> Iterator[Cell]:
         lines = read(path)
         if metric.is_forced:
             _check_references(lines, metric)
-        samples = [line.sample for line in lines]
-        if config.data.template == CHAT:
-            samples = [jsonl.in_chat(line, tokenizer) for line in lines]
+        template = config.data.template
+        if template == "base" and jsonl.spells_special(lines[0], tokenizer):
+            say(f"{path} spells special tokens, as text: data.template=rendered reads the tokens")
+        samples = [jsonl.in_template(line, template, tokenizer) for line in lines]
         whole = length
         if whole is None and needs_length(config.attention):
             whole = max(len(tokenizer.encode_context(sample.context)) for sample in samples)

@@ -2,7 +2,8 @@
 
 {"index"?, "input_context", "input_query", "answer_prefix"?, "outputs": [...] | "output": "..." |
 neither}. An answer's prefix is put after the query; in a chat template, after the header of the
-assistant's turn.
+assistant's turn. A line of RULER's own scripts, {"input", "answer_prefix"?, "outputs"}, is cut into
+context and query; see `published`.
 """
 
 import codecs
@@ -12,11 +13,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from star_jax import json_files
+from star_jax.runs import published
 from star_jax.runs.places import check_regular
 from star_jax.runs.sample import Sample
+from star_jax.text.prompt import Prompt
 from star_jax.text.tokenizer import Tokenizer
 
 CHAT = "chat"  # the template that comes with the model
+RENDERED = "rendered"  # the file has texts that were put into a template before
+TEMPLATES = ("base", CHAT, RENDERED)
 DATE = "26 Jul 2024"  # for templates that show one, whenever a run goes on
 KEPT = ("others", "truncation", "length")  # fields that are handed through to the record
 _DEEPEST = 100  # what can just be read could not be written any more
@@ -96,9 +101,31 @@ def in_chat(line: Line, tokenizer: Tokenizer) -> Sample:
     return dataclasses.replace(line.sample, context=context, query=query)
 
 
+def in_template(line: Line, template: str, tokenizer: Tokenizer) -> Sample:
+    """The question of a line in one of `TEMPLATES`.
+
+    Raises:
+      ValueError: see `in_chat`.
+    """
+    if template == CHAT:
+        return in_chat(line, tokenizer)
+    if template == RENDERED:
+        context, query = Prompt.template(line.sample.context), Prompt.template(line.sample.query)
+        return dataclasses.replace(line.sample, context=context, query=query)
+    return line.sample
+
+
+def spells_special(line: Line, tokenizer: Tokenizer) -> bool:
+    """Whether the query spells a special token: a chat template's, if it was put into one."""
+    query = line.sample.query
+    return tokenizer.encode_query(query) != tokenizer.encode_query(query, special=True)
+
+
 def _parse(text: bytes, position: int, place: str) -> Line:
     text = text.removeprefix(codecs.BOM_UTF8)  # which some programs begin a file with
     fields = json_files.parse(text, limit=len(text))  # a context may be longer than any header
+    if published.is_whole(fields):
+        fields = _cut(fields)
     for name in ("input_context", "input_query"):
         if name not in fields:
             raise ValueError(f"no {name!r}; there is {sorted(fields)}")
@@ -120,6 +147,19 @@ def _parse(text: bytes, position: int, place: str) -> Line:
         length=length if isinstance(length, int) else None,
     )
     return Line(sample, fields, place)
+
+
+def _cut(fields: dict[str, Any]) -> dict[str, Any]:
+    """The line of RULER's scripts as one of ours. Its index may be another number: position counts.
+
+    Since 2025-05 that of a needle task is the place of the answer in the text.
+    """
+    prefix = fields.get("answer_prefix")
+    for name, text in (("input", fields["input"]), ("answer_prefix", prefix or "")):
+        _check_text(name, text)
+    context, query, prefix = published.cut(fields["input"], prefix)
+    cut = {"index": None, "input_context": context, "input_query": query, "answer_prefix": prefix}
+    return {name: value for name, value in fields.items() if name != "input"} | cut
 
 
 def _check_kept(name: str, value: Any, levels: int) -> None:
