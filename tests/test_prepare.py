@@ -1,12 +1,14 @@
 """Prepared questions: the same ones as those drawn, whatever comes in between."""
 
+import dataclasses
+import functools
 import json
 import os
 import pathlib
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import commands
@@ -20,7 +22,7 @@ from test_eval_kill import CONFIG
 from test_eval_runner import _here, make, run
 
 from star_jax import prepare as command
-from star_jax.eval import config, ruler
+from star_jax.eval import config
 from star_jax.eval.prepared import lines, reading, writing
 from star_jax.eval.suites import SUITES, Cell
 from star_jax.runs.sample import Sample
@@ -28,6 +30,8 @@ from star_jax.text.prompt import Prompt
 from star_jax.text.tokenizer import Tokenizer
 
 __all__ = ["_here"]  # a fixture
+
+TASKS = ("niah_single_1", "niah_multikey_2", "niah_multikey_3", "vt", "cwe", "fwe")
 
 
 def prepare(**changes: Any) -> None:
@@ -41,6 +45,17 @@ def files(folder: str = "there") -> dict[str, bytes]:
 
 def ids(sample: Sample, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     return tokenizer.encode_context(sample.context), tokenizer.encode_query(sample.query)
+
+
+def draws_by(draw: Callable[[Cell, int], Sample], monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on RULER's questions are drawn so."""
+    suite = SUITES["ruler"]
+
+    def cells(config: config.EvalConfig, tokenizer: Tokenizer) -> Iterator[Cell]:
+        for cell in suite.cells(config, tokenizer):
+            yield dataclasses.replace(cell, draw=functools.partial(draw, cell))
+
+    monkeypatch.setitem(SUITES, "ruler", dataclasses.replace(suite, cells=cells))
 
 
 def tokenizer_of(directory: str = "checkpoint") -> Tokenizer:
@@ -82,7 +97,7 @@ def test_what_is_prepared_is_what_is_drawn(here: pathlib.Path, template: str) ->
     theirs.save_pretrained(here / "checkpoint")
     changes = {
         "data__template": template,
-        "data__tasks": "",
+        "data__tasks": ",".join(TASKS),
         "data__lengths": "1500",
         "data__num_samples": 2,
     }
@@ -91,7 +106,7 @@ def test_what_is_prepared_is_what_is_drawn(here: pathlib.Path, template: str) ->
     tokenizer = tokenizer_of()
     cells = list(SUITES["ruler"].cells(given, tokenizer))
     again = reading.attached(cells, given, tokenizer)
-    assert len(cells) == len(ruler.TASKS)
+    assert len(cells) == len(TASKS)
     for cell, other in zip(cells, again, strict=True):
         assert other.draw is not cell.draw
         for position in (1, 0):
@@ -120,13 +135,12 @@ def test_nothing_is_drawn_that_was_prepared(
 ) -> None:
     prepare()
     drawn = []
-    generate = ruler.generate
 
-    def noted(*args: Any, index: int, **options: Any) -> Sample:
-        drawn.append(index)
-        return generate(*args, index=index, **options)
+    def noted(cell: Cell, position: int) -> Sample:
+        drawn.append(position)
+        return cell.draw(position)
 
-    monkeypatch.setattr(ruler, "generate", noted)
+    draws_by(noted, monkeypatch)
     run(data__prepared="there")
     assert set(drawn) == {0}  # which is compared
     drawn.clear()
@@ -157,7 +171,8 @@ def test_the_users_own_lines_are_prepared_too(here: pathlib.Path) -> None:
     run(**given, output_dir="drawn")
     run(**given, output_dir="read", data__prepared="there")
     assert results(here / "drawn") == results(here / "read")
-    (here / "mine.jsonl").write_text((here / "mine.jsonl").read_text() * 1 + "\n")
+    with (here / "mine.jsonl").open("a") as file:
+        file.write("\n")
     with pytest.raises(ValueError, match=r"all/mine\.jsonl was prepared .* data\.path was \{'mine"):
         run(**given, output_dir="other", data__prepared="there")
 
@@ -260,10 +275,7 @@ def test_another_version_that_draws_otherwise_is_noticed(
     here: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare(data__num_samples=2)
-    generate = ruler.generate
-    monkeypatch.setattr(
-        ruler, "generate", lambda *args, **options: generate(*args, **(options | {"seed": 5}))
-    )
+    draws_by(lambda cell, position: cell.draw(position + 1), monkeypatch)
     with pytest.raises(ValueError, match=r"niah_single_1\.jsonl:1 is not the question that is dr"):
         run(data__num_samples=2, data__prepared="there")
     with pytest.raises(ValueError, match=r"niah_single_1\.jsonl:2 is not the question that is dr"):

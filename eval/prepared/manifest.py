@@ -9,11 +9,13 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import star_jax
 from star_jax import json_files
+from star_jax.eval.lists import items
 from star_jax.eval.settings import DataConfig, EvalConfig
 from star_jax.eval.suites import SUITES, Cell
 from star_jax.json_files import shown
@@ -99,7 +101,10 @@ def settings_of(cell: Cell, config: EvalConfig, tokenizer: Tokenizer) -> dict[st
     """All that the questions of a cell depend on, as JSON has it."""
     data = config.data
     length = "" if cell.length is None else str(cell.length)
-    alone = dataclasses.replace(data, tasks=cell.task, lengths=length)
+    task = cell.task
+    if not data.tasks or task not in items("data.tasks", data.tasks):
+        task = re.sub(r"\[[^]]*\]$", "", task)  # a label, which is not of the task's name
+    alone = dataclasses.replace(data, tasks=task, lengths=length)
     found = {
         "data.suite": data.suite,
         **SUITES[data.suite].settings(alone),
