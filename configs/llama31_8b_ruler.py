@@ -23,7 +23,8 @@ points of 100:
                 star    94.20   88.54   78.76   63.75
 
 cwe is with common words 30 times and others 3 times, as here; fwe's answers had 120 tokens, here
-RULER's 50. The paper's templates and fitting differ in places (star_jax/eval/ruler says where).
+RULER's 50. The paper's templates and fitting are those of
+--config.data.compat=star (star_jax/eval/ruler/modes.py says how they differ).
 Ring attention is the exact one beside star here: the scores of dense attention, balanced over
 the devices. `:mended` asks star with blocks half as large and what docs/mending.md recommends for
 them. None of this has been run here yet. At the paper's seconds per sample on eight A100s

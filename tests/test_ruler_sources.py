@@ -190,6 +190,17 @@ def test_a_run_without_its_files_says_so_before_a_model_is_loaded(tmp_path: path
     assert not (tmp_path / "out").exists()
 
 
+def test_all_thirteen_have_a_mean(there: pathlib.Path) -> None:
+    """8192 tokens, which are bytes here."""
+    result = evaluate(there, "tasks=", "lengths=8192", "num_samples=1", "sources=.")
+    assert result.code == 0, result.stderr
+    (line,) = [one for one in result.stdout.splitlines() if one.startswith("RULER")]
+    means = r"dense @ 8192 [\d.]+, star_b2048_a2048 @ 8192 [\d.]+\."
+    assert re.fullmatch(rf"RULER, mean of 13 tasks: {means}", line)
+    settings = json.loads((there / "out" / "manifest.json").read_text())["settings"]
+    assert len(settings["data.sources.squad.json"]) == 64
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
