@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from star_jax import attention, checkpoint, models
 from star_jax import engine as engine_lib
 from star_jax.eval import config as config_lib
-from star_jax.eval import metrics, prepared
+from star_jax.eval import metrics, naming, prepared
 from star_jax.eval.config import EvalConfig
 from star_jax.eval.lists import items
 from star_jax.eval.rows import SOME_LENGTH, fields, rows
@@ -34,6 +34,7 @@ class Plan:
     tokenizer: Tokenizer
     cells: Sequence[Cell]
     settings: Mapping[str, Any]  # all that the results depend on
+    about: Mapping[str, Any]  # what else the manifest says
 
     @property
     def num_samples(self) -> int:
@@ -73,7 +74,8 @@ def make(config: EvalConfig) -> Plan:
     )
     cells = prepared.attached(suite.cells(config, tokenizer), config, tokenizer)
     settings = _settings(config, directory, mesh, implementation)
-    plan = Plan(config, mesh, directory, implementation, tokenizer, cells, settings)
+    about = naming.about(config, cells)
+    plan = Plan(config, mesh, directory, implementation, tokenizer, cells, settings, about)
     limits.check_batch("data.batch_size", config_lib.batch_size(config), questions=plan.num_samples)
     return plan
 

@@ -21,7 +21,7 @@ _HOW = (  # contexts are encoded; each kind has some of these
 )
 _FIELDS = (
     *("task", "length", "row", "kind", *_HOW, "n"),
-    *("score", "score_low", "score_high", "diff", "diff_low", "diff_high"),
+    *("score", "score_low", "score_high", "published", "diff", "diff_low", "diff_high"),
     *("perplexity", "perplexity_low", "perplexity_high"),
     *("perplexity_diff", "perplexity_diff_low", "perplexity_diff_high"),
     *("n_whole", "score_whole", "diff_whole", "n_cut", "score_cut"),
@@ -49,6 +49,7 @@ class Entry:
     length: int | None
     row: Row
     path: str
+    published: float | None = None  # in points, where there is a score to compare with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +110,7 @@ def summarise(entries: Sequence[Entry], *, devices: int) -> list[dict[str, Any]]
                 **entry.row.attention.mending,
                 "n": len(answered),
                 **_score(answered),
+                "published": entry.published,
                 **_difference(answered, beside),
                 **_perplexity(answered, beside),
                 **_needles(answered, beside),
@@ -254,6 +256,9 @@ def render(summary: Sequence[Mapping[str, Any]]) -> str:
         ("score", [_or_dash(one["score"], "{:.1f}") for one in summary]),
         ("95%", [_interval(one, "score", "{:.1f}") for one in summary]),
     ]
+    if any(one["published"] is not None for one in summary):
+        scores = [_or_dash(one["published"], "{:.1f}") for one in summary]
+        columns.append(("published", scores))
     if has_exact:
         columns += [
             ("vs exact", [_or_dash(one["diff"], "{:+.1f}") for one in summary]),

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from star_jax.advice import Advice
 from star_jax.engine import Engine
 from star_jax.eval import config as config_lib
-from star_jax.eval import plans, report
+from star_jax.eval import naming, plans, published, report
 from star_jax.eval.config import EvalConfig
 from star_jax.eval.plans import Plan
 from star_jax.eval.rows import Row, rows
@@ -98,9 +98,11 @@ def run(config: EvalConfig) -> str:
 
 
 def _report(plan: Plan, jobs: Sequence[Job]) -> str:
+    how: dict[str, Any] = {"num_samples": plan.num_samples, "about": plan.about}
+    records.write_manifest(plan.manifest, plan.settings, **how)  # an older run's may say less
     return report.write(
         plan.config.output_dir,
-        _entries(jobs),
+        _entries(plan, jobs),
         devices=plan.config.mesh.context,
         peak_memory=timing.peak_memory(plan.mesh.devices.flat),
     )
@@ -177,8 +179,8 @@ def _answer_all(plan: Plan, engine: Engine, jobs: Sequence[Job]) -> None:
 
 def _append(plan: Plan, path: str, found: Sequence[records.Record], is_first_batch: bool) -> None:
     if is_first_batch:
-        how: dict[str, Any] = {"settings": plan.settings, "num_samples": plan.num_samples}
-        records.append_first(path, found, manifest=plan.manifest, **how)
+        how: dict[str, Any] = {"num_samples": plan.num_samples, "about": plan.about}
+        records.append_first(path, found, manifest=plan.manifest, settings=plan.settings, **how)
     else:
         records.append(path, found)
 
@@ -270,12 +272,17 @@ def _describe(job: Job) -> str:
     return f"{name} {done}/{len(job.cell.indices)}  {', '.join(means)}"
 
 
-def _entries(jobs: Sequence[Job]) -> list[report.Entry]:
-    return [
-        report.Entry(job.cell.task, job.cell.length, part.row, part.path)
-        for job in jobs
-        for part in job.parts
-    ]
+def _entries(plan: Plan, jobs: Sequence[Job]) -> list[report.Entry]:
+    model, suite = plan.about["model"], plan.config.data.suite
+    found = []
+    for job in jobs:
+        task, length = job.cell.task, job.cell.length
+        known = published.find(model=model, suite=suite, task=task, length=length)
+        for part in job.parts:
+            figure = published.beside(known, naming.described(part.row)) if length else None
+            score = None if figure is None else figure.score
+            found.append(report.Entry(task, length, part.row, part.path, published=score))
+    return found
 
 
 def _print_plan(jobs: Sequence[Job], mesh: Mesh) -> None:

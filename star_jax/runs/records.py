@@ -117,11 +117,12 @@ def append_first(
     manifest: str,
     settings: Mapping[str, Any],
     num_samples: int,
+    about: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the manifest, and adds a run's first batch; fails with both or with neither."""
     with interrupts.held():
         is_new = not os.path.exists(manifest)
-        write_manifest(manifest, settings, num_samples=num_samples)
+        write_manifest(manifest, settings, num_samples=num_samples, about=about)
         try:
             append(path, records)
         except OSError:
@@ -141,15 +142,15 @@ def part(path: str) -> str:
     return f"{path}.part"
 
 
-def write_atomically(path: str, text: str) -> None:
-    """Writes a file as a whole or not at all."""
+def write_atomically(path: str, content: str | bytes) -> None:
+    """Writes a file as a whole or not at all; a text in UTF-8, its newlines as they are."""
     new = part(path)
     for each in (path, new):
         check_regular(each)
     with interrupts.held():
         try:
-            with open(new, "w", encoding="utf-8", newline="") as file:
-                file.write(text)
+            with open(new, "wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(new, path)
@@ -205,7 +206,13 @@ def begun_with(path: str, setting: str) -> Any:
     return None
 
 
-def write_manifest(path: str, settings: Mapping[str, Any], *, num_samples: int) -> None:
-    """Writes down the settings that the results depend on."""
-    manifest = {"num_samples": num_samples, "settings": settings}
+def write_manifest(
+    path: str,
+    settings: Mapping[str, Any],
+    *,
+    num_samples: int,
+    about: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes down the settings that the results depend on, and what else there is to say."""
+    manifest = {"num_samples": num_samples, "settings": settings, **(about or {})}
     write_atomically(path, json.dumps(manifest, indent=2) + "\n")
