@@ -40,13 +40,23 @@ def of_difference(scores: Sequence[float | int], others: Sequence[float | int]) 
     n = len(scores)
     if all(score in (0, 1) for score in (*scores, *others)):
         return _newcombe(scores, others)
-    level = (1 + _LEVEL) / 2
     rises = math.fsum(max(0.0, a - b) for a, b in zip(scores, others, strict=True))
     falls = math.fsum(max(0.0, b - a) for a, b in zip(scores, others, strict=True))
+    return of_rise_and_fall(rises / n, falls / n, n)
+
+
+def of_rise_and_fall(rise: float, fall: float, n: float | int) -> Interval:
+    """The interval of rise - fall: how far n questions rise and fall, each on average."""
+    level = (1 + _LEVEL) / 2
     (rise_low, rise_high), (fall_low, fall_high) = (
-        _exact(total, n, level) for total in (rises, falls)
+        _exact(mean * n, n, level) for mean in (rise, fall)
     )
     return rise_low - fall_high, rise_high - fall_low
+
+
+def of_weighted_mean(mean: float, n: float) -> Interval:
+    """The interval of a mean over tasks that is worth n scores; n need not be whole."""
+    return _exact(mean * n, n, _LEVEL)
 
 
 @functools.cache  # rows repeat each other's
@@ -58,7 +68,7 @@ def _wilson(successes: float | int, n: int) -> Interval:
 
 
 @functools.cache
-def _exact(total: float, n: int, level: float) -> Interval:
+def _exact(total: float | int, n: float | int, level: float) -> Interval:
     """Clopper and Pearson's, of a total that need not be whole."""
     from scipy import stats
 

@@ -13,6 +13,7 @@ from star_jax.runs import cli
 _FOLDER = pathlib.Path(__file__).parent
 _COMMANDS = {
     "eval": "eval/__main__.py",
+    "report": "report.py",
     "infer": "infer.py",
     "prepare": "prepare.py",
     "convert": "convert.py",

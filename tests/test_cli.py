@@ -17,6 +17,7 @@ from star_jax.printable import printable
 
 COMMANDS = [
     "star_jax.eval",
+    "star_jax.report",
     "star_jax.infer",
     "star_jax.prepare",
     "star_jax.convert",
@@ -42,6 +43,7 @@ def test_help_and_version(tmp_path: pathlib.Path, module: str) -> None:
         assert (result.code, result.stderr) == (0, "")
         flags = {
             "eval": "--config",
+            "report": "--tolerance",
             "infer": "--model_path",
             "prepare": "--output",
             "convert": "--out",

@@ -44,6 +44,9 @@ def test_the_wheel_adds_only_star_jax(wheel: pathlib.Path) -> None:
     assert {"star_jax/models/llama.py", "star_jax/eval/__main__.py"} <= sources
     assert {name for name in names if name.endswith(".py")} == sources
     assert {"star_jax/py.typed", "star_jax/eval/ruler/constitution.txt"} <= set(names)
+    data = {path.name for path in (ROOT / "eval/published").glob("*.csv")}
+    assert len(data) == 4
+    assert {f"star_jax/eval/published/{name}" for name in data} <= set(names)
     assert any(re.fullmatch(r".*\.dist-info/licenses/LICENSE", name) for name in names)
 
 

@@ -28,7 +28,7 @@ ROOMS = (
     *("eval", "infer", "convert", "runs", "engine", "checks", "prefill", "generate", "cache"),
     *("checkpoint", "runtime", "attention", "text", "models"),
 )
-ABOVE_EVAL = ("star_jax/prepare.py",)  # commands that use it
+ABOVE_EVAL = ("star_jax/prepare.py", "star_jax/report.py")  # commands that use it
 PRIVATE_JAX = ("star_jax/attention/cudnn.py",)  # taken by name alone
 
 

@@ -26,11 +26,13 @@ def run(
     *,
     check: Callable[[Sequence[str]], None] = lambda argv: None,
     more_help: Callable[[], str] = str,
+    takes: str = "",
     interrupted: str = "the same command goes on from here",
 ) -> NoReturn:
     """`absl.app.run(main)`; `check` sees the arguments before absl parses them.
 
     `--help` and `--version` print to stdout, and exit with 0; `more_help` comes after the flags.
+    `takes` names the arguments that are no flags; without it there may be none.
     Bad input (ValueError), what is not supported (NotImplementedError) and trouble with files
     (OSError) end with one line that names it, and so do Ctrl-C, SIGTERM and SIGHUP: the line ends
     in `interrupted`. Anything else is a defect, and keeps its traceback.
@@ -49,7 +51,7 @@ def run(
             said, _, trace = str(e).partition("Traceback (most recent call last)")
             said += trace.rstrip().rpartition("\n")[2]
             raise ValueError(f"in the command line or config file: {name}{said}") from e
-        if len(rest) > 1:
+        if len(rest) > 1 and not takes:
             raise ValueError(f"unexpected {rest[1:]}: options are written --name=value")
         return rest
 

@@ -1,0 +1,1 @@
+"""Reports: the answers of runs, read back, compared, drawn, and put on one page."""
