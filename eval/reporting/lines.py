@@ -79,8 +79,8 @@ def against_time(points: Mapping[str, Point], looks: Mapping[str, Look], *, dpi:
         )
     best = [points[name] for name in front(points)]
     axes.step(
-        [point.x for point in best],
-        [point.score for point in best],
+        [*(point.x for point in best), max(times)],
+        [*(point.score for point in best), best[-1].score],
         where="post",
         color="#999999",
         linewidth=1.5,

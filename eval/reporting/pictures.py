@@ -2,6 +2,7 @@
 
 import dataclasses
 import fractions
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -34,7 +35,7 @@ class Painter:
     named: Named
     dpi: int
 
-    @property
+    @functools.cached_property
     def looks(self) -> dict[str, Look]:
         """Of each setting, the same in all pictures."""
         names: dict[str, None] = {}
