@@ -94,7 +94,7 @@ class DataConfig:
       has them; rouge: ROUGE-Lsum; perplexity: nothing is generated, and it is measured how likely
       the first reference is, given context and query (with a space before it where neither has
       one). Empty: match_all. The other suites have metrics of their own.
-    prepared: a directory that `python -m star_jax.prepare` writes questions to; they are read from
+    prepared: a directory that python -m star_jax.prepare writes questions to; they are read from
       there and not drawn. Answers do not depend on it. Where nothing is there yet, questions are
       drawn, and not kept.
     """

@@ -76,7 +76,7 @@ def test_the_commands_are_listed(tmp_path: pathlib.Path) -> None:
 def test_every_setting_is_documented_with_its_type_and_default(tmp_path: pathlib.Path) -> None:
     text = commands.run(tmp_path, "star_jax.eval", "--help").stdout
     found = list(help.settings())
-    assert len(found) == 2 + 7 + 8 + 9 + 9 + 3
+    assert len(found) == 2 + 7 + 8 + 11 + 9 + 3
     for one in found:
         assert len(one.doc) > 10
         default = "" if one.default is None else f", default {one.default!r}"

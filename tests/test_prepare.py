@@ -23,7 +23,7 @@ from test_eval_runner import _here, make, run
 
 from star_jax import prepare as command
 from star_jax.eval import config
-from star_jax.eval.prepared import lines, reading, writing
+from star_jax.eval.prepared import lines, manifest, reading, writing
 from star_jax.eval.suites import SUITES, Cell
 from star_jax.runs.sample import Sample
 from star_jax.text.prompt import Prompt
@@ -177,6 +177,17 @@ def test_the_users_own_lines_are_prepared_too(here: pathlib.Path) -> None:
         run(**given, output_dir="other", data__prepared="there")
 
 
+def test_the_label_of_a_task_is_not_of_its_name(here: pathlib.Path) -> None:
+    """A cell is called niah_single_1[substitute], say; what it depends on is niah_single_1's."""
+    given = config.resolve(make(data__tasks="niah_single_1,vt", data__lengths="600"))
+    cell, _ = SUITES["ruler"].cells(given, tokenizer_of())
+    plain = manifest.settings_of(cell, given, tokenizer_of())
+    labelled = dataclasses.replace(cell, task="niah_single_1[substitute]")
+    assert manifest.settings_of(labelled, given, tokenizer_of()) == plain
+    assert plain["data.tasks"] == ["niah_single_1"]
+    assert manifest.file_of(labelled) == "600/niah_single_1[substitute].jsonl"
+
+
 def test_tasks_lengths_and_samples_are_added(here: pathlib.Path) -> None:
     prepare(data__num_samples=2, data__tasks="niah_single_1", data__lengths="600")
     first = files()["there/600/niah_single_1.jsonl"]
@@ -240,7 +251,7 @@ def test_what_is_missing_is_named(here: pathlib.Path, changes: dict[str, Any], s
 def test_what_was_damaged_is_named(here: pathlib.Path) -> None:
     prepare(data__num_samples=2)
     name = "there/600/niah_single_1.jsonl"
-    whole, manifest = files()[name], files()["there/manifest.json"]
+    whole, listed = files()[name], files()["there/manifest.json"]
 
     def refused(says: str) -> None:
         for one in (run, prepare):
@@ -259,8 +270,8 @@ def test_what_was_damaged_is_named(here: pathlib.Path) -> None:
         b"",
         b"[]",
         b"{}",
-        manifest[:-5],
-        manifest.replace(b'"format": 1', b'"format": 2'),
+        listed[:-5],
+        listed.replace(b'"format": 1', b'"format": 2'),
     ):
         pathlib.Path("there/manifest.json").write_bytes(torn)
         refused("not a manifest of prepared questions")
@@ -382,6 +393,30 @@ def test_a_command_that_is_killed_goes_on(tmp_path: pathlib.Path) -> None:
     again = run_command("there")
     assert again.code == 0
     assert again.stderr.splitlines() == ["there has all the questions; there is nothing to do"]
+
+
+def test_a_signal_ends_it_with_one_line(tmp_path: pathlib.Path) -> None:
+    fake_engine.save_tokenizer(tmp_path / "checkpoint", adds="<s> $A")
+    (tmp_path / "config.py").write_text(CONFIG.replace("niah_single_1,niah_multikey_2", "fwe"))
+    code = """
+import os, runpy, signal, sys
+from star_jax.eval.prepared import lines
+fields = lines.fields
+def kill(sample):
+    if sample.index == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return fields(sample)
+lines.fields = kill
+sys.argv = ["prepare", "--config=config.py", "--output=new/there"]
+runpy.run_module("star_jax.prepare", run_name="__main__")
+"""
+    found = commands.run(tmp_path, "", code=code)
+    assert found.code == 1
+    last = found.stderr.splitlines()[-1]
+    assert last == "interrupted by SIGTERM; the same command goes on from here"
+    again = commands.run(tmp_path, "star_jax.prepare", "--config=config.py", "--output=new/there")
+    assert again.code == 0, again.stderr
+    assert len(files(str(tmp_path / "new"))) == 3
 
 
 @pytest.mark.parametrize(
