@@ -93,7 +93,7 @@ def test_a_signal_is_not_lost(tmp_path: pathlib.Path, module: str, lose: str) ->
     assert files(here) == before
 
 
-@pytest.mark.parametrize(("module", "number"), zip(COMMANDS, interrupts.SIGNALS, strict=True))
+@pytest.mark.parametrize(("module", "number"), [*zip(COMMANDS, interrupts.SIGNALS, strict=True)])
 def test_a_signal_while_libraries_are_imported(
     tmp_path: pathlib.Path, module: str, number: signal.Signals
 ) -> None:
