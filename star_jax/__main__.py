@@ -18,6 +18,7 @@ _COMMANDS = {
     "prepare": "prepare.py",
     "convert": "convert.py",
     "models": "models/__main__.py",
+    "lm_eval": "lm_eval/__main__.py",
 }
 
 

@@ -64,7 +64,8 @@ def test_the_commands_are_listed(tmp_path: pathlib.Path) -> None:
     result = spawn("-m", "star_jax", cwd=tmp_path)
     assert result.returncode == 0
     listed = [line.split()[:3] for line in result.stdout.splitlines() if "python -m" in line]
-    assert listed == [["python", "-m", module] for module in COMMANDS]
+    listed_commands = [*COMMANDS, "star_jax.lm_eval"]  # whose help is another's
+    assert listed == [["python", "-m", module] for module in listed_commands]
     assert "Answers the questions of a JSON-lines file" in result.stdout
     for argument in ("-h", "--help"):
         assert commands.run(tmp_path, "star_jax", argument).stdout == result.stdout

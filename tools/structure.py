@@ -25,7 +25,18 @@ KERNELS: dict[
 }
 # The rooms of the house, from the top: each may use what comes after it, and itself.
 ROOMS = (
-    *("eval", "infer", "convert", "runs", "engine", "checks", "prefill", "generate", "cache"),
+    *(
+        "eval",
+        "infer",
+        "lm_eval",
+        "convert",
+        "runs",
+        "engine",
+        "checks",
+        "prefill",
+        "generate",
+        "cache",
+    ),
     *("checkpoint", "runtime", "attention", "text", "models"),
 )
 ABOVE_EVAL = ("star_jax/prepare.py", "star_jax/report.py")  # commands that use it

@@ -1,0 +1,1 @@
+"""The adapter to lm-evaluation-harness; within this folder `import lm_eval` is the harness."""
