@@ -77,7 +77,7 @@ def test_the_commands_are_listed(tmp_path: pathlib.Path) -> None:
 def test_every_setting_is_documented_with_its_type_and_default(tmp_path: pathlib.Path) -> None:
     text = commands.run(tmp_path, "star_jax.eval", "--help").stdout
     found = list(help.settings())
-    assert len(found) == len(set(one.name for one in found)) == 46
+    assert len(found) == len({one.name for one in found}) == 46
     for one in found:
         assert len(one.doc) > 10
         default = "" if one.default is None else f", default {one.default!r}"

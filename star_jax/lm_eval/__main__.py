@@ -23,9 +23,11 @@ The command line is the harness's own (run, ls, validate). Of the model `star_ja
 import importlib.util
 import os
 import sys
+import warnings
 
 import star_jax
 from star_jax import interrupts
+from star_jax.advice import Advice
 from star_jax.printable import printable
 from star_jax.runs import cli, terminal
 
@@ -55,6 +57,7 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     terminal.warn_in_lines()
+    warnings.simplefilter("ignore", Advice)  # prompts have all lengths, and one setting
     with interrupts.raised("answers are kept with --use_cache alone"):
         try:
             main(sys.argv[1:])

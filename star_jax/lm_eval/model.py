@@ -11,7 +11,8 @@ it is encoded once. Conventions are the harness's:
 - Rolling: a document falls into windows of `max_length` tokens behind BOS or the token before; the
   last reaches back to be as long. Each token is given all before it in its window; of these,
   phase 1 has encoded all up to the last multiple of 1024.
-- Generating: a prompt that leaves no room for the answer in `max_length` loses its beginning.
+- Generating: a prompt that leaves no room for the answer in `max_length` loses its beginning. An
+  answer keeps the space before its first word, which SentencePiece's tokenizers lose over there.
 """
 
 import dataclasses
