@@ -1,6 +1,7 @@
 """Output directories of evaluations, written without any model: many rows, tasks and lengths."""
 
 import json
+import math
 import pathlib
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -87,15 +88,21 @@ def record(
     tokens = (length or 300) - 20
     start = int(tokens * ((index * 0.37 + 0.05) % 0.95))
     given = score(row, task, length, index)
+    likelihood = {}
+    if metric == "perplexity" and given is not None:  # then it is the perplexity
+        scored = 5 + index
+        likelihood = {"logprob": -scored * math.log(given), "n_scored": scored}
+        given = None
     time = tokens / 1000 * (1.0 if how["is_exact"] else 0.3 + 0.5 * how["block_size"] / tokens)
     return {
         "index": index,
         "pred": "" if not given else f"it is {index}",
         "input_context": f"context {seed} {task} {length} {index}",
         "input_query": f"what is {index}?",
-        "outputs": [] if given is None else [str(index)],
+        "outputs": [] if given is None and not likelihood else [str(index)],
         "score": given,
         "metric": metric,
+        **likelihood,
         "n_context_tokens": tokens,
         "n_query_tokens": 12,
         "n_generated": 5,

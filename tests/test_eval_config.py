@@ -308,6 +308,34 @@ def test_the_config_files_are_sound(path: pathlib.Path) -> None:
     assert f"python -m star_jax.eval --config=configs/{path.name}" in names["__doc__"]
 
 
+PAPER = {
+    "table1": {16384: 2, 131072: 2, 1024: 2},
+    "table2": {16384: 3, 131072: 3, 1024: 3},
+    "table4": {65536: 11, 1024: 11},
+    "table5": {1048576: 2, 1024: 2},
+    "figure5": {131072: 17, 1024: 13},
+}
+
+
+@pytest.mark.parametrize("where", ["published", "smollm2"])
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs/paper").glob("*.py")), ids=str)
+def test_the_papers_configs_are_sound(path: pathlib.Path, where: str) -> None:
+    names = runpy.run_path(str(path))
+    given = config.resolve(names["get_config"](where))
+    assert given.output_dir == f"results/paper/{path.stem}/{where}"
+    assert f"python -m star_jax.eval --config=configs/paper/{path.name}" in names["__doc__"]
+    found = SUITES[given.data.suite].lengths(given.data)
+    for length, count in PAPER[path.stem].items():
+        if length in found:
+            exact, *others = rows.rows(given.attention, length)
+            assert exact.attention.is_exact and len(others) + 1 == count
+    assert set(found) & PAPER[path.stem].keys()
+    if where == "published":
+        assert given.data.compat == "star" and given.data.num_samples == 500
+    with pytest.raises(ValueError, match="where='here' is none of published, smollm2"):
+        names["get_config"]("here")
+
+
 @pytest.mark.parametrize("name", ["llama31_8b_ruler", "llama31_70b_ruler"])
 def test_the_configs_for_gpus_have_the_recommended_setting(name: str) -> None:
     names = runpy.run_path(str(REPOSITORY / "configs" / f"{name}.py"))

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -128,7 +129,9 @@ def test_what_a_mean_may_be_called(tmp_path: pathlib.Path) -> None:
 def test_perplexities_are_in_no_mean(tmp_path: pathlib.Path) -> None:
     folder = run_folders.write(
         tmp_path,
-        lambda row, task, length, i: [8.0, 2.0][i] if task == "prose" else 1.0,
+        lambda row, task, length, i: (
+            [8.0, 2.0][i] * (1 if row == "dense" else 1.5) if task == "prose" else 1.0
+        ),
         tasks=("vt", "prose"),
         lengths=(512,),
         samples=2,
@@ -136,8 +139,15 @@ def test_perplexities_are_in_no_mean(tmp_path: pathlib.Path) -> None:
     )
     all_ = found(folder)
     prose = next(r for r in all_ if r.cell.task == "prose")
-    assert prose.score == pytest.approx(4.0)  # the geometric mean
-    assert prose.low is None and prose.diff is None
+    # Of five and six tokens; star's is half as high again.
+    expected = math.exp((5 * math.log(8) + 6 * math.log(2)) / 11)
+    assert prose.score == pytest.approx(expected) and prose.n == 2
+    assert prose.low is not None and prose.high is not None
+    assert prose.low < expected < prose.high
+    star = next(r for r in all_ if r.cell.task == "prose" and not r.is_exact)
+    assert star.score == pytest.approx(1.5 * expected)
+    assert star.diff is not None and star.diff.mean == pytest.approx(expected / 2)
+    assert prose.diff is None and prose.published is None
     assert {one.n for one in results.means(all_)} == {2}
     advice = recommend.advise(all_[0].run, all_, tolerance=100.0)
     assert advice.best is not None and advice.best.diff.tasks == 1

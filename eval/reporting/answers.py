@@ -14,7 +14,7 @@ from star_jax.runs.places import check_regular
 HOW = ("block_size", "anchor_size", "halo", "correction", "stride")  # of a row, where it has them
 TIMES = ("time_prefill", "time_decode", "time_compile")
 _COUNTS = ("n_context_tokens", "n_query_tokens", "n_generated")
-_OPEN = ("perplexity",)  # metrics whose scores are no shares, 0 to 1, begin like this
+_PERPLEXITY = "perplexity"  # the metric that has no scores
 
 
 class Answers(list[dict[str, Any]]):
@@ -53,8 +53,8 @@ class Cell:
 
     @property
     def is_share(self) -> bool:
-        """Whether scores are shares, 0 to 1, which have means over tasks."""
-        return is_share(self.metric)
+        """Whether there are scores, from 0 to 1, which have means over tasks."""
+        return self.metric != _PERPLEXITY
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +74,6 @@ class Run:
     unread: int
 
 
-def is_share(metric: str) -> bool:
-    """Whether a metric's scores are shares, 0 to 1."""
-    return not metric.startswith(_OPEN)
-
-
 def load(directory: str | os.PathLike[str]) -> Answers:
     """The answers of a run of `python -m star_jax.eval`, finished or not: a dictionary for each.
 
@@ -90,8 +85,9 @@ def load(directory: str | os.PathLike[str]) -> Answers:
         dictionary of what else it has.
       index, question: of the sample, and a hash of its text: equal where questions are the same.
       input_query, outputs, pred: the texts, without the context, which may be long.
-      score, metric: what the metric says of pred; None without outputs. Shares of 1, but for
-        metrics that begin with "perplexity".
+      score, metric: what the metric says of pred, from 0 to 1; None without outputs.
+      logprob, n_scored: where the metric is "perplexity", which has no scores: the log-probability
+        of the first of outputs, and how many tokens it has.
       n_context_tokens, n_query_tokens, n_generated, stop_reason.
       needles: the tokens, [start, end], that the answers are read from; depths: of each needle's
         middle, 0 to 1; depth: that of the only needle, None if there are more or none.
@@ -188,9 +184,11 @@ def _record(text: bytes) -> dict[str, Any]:
         if type(value) not in (int, float) or not 0 <= value < 2**53:
             raise ValueError(f"{name} is no number from 0")
     score, metric = given["score"], str(given["metric"])
-    most = 1.0 if is_share(metric) else float("inf")
-    if score is not None and (type(score) not in (int, float) or not 0 <= score <= most):
-        raise ValueError(f"a score of {metric} is a number from 0 to {most:g}")
+    if score is not None and (type(score) not in (int, float) or not 0 <= score <= 1):
+        raise ValueError("a score is a number from 0 to 1")
+    logprob, scored = given.get("logprob"), given.get("n_scored", 0)
+    if logprob is not None and (type(logprob) not in (int, float) or not scored > 0):
+        raise ValueError("a log-probability is a number, of some tokens")
     needles = [(int(start), int(end)) for start, end in given["needles"]]
     context = max(1, given["n_context_tokens"])
     depths = [min(1.0, (start + end) / 2 / context) for start, end in needles]
@@ -201,6 +199,8 @@ def _record(text: bytes) -> dict[str, Any]:
         **{name: given[name] for name in ("input_query", "outputs", "pred")},
         "score": None if score is None else float(score),
         "metric": metric,
+        "logprob": logprob,
+        "n_scored": scored,
         **{name: float(value) if name in TIMES else value for name, value in numbers.items()},
         "stop_reason": given.get("stop_reason"),
         "needles": needles,

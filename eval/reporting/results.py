@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from star_jax.eval import intervals, published
+from star_jax.eval import intervals, perplexity, published
 from star_jax.eval.published import RULER_TASKS
 from star_jax.eval.reporting import paired
 from star_jax.eval.reporting.answers import Cell, Run
@@ -17,8 +17,8 @@ from star_jax.eval.reporting.paired import Difference
 class Result:
     """One cell's score with its 95% interval, and how it differs from exact attention.
 
-    score: a mean of shares in points of 100, or a geometric mean of what is no share. diff: in
-    points; None without exact attention beside it. nulls: empty answers. n: answers with a score.
+    score: a mean of shares in points of 100, or a perplexity. diff: in the same; None without exact
+    attention beside it. nulls: empty answers. n: answers with a score.
     times: seconds, medians over questions, of compiling the total.
     """
 
@@ -94,22 +94,20 @@ def results(run: Run) -> list[Result]:
 
 
 def _result(run: Run, cell: Cell, exact: Cell | None) -> Result:
-    scores = [one["score"] for one in cell.answers if one["score"] is not None]
-    score = low = high = None
-    if scores and cell.is_share:
-        score = 100 * statistics.fmean(scores)
-        low, high = (100 * bound for bound in intervals.of_mean(scores))
-    elif scores:
-        score = geometric_mean(scores)
+    n, score, low, high = _score(cell) if cell.is_share else _perplexity(cell)
     diff = None
-    if exact is not None and exact is not cell and cell.is_share:
-        diff = in_points(paired.difference([pairs(cell, exact)]))
+    if exact is not None and exact is not cell:
+        diff = (
+            in_points(paired.difference([pairs(cell, exact)]))
+            if cell.is_share
+            else _perplexities(cell, exact)
+        )
     seconds = sum(one["time_prefill"] for one in cell.answers)
     tokens = sum(one["n_context_tokens"] for one in cell.answers)
     return Result(
         run=run,
         cell=cell,
-        n=len(scores),
+        n=n,
         nulls=sum(not one["pred"] for one in cell.answers),
         score=score,
         low=low,
@@ -138,11 +136,40 @@ def _published(run: Run, cell: Cell) -> float | None:
     return None if figure is None else figure.score
 
 
-def geometric_mean(scores: Sequence[float]) -> float:
-    """Of numbers from 0, some of which may be infinite."""
-    if not all(scores):
-        return 0.0
-    return math.exp(statistics.fmean(map(math.log, scores))) if math.inf not in scores else math.inf
+Scored = tuple[int, float | None, float | None, float | None]  # n, score, low, high
+
+
+def _score(cell: Cell) -> Scored:
+    scores = [one["score"] for one in cell.answers if one["score"] is not None]
+    if not scores:
+        return 0, None, None, None
+    low, high = intervals.of_mean(scores)
+    return len(scores), 100 * statistics.fmean(scores), 100 * low, 100 * high
+
+
+def _perplexity(cell: Cell) -> Scored:
+    found = [(a["logprob"], a["n_scored"]) for a in cell.answers if a["logprob"] is not None]
+    if not found:
+        return 0, None, None, None
+    logprobs, counts = zip(*found, strict=True)
+    low, high = perplexity.interval(logprobs, counts) or (None, None)
+    return len(found), perplexity.of(logprobs, counts), low, high
+
+
+def _perplexities(cell: Cell, exact: Cell) -> Difference | None:
+    """The difference of two perplexities over the questions that both have."""
+    counts = {(a["index"], a["question"]): a["n_scored"] for a in cell.answers}
+    beside = {(a["index"], a["question"]): a["logprob"] for a in exact.answers}
+    both = [
+        (a["logprob"], beside[key], counts[key])
+        for a in cell.answers
+        if a["logprob"] is not None and beside.get(key := (a["index"], a["question"])) is not None
+    ]
+    if not both:
+        return None
+    mean, bounds = perplexity.difference(*zip(*both, strict=True))
+    low, high = bounds or (None, None)
+    return Difference(mean, low, high, len(both), 1, is_resampled=False)
 
 
 def pairs(one: Cell, other: Cell) -> list[tuple[float, float]]:

@@ -13,7 +13,7 @@ from star_jax.eval.reporting.page import Bullets, Fold, Lead, Part, Section
 from star_jax.eval.reporting.paired import Difference
 from star_jax.eval.reporting.pictures import Gallery, Painter
 from star_jax.eval.reporting.recommend import Advice
-from star_jax.eval.reporting.results import Mean, Result, between, geometric_mean
+from star_jax.eval.reporting.results import Mean, Result, between
 from star_jax.eval.reporting.tables import NOTHING, Table, interval, length_name, number
 
 
@@ -106,7 +106,7 @@ _TIME = (
     "Seconds of phase 1 for a question, as this run had them: the mean over tasks of their "
     "medians. Compiling is not in it. To the left and up is better."
 )
-_OTHERS = "These scores are no shares, and are in no mean. Scores are geometric means over answers."
+_OTHERS = "Perplexities of the reference answers are no shares, and in no mean. Lower is better."
 _PUBLISHED = (
     "Scores that others have published for this checkpoint, task, length and way of attention. "
     "Their prompts may differ: compare the templates. All are of 500 questions or more."
@@ -293,33 +293,18 @@ def _difference(found: Difference | None, form: str = ".1f") -> tuple[str, str]:
 
 
 def _others(report: Report, others: Sequence[Result]) -> Table:
-    exact = {
-        (one.run.directory, one.cell.task, one.cell.length): one for one in others if one.is_exact
-    }
-    rows = []
-    for one in others:
-        beside = exact.get((one.run.directory, one.cell.task, one.cell.length))
-        ratio = None if beside is None or beside is one else _ratio(one, beside)
-        rows.append(
-            (
-                *(one.cell.metric, one.cell.task, report.named(one.run, one.cell.name)),
-                *(length_name(one.cell.length), str(one.n), number(one.score, ".4g")),
-                number(ratio, ".4f"),
-            )
+    rows = [
+        (
+            *(one.cell.metric, one.cell.task, report.named(one.run, one.cell.name)),
+            *(length_name(one.cell.length), str(one.n)),
+            *(number(one.score, ".4g"), interval(one.low, one.high, ".4g")),
+            number(one.diff.mean, "+.3g") if one.diff else NOTHING,
+            interval(one.diff.low, one.diff.high, "+.3g") if one.diff else NOTHING,
         )
-    names = ("metric", "task", "row", "length", "n", "score", "by exact's")
+        for one in others
+    ]
+    names = ("metric", "task", "row", "length", "n", "score", "95%", "vs exact", "95%")
     return Table(names, rows, words=3)
-
-
-def _ratio(one: Result, exact: Result) -> float | None:
-    """Of the geometric means over the questions that both have."""
-    from star_jax.eval.reporting.results import pairs
-
-    both = pairs(one.cell, exact.cell)
-    ours, theirs = (
-        (geometric_mean(side) for side in zip(*both, strict=True)) if both else (0.0, 0.0)
-    )
-    return ours / theirs if theirs else None
 
 
 def _sources(report: Report) -> Table | None:
