@@ -35,7 +35,7 @@ WHERE = {
     "smollm2": (
         ModelConfig(path="checkpoints/smollm2", dtype="float32"),
         DataConfig(
-            tasks="niah_single_1,niah_single_2,fwe",
+            tasks="niah_multikey_1,fwe",
             lengths="1024",
             num_samples=100,
             batch_size=10,
@@ -63,6 +63,6 @@ def get_config(where: str = "published") -> EvalConfig:
         ),
         mesh=mesh,
         data=data,
-        generation=GenerationConfig(),
+        generation=GenerationConfig(max_new_tokens=0 if where == "published" else 50),
         output_dir=f"results/paper/table2/{where}",
     )

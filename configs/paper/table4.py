@@ -40,7 +40,7 @@ WHERE = {
     "smollm2": (
         ModelConfig(path="checkpoints/smollm2", dtype="float32"),
         DataConfig(
-            tasks="niah_single_1,niah_single_2",
+            tasks="niah_multikey_1",
             lengths="1024",
             num_samples=100,
             batch_size=10,
@@ -70,6 +70,6 @@ def get_config(where: str = "published") -> EvalConfig:
         ),
         mesh=mesh,
         data=data,
-        generation=GenerationConfig(),
+        generation=GenerationConfig(max_new_tokens=0 if where == "published" else 50),
         output_dir=f"results/paper/table4/{where}",
     )
