@@ -71,6 +71,30 @@ def test_samples_can_be_added(
     assert results(here / "out") == results(here / "at once")
 
 
+EACH_SUITE: dict[str, dict[str, Any]] = {
+    "ruler": {"data__tasks": "niah_single_3,vt,fwe", "data__haystack": "substitute"},
+    "babilong": {"data__tasks": "qa1,qa5"},
+    "infinitebench": {"data__tasks": "passkey,math_find"},
+}
+
+
+@pytest.mark.parametrize("suite", EACH_SUITE)
+def test_a_run_of_any_suite_goes_on_as_if_it_had_not_been_stopped(
+    here: pathlib.Path, suite: str
+) -> None:
+    given = {"data__suite": suite, "data__lengths": "1024", "data__num_samples": 3}
+    given |= {"data__keys": "", **EACH_SUITE[suite]}
+    run(**given, output_dir="at once")
+    run(**given, output_dir="out")
+    files = sorted((here / "out").rglob("*.jsonl"))
+    assert len(files) > 2
+    files[0].unlink()
+    lines = files[1].read_bytes().splitlines(keepends=True)
+    files[1].write_bytes(lines[0] + lines[1][:30])
+    run(**given, output_dir="out")
+    assert results(here / "out") == results(here / "at once")
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "summary.csv", "summary.md"])
 def test_only_regular_files_are_written_to(here: pathlib.Path, name: str) -> None:
     (here / "out").mkdir()
