@@ -124,3 +124,16 @@ def plausible(row: str, task: str, length: int | None, index: int) -> float:
     if task in ("vt", "cwe"):
         return sum(rng.random() < chance for _ in range(5)) / 5
     return float(rng.random() < chance)
+
+
+def change(
+    folder: pathlib.Path,
+    pattern: str,
+    how: Callable[[list[dict[str, Any]]], list[dict[str, Any]]],
+) -> None:
+    """Puts other records in the place of those in the files that fit a pattern: ring/*/*.jsonl."""
+    paths = list(folder.glob(pattern))
+    assert paths, pattern
+    for path in paths:
+        lines = how([json.loads(line) for line in path.read_text().splitlines()])
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -13,7 +13,16 @@ import run_folders
 
 from star_jax.eval import intervals, load
 from star_jax.eval.published import RULER_TASKS
-from star_jax.eval.reporting import answers, files, maps, paired, recommend, results
+from star_jax.eval.reporting import (
+    answers,
+    files,
+    lines,
+    maps,
+    paired,
+    pictures,
+    recommend,
+    results,
+)
 from star_jax.eval.reporting.lines import Point, front
 from star_jax.eval.reporting.results import Mean, Result
 
@@ -188,6 +197,80 @@ def test_the_fastest_setting_within_the_tolerance(tmp_path: pathlib.Path) -> Non
     assert "no other row" in recommend.advise(dense[0].run, dense, tolerance=1.0).text
 
 
+def test_the_fastest_exact_row_is_what_settings_are_compared_with(tmp_path: pathlib.Path) -> None:
+    """Ring takes less than a 100th of star's time, dense more than all of it."""
+
+    def faster(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [line | {"time_prefill": line["time_prefill"] / 300} for line in lines]
+
+    folder = run_folders.write(
+        tmp_path / "one", lambda *args: 1.0, lengths=(512,), samples=400, kind="dense,ring,star"
+    )
+    run_folders.change(folder, "ring/512/*.jsonl", faster)
+    all_ = found(folder)
+    seconds = {r.cell.row["kind"]: r.times["time_prefill"] for r in all_}
+    advice = recommend.advise(all_[0].run, all_, tolerance=5.0)
+    assert advice.best is not None and advice.best.speed_up < 0.01
+    assert advice.best.speed_up == pytest.approx(seconds["ring"] / seconds["star"])
+    assert "exact attention (ring) is as fast or faster" in advice.text
+    # At another length dense is the fastest.
+    folder = run_folders.write(
+        tmp_path / "two", lambda *args: 1.0, samples=400, kind="dense,ring,star"
+    )
+    run_folders.change(folder, "ring/512/*.jsonl", faster)
+    run_folders.change(folder, "dense/1024/*.jsonl", faster)
+    all_ = found(folder)
+    (one,) = recommend.advise(all_[0].run, all_, tolerance=5.0).candidates
+    by = {(r.cell.row["kind"], r.cell.length): r.times["time_prefill"] for r in all_}
+    fastest = by["ring", 512] + by["dense", 1024]
+    assert one.speed_up == pytest.approx(fastest / (by["star", 512] + by["star", 1024]))
+
+
+def test_only_complete_settings_are_ranked(tmp_path: pathlib.Path) -> None:
+    """L/8 is the fastest, but wants a task, or a question: L/4 is taken."""
+
+    def advise(folder: pathlib.Path) -> recommend.Advice:
+        all_ = found(folder)
+        return recommend.advise(all_[0].run, all_, tolerance=5.0)
+
+    for name, cells, keep in (("task", "vt", 0), ("question", "*", 399)):
+        folder = run_folders.write(
+            tmp_path / name,
+            lambda *args: 1.0,
+            tasks=("vt", "fwe"),
+            lengths=(512,),
+            samples=400,
+            block_size="L/4,L/8",
+        )
+        whole = advise(folder)
+        assert whole.best is not None and whole.best.setting == "star b=L/8 a=b"
+        assert "ncomplete" not in whole.text and "2 tasks and lengths, n = 800" in whole.text
+        shorten = lambda lines, keep=keep: lines[:keep]  # noqa: E731
+        run_folders.change(folder, f"star_b64_a64/512/{cells}.jsonl", shorten)
+        advice = advise(folder)
+        assert advice.best is not None and advice.best.setting == "star b=L/4 a=b"
+        assert "Incomplete, and so not ranked: star b=L/8 a=b." in advice.text
+        assert [one.is_complete for one in advice.candidates] == [True, False]
+        assert not advice.candidates[1].is_within(100.0)
+        run_folders.change(folder, f"star_b128_a128/512/{cells}.jsonl", shorten)
+        advice = advise(folder)
+        assert advice.best is None and "no setting has answers to all" in advice.text
+        # What exact attention has no answers to either is not asked for.
+        run_folders.change(folder, f"dense/512/{cells}.jsonl", shorten)
+        assert advise(folder).best == advise(folder).candidates[0]
+
+
+def test_perplexities_alone_are_no_scores_to_compare(tmp_path: pathlib.Path) -> None:
+    folder = run_folders.write(
+        tmp_path, lambda *args: 2.0, tasks=("prose",), metric={"prose": "perplexity"}
+    )
+    all_ = found(folder)
+    text = recommend.advise(all_[0].run, all_, tolerance=1.0).text
+    assert text == "No recommendation: there are no scores to compare."
+    star = [one for one in all_ if not one.is_exact]
+    assert "no row is exact" in recommend.advise(all_[0].run, star, tolerance=1.0).text
+
+
 def test_runs_are_compared_where_questions_are_the_same(tmp_path: pathlib.Path) -> None:
     def score(row: str, task: str, length: int | None, index: int) -> float:
         return float(index % 2)
@@ -201,14 +284,60 @@ def test_runs_are_compared_where_questions_are_the_same(tmp_path: pathlib.Path) 
     assert results.between(one, other) is None
 
 
+@pytest.mark.parametrize("kind", ["dense,ring,star", "ring,dense,star"])
+def test_the_exact_row_with_the_most_answers_is_compared_with(
+    tmp_path: pathlib.Path, kind: str
+) -> None:
+    """Ring has 2 of 20 answers: differences are to dense, whichever of them comes first."""
+
+    def score(row: str, task: str, length: int | None, index: int) -> float:
+        return float(index % 2 or row != "star_b128_a128")
+
+    folder = run_folders.write(tmp_path, score, lengths=(512,), samples=20, kind=kind)
+    run_folders.change(folder, "ring/512/*.jsonl", lambda lines: lines[:2])
+    all_ = found(folder)
+    one = {r.cell.row["kind"]: r for r in all_}
+    exact = [r for r in all_ if r.is_exact]
+    (candidate,) = recommend.advise(all_[0].run, all_, tolerance=1.0).candidates
+    for diff in (one["star"].diff, results.between([one["star"]], exact), candidate.diff):
+        assert diff is not None and diff.n == 20 and diff.mean == pytest.approx(-50.0)
+    assert one["dense"].diff is None and one["ring"].diff is not None and one["ring"].diff.n == 2
+    run_folders.change(folder, "dense/512/*.jsonl", lambda lines: lines[:2])
+    first, second = (r for r in found(folder) if r.is_exact)  # as many: the first one counts
+    assert first.diff is None and second.diff is not None
+
+
+def test_the_line_of_exact_attention_is_of_the_most_answers(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run_folders.write(
+        tmp_path,
+        lambda row, task, length, index: float(index >= 2),
+        lengths=(512,),
+        kind="ring,dense,star",
+        block_size="L/4,L/8",
+    )
+    run_folders.change(folder, "ring/512/*.jsonl", lambda lines: lines[:2])
+    drawn: list[float | None] = []
+
+    def draw(*args: object, exact: float | None, **options: object) -> bytes:
+        drawn.append(exact)
+        return b""
+
+    monkeypatch.setattr(lines, "against_size", draw)
+    all_ = found(folder)
+    pictures.Painter(all_, results.means(all_), lambda run, setting: setting, 40).by_block()
+    assert drawn == [50.0]  # ring's is 0
+
+
 def test_results_csv_is_tidy(tmp_path: pathlib.Path) -> None:
     folder = run_folders.write(
         tmp_path, lambda *args: 0.5, answered=3, block_size="L/4,128", halo="0,b/2"
     )
     all_ = found(folder)
-    lines = list(csv.DictReader(io.StringIO(files.results_csv(all_))))
-    assert len(lines) == len(all_) == 2 * 1 + (2 + 4)
-    line = next(line for line in lines if line["row"] == "star_b128_a128_h64")
+    table = list(csv.DictReader(io.StringIO(files.results_csv(all_))))
+    assert len(table) == len(all_) == 2 * 1 + (2 + 4)
+    line = next(line for line in table if line["row"] == "star_b128_a128_h64")
     assert line["setting"] == "star b=L/4 a=b h=b/2 | star_b128_a128_h64"  # the same at 512
     assert (line["n"], line["samples"], line["score"], line["halo"]) == ("3", "4", "50.0", "64")
     assert (line["diff"], line["n_diff"], line["published"]) == ("0.0", "3", "")

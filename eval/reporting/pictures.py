@@ -142,9 +142,11 @@ class Painter:
             several = {name: list(each.values()) for name, each in found.items() if len(each) > 1}
             if not several:
                 continue
-            exact = next((mean.score for mean in some if mean.row["is_exact"]), None)
+            exact = max((m for m in some if m.row["is_exact"]), key=lambda m: m.n, default=None)
             looks = drawing.looks(list(several), [])
-            png = lines.against_size(several, looks, exact=exact, label=label, dpi=self.dpi)
+            png = lines.against_size(
+                several, looks, exact=exact.score if exact else None, label=label, dpi=self.dpi
+            )
             title = _title(f"score against {size.replace('_', ' ')}", some)
             pictures.append(Picture(_file(size[:-5], run, length_name(length)), title, png))
         name = size.replace("_", " ")

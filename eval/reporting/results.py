@@ -12,6 +12,8 @@ from star_jax.eval.reporting import paired
 from star_jax.eval.reporting.answers import Cell, Run
 from star_jax.eval.reporting.paired import Difference
 
+Where = tuple[str, int | None]  # a task and a length
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:
@@ -86,11 +88,22 @@ class Mean:
 
 def results(run: Run) -> list[Result]:
     """Of each cell of a run."""
-    exact: dict[tuple[str, int | None], Cell] = {}
-    for cell in run.cells:
-        if cell.row["is_exact"]:  # the first one; they differ by rounding alone
-            exact.setdefault((cell.task, cell.length), cell)
+    exact = fullest(cell for cell in run.cells if cell.row["is_exact"])
     return [_result(run, cell, exact.get((cell.task, cell.length))) for cell in run.cells]
+
+
+def fullest(cells: Iterable[Cell]) -> dict[Where, Cell]:
+    """Of each task and length, the cell with the most answers; of equals the first.
+
+    This says which exact row others are compared with. Exact rows differ by rounding alone, but one
+    of them may have fewer answers.
+    """
+    found: dict[Where, Cell] = {}
+    for cell in cells:
+        where = cell.task, cell.length
+        if where not in found or len(cell.answers) > len(found[where].answers):
+            found[where] = cell
+    return found
 
 
 def _result(run: Run, cell: Cell, exact: Cell | None) -> Result:
@@ -243,8 +256,11 @@ def _mean(
 
 
 def between(one: Sequence[Result], other: Sequence[Result]) -> Difference | None:
-    """The mean difference, in points, over the tasks and lengths that both have."""
-    beside = {(r.cell.task, r.cell.length): r.cell for r in other if r.cell.is_share}
+    """The mean difference, in points, over the tasks and lengths that both have.
+
+    other: where it has several rows at a task and length, the `fullest` counts.
+    """
+    beside = fullest(result.cell for result in other if result.cell.is_share)
     tasks = [
         pairs(result.cell, beside[result.cell.task, result.cell.length])
         for result in one

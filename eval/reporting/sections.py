@@ -127,7 +127,9 @@ def _advice(report: Report) -> Iterator[Part]:
     yield (
         "The lower bound of a setting's paired 95% interval must not be further below exact "
         f"attention than the tolerance, {report.tolerance:g} points of 100. Differences are over "
-        "all tasks and lengths that both have answers to. Times are of phase 1."
+        "all tasks and lengths that both have answers to. A setting without answers to all that "
+        "exact attention has is incomplete, and not ranked. Times are of phase 1, beside the "
+        "fastest exact row of each task and length."
     )
     rows = [
         (
@@ -135,7 +137,9 @@ def _advice(report: Report) -> Iterator[Part]:
             f"{one.diff.tasks} of {one.of}",
             *_difference(one.diff, ".2f"),
             f"{one.speed_up:.2f}",
-            "yes" if one.is_within(report.tolerance) else "no",
+            ("yes" if one.is_within(report.tolerance) else "no")
+            if one.is_complete
+            else "incomplete",
         )
         for advice in report.advice
         for one in advice.candidates
