@@ -260,6 +260,22 @@ def test_what_is_no_run_is_refused(
     assert not (folder / "report").exists()
 
 
+def test_published_scores_say_nothing_of_how_many_questions(tmp_path: pathlib.Path) -> None:
+    """InfiniteBench's tasks have from 103 to 590 questions: not all figures are of 500."""
+    folder = run_folders.write(
+        tmp_path / "run",
+        lambda *args: 1.0,
+        tasks=("longbook_choice_eng",),
+        lengths=(131072,),
+        samples=2,
+        suite="infinitebench",
+        model="meta-llama/Llama-3.1-8B-Instruct",
+        kind="dense",
+    )
+    published = sections(report(folder)[0])["Published scores"]
+    assert "69.43" in published and "500" not in published
+
+
 def test_a_torn_last_line_is_passed_over(tmp_path: pathlib.Path) -> None:
     folder = run_folders.write(tmp_path / "run", lambda *args: 1.0, lengths=(512,), samples=2)
     path = next(folder.rglob("dense/512/*.jsonl"))

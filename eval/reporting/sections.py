@@ -109,7 +109,7 @@ _TIME = (
 _OTHERS = "Perplexities of the reference answers are no shares, and in no mean. Lower is better."
 _PUBLISHED = (
     "Scores that others have published for this checkpoint, task, length and way of attention. "
-    "Their prompts may differ: compare the templates. All are of 500 questions or more."
+    "Their prompts may differ: compare the templates. Their numbers of questions may differ too."
 )
 
 
