@@ -260,6 +260,26 @@ def test_what_is_no_run_is_refused(
     assert not (folder / "report").exists()
 
 
+def test_a_run_is_not_overwritten_by_its_report(tmp_path: pathlib.Path) -> None:
+    """Whether it is named as it is, in another way, by a link, or is another run's."""
+    folder, other = (
+        run_folders.write(tmp_path / name, lambda *args: 1.0, lengths=(512,), samples=2)
+        for name in ("run", "other")
+    )
+    (tmp_path / "link").symlink_to(folder)
+    for directory in (folder, other):
+        (directory / "summary.md").write_text("the run's own")
+    for output in (folder, folder / ".." / "run", tmp_path / "link", other):
+        with pytest.raises(ValueError, match="the report cannot go there: it is the output of a"):
+            report(folder, output=output)
+    (folder / "report").symlink_to(folder)
+    with pytest.raises(ValueError, match="the report cannot go there"):
+        report(folder)
+    for directory in (folder, other):
+        assert (directory / "summary.md").read_text() == "the run's own"
+        assert not (directory / "index.html").exists()
+
+
 def test_published_scores_say_nothing_of_how_many_questions(tmp_path: pathlib.Path) -> None:
     """InfiniteBench's tasks have from 103 to 590 questions: not all figures are of 500."""
     folder = run_folders.write(

@@ -20,7 +20,7 @@ def build(
 
     Raises:
       ValueError, OSError: a directory is no run or has no answers, a record is broken, there is no
-        matplotlib, or the output cannot be written.
+        matplotlib, or the output cannot be written or is the directory of a run.
     """
     if not directories:
         raise ValueError("name the output directory of an evaluation, or several")
@@ -28,6 +28,7 @@ def build(
         raise ValueError(f"{', '.join(directories)}: one directory is named twice")
     if tolerance < 0:
         raise ValueError(f"{tolerance=} must be at least 0 points")
+    files.check(output)
     drawing.check_installed()
     runs = [
         answers.read(directory, name=name)

@@ -26,6 +26,19 @@ FIELDS = (
 )
 
 
+def check(directory: str) -> None:
+    """Refuses the output directory of a run, whose summary.md would be lost.
+
+    Raises:
+      ValueError: it is one, or a link to one.
+    """
+    if os.path.lexists(os.path.join(directory, "manifest.json")):
+        raise ValueError(
+            f"{directory}: the report cannot go there: it is the output of a run, with a "
+            "summary.md of its own"
+        )
+
+
 def write(directory: str, report: Report, page: str, pictures: Sequence[Picture]) -> list[str]:
     """Writes all files, each whole or not at all, the page last; returns their names.
 
