@@ -166,11 +166,16 @@ def test_texts_from_files_are_escaped(tmp_path: pathlib.Path) -> None:
         tasks=("<script>alert(1)</script>".replace("/", "_"), "a|b"),
         lengths=(512,),
         samples=2,
+        answered=1,
         kind="dense",
     )
     page, output = report(folder)
     assert "<script>" not in page and "&lt;script&gt;" in page and "a&lt;b&gt;&amp;" in page
-    assert r"a\|b" in (output / "summary.md").read_text()
+    summary = (output / "summary.md").read_text()
+    assert r"a\|b" in summary and "<" not in summary
+    assert "| &lt;script&gt;alert(1)&lt;_script&gt; |" in summary
+    assert "- a&lt;b&gt;&amp;: mean of 2 tasks" in summary
+    assert "dense, &lt;script&gt;" in summary  # a note: it is not finished
 
 
 def test_runs_beside_each_other(tmp_path: pathlib.Path) -> None:

@@ -13,7 +13,7 @@ from star_jax.eval.reporting.drawing import Picture
 from star_jax.eval.reporting.notes import notes
 from star_jax.eval.reporting.results import Result
 from star_jax.eval.reporting.sections import Report
-from star_jax.eval.reporting.tables import NOTHING, number
+from star_jax.eval.reporting.tables import NOTHING, in_markdown, number
 from star_jax.runs import places, records
 
 PAGE = "index.html"
@@ -107,13 +107,13 @@ def _rounded(value: float | None) -> float | None:
 def summary(report: Report) -> str:
     """What the page says first, as Markdown."""
     lines = ["# Report", ""]
-    lines += [f"- {lead.text}" for lead in sections.leads(report)]
+    lines += [f"- {in_markdown(lead.text)}" for lead in sections.leads(report)]
     lines += ["", "## Means over tasks", "", sections.means_table(report).to_markdown(), ""]
     names: dict[str, None] = {}
     for mean in report.means:
-        names.setdefault(f"- {mean.run.name}: {mean.name}")
+        names.setdefault(f"- {in_markdown(mean.run.name)}: {mean.name}")
     lines += [*names, "", "## Scores", "", _scores(report).to_markdown()]
-    lines += ["", "## Notes", "", *(f"- {note}" for note in notes(report.runs)), ""]
+    lines += ["", "## Notes", "", *(f"- {in_markdown(note)}" for note in notes(report.runs)), ""]
     return "\n".join(lines)
 
 

@@ -37,7 +37,7 @@ class Table:
     def to_markdown(self) -> str:
         rule = ["---" if i < self.words else "---:" for i in range(len(self.names))]
         lines = [self.names, rule, *self.rows]
-        return "\n".join(f"| {' | '.join(map(_in_markdown, line))} |" for line in lines)
+        return "\n".join(f"| {' | '.join(map(_cell_in_markdown, line))} |" for line in lines)
 
 
 def escaped(text: str) -> str:
@@ -45,15 +45,20 @@ def escaped(text: str) -> str:
     return html.escape(printable(text))
 
 
+def in_markdown(text: str) -> str:
+    """Text from anywhere, as it can stand in Markdown, which takes HTML for what it says."""
+    return html.escape(printable(text), quote=False)
+
+
 def _in_html(text: str) -> str:
     first, *rest = text.split("\n")
     return escaped(first) + "".join(f"<br><small>{escaped(line)}</small>" for line in rest)
 
 
-def _in_markdown(text: str) -> str:
+def _cell_in_markdown(text: str) -> str:
     first, *rest = text.split("\n")
     text = f"{first} ({'; '.join(rest)})" if rest else first
-    return printable(text).replace("|", r"\|")
+    return in_markdown(text).replace("|", r"\|")
 
 
 def number(value: float | None, form: str = ".1f") -> str:
