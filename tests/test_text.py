@@ -190,6 +190,7 @@ def test_what_is_no_text_is_refused_by_name(tmp_path: pathlib.Path, bad: Any) ->
         "count": ours.count,
         "count_added": ours.count_added,
         "spans": lambda text: ours.spans(text, [(0, 1)]),
+        "offsets": ours.offsets,
         "after": lambda text: ours.encode_query("a", after=text),
         "answer_prefix": lambda text: ours.chat("a", "b", answer_prefix=text),
         "context": lambda text: ours.chat(text, "b"),

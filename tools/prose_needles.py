@@ -20,29 +20,33 @@ from star_jax.eval.ruler import niah
 from star_jax.runs import cli, limits
 from tools import demo_language, smollm2
 
-_OUTPUT = flags.DEFINE_string("output", None, "Where the lines are written.", required=True)
-_LENGTH = flags.DEFINE_integer(
-    "length", None, "At most so many tokens each.", required=True, lower_bound=1
-)
-_SAMPLES = flags.DEFINE_integer("num_samples", 20, "Questions.", lower_bound=1)
-
 NEEDLES = 4
 MARGIN = 64  # tokens for the chat template and the answer
 
 
+def define_flags() -> None:
+    """The command's."""
+    flags.DEFINE_string("output", None, "Where the lines are written.", required=True)
+    flags.DEFINE_integer(
+        "length", None, "At most so many tokens each.", required=True, lower_bound=1
+    )
+    flags.DEFINE_integer("num_samples", 20, "Questions.", lower_bound=1)
+
+
 def main(argv: Sequence[str]) -> None:
     del argv
+    given = flags.FLAGS
     from star_jax.text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.from_pretrained(smollm2.make())
     if tokenizer is None:
         raise ValueError(f"{smollm2.OUTPUT} has no tokenizer")
-    limits.check_samples("--num_samples", _SAMPLES.value)
+    limits.check_samples("--num_samples", given.num_samples)
     lines = [
-        json.dumps({"index": index, **question(index, _LENGTH.value, tokenizer.count)}) + "\n"
-        for index in range(_SAMPLES.value)
+        json.dumps({"index": index, **question(index, given.length, tokenizer.count)}) + "\n"
+        for index in range(given.num_samples)
     ]
-    output = pathlib.Path(_OUTPUT.value)
+    output = pathlib.Path(given.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text("".join(lines))
 
@@ -88,4 +92,5 @@ def sentences() -> list[str]:
 
 
 if __name__ == "__main__":
+    define_flags()
     cli.run(main)

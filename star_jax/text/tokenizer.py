@@ -170,7 +170,7 @@ class Tokenizer:
 
         Stretches that no token overlaps are left out.
         """
-        of = list(of)
+        text, of = Prompt.of(text, "spans"), list(of)
         offsets = self.offsets(text) if of else []
         added, found = self.count_added(text), []
         for start, end in of:
