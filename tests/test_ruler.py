@@ -9,7 +9,7 @@ import pytest
 from ruler_samples import ESSAY_TASKS, LINE_TASKS, NEEDLE_TASKS, QA_TASKS, TASKS, make, read, words
 
 from star_jax.eval import ruler
-from star_jax.eval.ruler import draft
+from star_jax.eval.ruler import draft, niah
 from star_jax.runs import metrics
 
 LENGTHS = [512, 1024, 2048, 4096]
@@ -218,6 +218,20 @@ def test_keys_come_from_the_list_and_are_distinct() -> None:
     assert len(found) > 5
     assert len(set(found)) == len(found)
     assert set(found) <= set(keys)
+
+
+@pytest.mark.parametrize("mode", ruler.MODES)
+@pytest.mark.parametrize("task", ["niah_multikey_2", "niah_multivalue"])
+def test_values_are_distinct_also_where_few_are_drawn_from(
+    task: str, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a long context one number in a few thousand is drawn twice: the answer's, maybe."""
+    monkeypatch.setitem(niah._VALUES, "number", lambda rng: str(rng.randint(1001, 1300)))
+    for index in range(5):
+        sample = make(task, mode=mode, index=index, length=1024)
+        found = re.findall(r"is: (\d+)\.", sample.context)
+        assert 4 <= len(found) == len(set(found))
+        assert set(read(task, sample).split(", ")) == set(sample.outputs)
 
 
 @pytest.mark.parametrize("task", ["niah_multikey_3", "vt", "cwe", "fwe", *QA_TASKS])

@@ -16,9 +16,9 @@ star: what the paper of Star Attention ran (NVIDIA/Star-Attention c61059f, with 
 What ruler and star do not reproduce: the very samples, since random numbers are drawn in another
 order, so that only wording and distribution are the same. Sentences of essays are found by a rule
 and not by NLTK. A sample that has to shrink keeps its needles; theirs draws new ones. Keys of one
-sample are distinct here. The tokenizer's BOS counts, and is there, in every mode, which Star
-Attention's template `base` does not have. Where their loops would never end, and where RULER's
-common words need a list that is not shipped, there is an error.
+sample are distinct here, and so are values. The tokenizer's BOS counts, and is there, in every
+mode, which Star Attention's template `base` does not have. Where their loops would never end, and
+where RULER's common words need a list that is not shipped, there is an error.
 """
 
 import dataclasses

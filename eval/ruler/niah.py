@@ -34,11 +34,11 @@ def draft(rng: random.Random, request: Request, *, haystack: str, kind: str) -> 
 
     The keys of a "number" are words, those of a "uuid" uuids.
     """
-    keys, length, value_of = request.keys, request.length, _VALUES[kind]
+    keys, length, values = request.keys, request.length, _distinct_values(rng, kind)
     names = _distinct_words(rng, keys) if kind == "number" else _uuids(rng)
-    key, value, depth = next(names), value_of(rng), rng.random()
+    key, value, depth = next(names), next(values), rng.random()
     needle = NEEDLE.format(kind=kind, key=key, value=value)
-    others = (NEEDLE.format(kind=kind, key=name, value=value_of(rng)) for name in names)
+    others = (NEEDLE.format(kind=kind, key=name, value=next(values)) for name in names)
     stream = itertools.repeat(NOISE) if haystack == "noise" else others
     lines: list[str] = []  # grows from the stream as the fit asks for more
     head, tail = CONTEXT.replace("{kind}", kind).split("{lines}")
@@ -99,10 +99,7 @@ def draw(
     names = list(itertools.islice(_distinct_words(rng, request.keys), keys))
     if len(names) < keys:
         raise ValueError(f"{len(names)} keys are too few: this task needs {keys}")
-    found: dict[str, None] = {}
-    while len(found) < keys * values:
-        found[_VALUES[kind](rng)] = None
-    held = list(found)
+    held = list(itertools.islice(_distinct_values(rng, kind), keys * values))
     asked = rng.sample(range(keys), queries)
     answers = [key * values + i for key in asked for i in range(values)]
     is_one = queries * values == 1
@@ -181,6 +178,16 @@ def _uuid(rng: random.Random) -> str:
 
 
 _VALUES: dict[str, Callable[[random.Random], str]] = {"number": _number, "uuid": _uuid}
+
+
+def _distinct_values(rng: random.Random, kind: str) -> Iterator[str]:
+    """Draws a value again that was drawn before: an answer must stand in its own line only."""
+    seen: set[str] = set()
+    while True:
+        value = _VALUES[kind](rng)
+        if value not in seen:
+            seen.add(value)
+            yield value
 
 
 def _uuids(rng: random.Random) -> Iterator[str]:
