@@ -1,9 +1,11 @@
 """The metrics of data.metric, and perplexity from the model's likelihoods to the table."""
 
 import csv
+import dataclasses
 import json
 import math
 import pathlib
+import random
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ from test_eval_runner import _here, make, run
 import star_jax
 from star_jax import Dense, Engine, Star
 from star_jax.eval import config, metrics, perplexity, runner
+from star_jax.eval.babilong.metric import COMPARE_ANSWERS, LABELS
+from star_jax.eval.infinitebench import metrics as infinitebench
 from star_jax.runs import forced, records
 from star_jax.runs.ask import Held
 from star_jax.runs.sample import Sample
@@ -61,6 +65,41 @@ def test_scores_by_name(name: str, pred: str, outputs: tuple[str, ...], expected
     metric = metrics.named(name)
     assert not metric.is_forced
     assert metric.score(f" {pred}\x00 ", Sample(0, "c", "q", outputs)) == pytest.approx(expected)
+
+
+ODD = (
+    *("", " ", "\0", "\n", ".", ",", "-", "+", "1.", ".1", "1..2", "0x1", "1e999", "-inf", "nan"),
+    *(
+        "9" * 4301,
+        "-" + "9" * 4301,
+        "0" * 9999,
+        "9" * 4301 + ".5",
+        "1_0",
+        "\u0663",
+        "1\u0660.\u0661",
+    ),
+    *("²", "Ⅷ", "ß" * 99, "İ" * 99, "\ud800", "a\udfff b", "\ufeff", "\u2028", "(" * 999, "[[{\\"),
+    *("answer is:", "answer is: ", "The answer is", "<context>", "e,n", ",,,,", "%s {0} {x}"),
+    *("A" * 999, "a" * 10**5),
+)
+
+
+@pytest.mark.parametrize("outputs", [("3", "12"), ("-12", "3"), ("a name", "B"), ("\ud800", "中")])
+def test_no_prediction_makes_a_metric_fail(outputs: tuple[str, ...]) -> None:
+    """Or it would end a run, and each one that goes on with it."""
+    found = [metric for metric in metrics.METRICS.values() if not metric.is_forced]
+    for task, metric in infinitebench.METRICS.items():
+        if outputs[0] in ("3", "-12") or task not in ("code_run", "math_find", "math_calc"):
+            found.append(metric)
+    rng = random.Random(0)
+    mixed = [" ".join(rng.choices(ODD, k=rng.randint(1, 4)))[:9999] for _ in range(50)]
+    for pred in (*ODD, *mixed):
+        sample = Sample(0, "c", "q", outputs)
+        for metric in found:
+            assert 0 <= metric.score(pred, sample) <= 1, (metric.name, pred[:20])
+        for task in LABELS:
+            asked = dataclasses.replace(sample, facts={"task": task, "question": "where\0?"})
+            assert COMPARE_ANSWERS.score(pred, asked) in (0, 1)
 
 
 def test_the_users_lines_are_scored_by_the_metric(here: pathlib.Path) -> None:

@@ -30,6 +30,7 @@ BUG = ("parse_line", "C")
         ("math_find", "94", ["94"], 1),
         ("math_find", "It is 94.0", ["94"], 1),
         ("math_find", "94.5", ["94"], 0),
+        ("math_find", "3.7", ["3"], 0),
         ("math_find", "-94", ["94"], 1),  # signs are not read
         ("math_find", "1, 94", ["94"], 0),
         ("math_find", "2.5 is it", ["2.5"], 1),
@@ -45,6 +46,10 @@ BUG = ("parse_line", "C")
         ("math_calc", "Values: 1", ["1", "4", "8"], 1 / 3),
         ("math_calc", "3 1 4 8", ["1", "4", "8"], 0),
         ("math_calc", "[1, -4, 8]", ["1", "-4", "8"], 1 / 3),  # signs are not read
+        ("math_calc", "01 004", ["1", "4", "8"], 2 / 3),
+        ("math_calc", "[0, 00, -0]", ["0", "0", "0"], 1),
+        ("math_calc", "1 4 " + "8" * 4301, ["1", "4", "8"], 2 / 3),
+        ("math_calc", "1 4 " + "0" * 4300 + "8", ["1", "4", "8"], 1),
         ("math_calc", "", ["1", "4", "8"], 0),
         ("longbook_choice_eng", "B", MC, 1),
         ("longbook_choice_eng", " B. The blue house", MC, 1),

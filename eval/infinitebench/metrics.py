@@ -22,7 +22,11 @@ def first_integer(pred: str, outputs: Sequence[str]) -> float:
 
 
 def first_number(pred: str, outputs: Sequence[str]) -> float:
-    """1 if the first number, an integer or a decimal fraction without a sign, equals the answer."""
+    """1 if the first number, an integer or a decimal fraction without a sign, equals the answer.
+
+    3.7 is not 3. MInference cuts the fraction off, and would count it as right; InfiniteBench's
+    own function raises an error there.
+    """
     found = re.search(r"\d+\.\d+|\d+", pred)
     return float(found is not None and float(found[0]) == float(outputs[0]))
 
@@ -79,10 +83,10 @@ def debug(pred: str, outputs: Sequence[str]) -> float:
 
 def first_integers(pred: str, outputs: Sequence[str]) -> float:
     """The share of the answer's integers that come in its order, until the first other one."""
-    found = [int(digits) for digits in re.findall("[0-9]+", pred)]
     right = 0
-    for said, output in zip(found, map(int, outputs), strict=False):
-        if said != output:
+    for digits, output in zip(re.findall("[0-9]+", pred), outputs, strict=False):
+        # As texts: of more than 4300 digits Python makes no integer.
+        if (digits.lstrip("0") or "0") != str(int(output)):
             break
         right += 1
     return right / len(outputs)
