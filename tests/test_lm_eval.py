@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import re
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -308,6 +309,24 @@ def test_model_args_that_cannot_be_are_refused_before_a_model_is_loaded(
     with pytest.raises((ValueError, OSError)) as raised:
         StarJax.create_from_arg_string(arguments, {"batch_size": "1", "device": "cuda:0"})
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("value", [["x"], {"x": 1}, 1.5])
+@pytest.mark.parametrize("name", ["attention", "dtype", "cut"])
+def test_model_args_may_be_of_any_type(name: str, value: Any) -> None:
+    """A dictionary of them, which the harness takes in Python and from a file, holds anything."""
+    given = {"pretrained": "/nowhere", "attention": "dense", name: value}
+    with pytest.raises(ValueError, match=re.escape(f"{name}={value} must be")):
+        StarJax.create_from_arg_obj(given)
+
+
+def test_a_continuation_that_is_too_long_is_refused_by_its_length() -> None:
+    from lm_eval.api.instance import Instance
+
+    ours = StarJax(Recorder(), directory=str(CHECKPOINT), max_length=8)
+    request = Instance("loglikelihood", {}, ("What is blue?", " sky" * 99), 0)
+    with pytest.raises(ValueError, match=r"a continuation has \d\d+ tokens, above max_length=8: "):
+        ours.loglikelihood([request], disable_tqdm=True)
 
 
 def test_the_command_says_what_is_wrong_in_one_line(here: pathlib.Path) -> None:

@@ -1,7 +1,7 @@
 """What --model_args say: a model, its attention and its mesh, checked before weights are read."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from star_jax import checkpoint
@@ -52,8 +52,7 @@ class Arguments:
         return cls(**given)
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype={shown(self.dtype)} must be one of {', '.join(DTYPES)}")
+        _check_known("dtype", self.dtype, tuple(DTYPES))
         whole("cpu_devices", self.cpu_devices, least=0)
         check_requests(self.batch_size, self.max_length, self.cut)
 
@@ -73,8 +72,7 @@ class Arguments:
         return engine, directory
 
     def _kind(self) -> Kind:
-        if self.attention not in KINDS:
-            raise ValueError(f"attention={shown(self.attention)} must be one of {', '.join(KINDS)}")
+        _check_known("attention", self.attention, tuple(KINDS))
         kind = KINDS[self.attention]
         if kind.is_exact:
             return kind()
@@ -87,6 +85,12 @@ class Arguments:
             correction=None if self.correction == "none" else self.correction,
             stride=self.stride,
         )
+
+
+def _check_known(name: str, value: Any, known: Sequence[str]) -> None:
+    """`known` is a sequence, so that `value` may be anything: a list has no hash."""
+    if value not in known:
+        raise ValueError(f"{name}={shown(value)} must be one of {', '.join(known)}")
 
 
 def check_requests(batch_size: Any, max_length: Any, cut: Any) -> None:

@@ -38,6 +38,7 @@ from star_jax.lm_eval.arguments import Arguments, check_requests
 from star_jax.lm_eval.cut import TAIL, query_start
 from star_jax.lm_eval.generation import MAX_GEN_TOKS, Generation
 from star_jax.runtime import mesh as mesh_lib
+from star_jax.sizes import shown
 from star_jax.text.prompt import Prompt
 
 AT_ONCE = 32  # questions of one context
@@ -146,6 +147,11 @@ class StarJax(TemplateLM):
         for i, ((prompt, continuation), before, after) in enumerate(requests):
             if not after:
                 raise ValueError(f"{continuation=} has no tokens whose likelihood there could be")
+            if len(after) > self.max_length:
+                raise ValueError(
+                    f"a continuation has {len(after)} tokens, above max_length={self.max_length}: "
+                    f"it begins with {shown(continuation)}"
+                )
             ids = [*(before or [self.prefix_token_id]), *after][:-1]
             start = self._start(prompt.rstrip(), len(before))
             halves = self._cut(ids, start, room=self.max_length, least=len(after))
