@@ -56,6 +56,7 @@ def resolve(config: object) -> EvalConfig:
     _check_types(config)
     if not config.output_dir:
         raise ValueError("output_dir is empty: say where the results go")
+    _check_paths(config)
     _check_model(config.model)
     _check_mesh(config.mesh)
     _check_data(config.data)
@@ -97,6 +98,17 @@ def _check_types(config: EvalConfig) -> None:
             given = getattr(section, field.name)
             if not isinstance(given, fits) or isinstance(given, bool) != (kind == "bool"):
                 raise ValueError(f"{prefix}{field.name}={given!r} must be {name}")
+
+
+def _check_paths(config: EvalConfig) -> None:
+    """Refuses what no file can be called, before anything opens one."""
+    of_data = ("path", "sources", "haystack", "keys", "prepared")
+    paths = {f"data.{name}": getattr(config.data, name) for name in of_data}
+    for name in ("output_dir", "profile_dir", "compile_cache_dir"):
+        paths[name] = getattr(config, name)
+    for name, path in {**paths, "model.path": config.model.path}.items():
+        if "\0" in path:
+            raise ValueError(f"{name}={path!r} is not a path")
 
 
 def _check_model(model: ModelConfig) -> None:

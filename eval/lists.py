@@ -44,6 +44,12 @@ def num_samples(data: DataConfig, *, default: int) -> int:
     return default if data.num_samples == -1 else data.num_samples
 
 
+def check_name(field: str, value: str) -> None:
+    """Refuses what cannot be a part of a path: results would be written somewhere else."""
+    if value in ("", ".", "..") or "/" in value or "\0" in value:
+        raise ValueError(f"{field}: {value!r} is not a name: files are called by it")
+
+
 def check_known(field: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise ValueError(f"{field}: {value!r} is unknown; there is {', '.join(known)}")

@@ -181,6 +181,18 @@ def test_rows_are_the_librarys_kinds_of_attention() -> None:
         ),
         ({"data__suite": "jsonl"}, "data.path is empty"),
         ({"data__suite": "jsonl", "data__path": "{task}.jsonl"}, "needs data.tasks"),
+        *(
+            ({"data__suite": "jsonl", "data__path": "{task}/x", "data__tasks": task}, says)
+            for task, says in (
+                ("qa_1,../evil", "data.tasks: '../evil' is not a name"),
+                ("..", "data.tasks: '..' is not a name"),
+                ("/tmp/x", "data.tasks: '/tmp/x' is not a name"),
+                ("a\0", "data.tasks: 'a\\x00' is not a name"),
+                ("a,,b", "data.tasks='a,,b' has an empty item"),
+            )
+        ),
+        ({"data__suite": "jsonl", "data__path": "a\0b"}, "data.path='a\\x00b' is not a path"),
+        ({"output_dir": "a\0b"}, "output_dir='a\\x00b' is not a path"),
         (
             {"data__tasks": "niah_single_9"},
             "data.tasks: 'niah_single_9' is unknown; there is cwe, ",

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from star_jax.eval import metrics
-from star_jax.eval.lists import check_known, items, lengths, num_samples
+from star_jax.eval.lists import check_known, check_name, items, lengths, num_samples
 from star_jax.eval.rows import needs_length
 from star_jax.eval.settings import DataConfig, EvalConfig
 from star_jax.eval.suites.suite import Cell, Suite
@@ -24,6 +24,8 @@ def _check(data: DataConfig) -> None:
     for name in ("task", "length"):
         if f"{{{name}}}" in data.path and not getattr(data, f"{name}s"):
             raise ValueError(f"data.path={data.path!r} needs data.{name}s")
+    for task in items("data.tasks", data.tasks) if "{task}" in data.path else ():
+        check_name("data.tasks", task)
     metrics.check(data.metric)
     check_known("data.template", data.template, jsonl.TEMPLATES)
 
