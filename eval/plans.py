@@ -16,7 +16,7 @@ from star_jax.eval import metrics, naming, prepared
 from star_jax.eval.config import EvalConfig
 from star_jax.eval.lists import items
 from star_jax.eval.rows import SOME_LENGTH, fields, rows
-from star_jax.eval.suites import SUITES, Cell
+from star_jax.eval.suites import SUITES, Cell, jsonl
 from star_jax.runs import devices, hashes, limits
 from star_jax.runs.drawing import stop_words
 from star_jax.runs.metrics import MATCH_ALL
@@ -73,11 +73,21 @@ def make(config: EvalConfig) -> Plan:
         positions=model.max_position_embeddings,
     )
     cells = prepared.attached(suite.cells(config, tokenizer), config, tokenizer)
-    settings = _settings(config, directory, mesh, implementation)
+    settings = _settings(config, directory, mesh, implementation) | _of_ruler(config, cells)
     about = naming.about(config, cells)
     plan = Plan(config, mesh, directory, implementation, tokenizer, cells, settings, about)
     limits.check_batch("data.batch_size", config_lib.batch_size(config), questions=plan.num_samples)
     return plan
+
+
+def _of_ruler(config: EvalConfig, cells: Sequence[Cell]) -> dict[str, Any]:
+    """How files of RULER's tasks are asked and scored: the configuration need not say it."""
+    found = {
+        f"{cell.task}@{cell.length}": [cell.metric.name, cell.max_new_tokens]
+        for cell in cells
+        if config.data.suite == "jsonl" and jsonl.is_rulers(config.data, cell.task)
+    }
+    return {"metric and tokens": found} if found else {}
 
 
 def driving(plan: Plan) -> dict[str, Any]:

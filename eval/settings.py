@@ -93,7 +93,10 @@ class DataConfig:
       references occur in the answer, as a share, or any; exact_match and f1: over words, as SQuAD
       has them; rouge: ROUGE-Lsum; perplexity: nothing is generated, and it is measured how likely
       the first reference is, given context and query (with a space before it where neither has
-      one). Empty: match_all. The other suites have metrics of their own.
+      one). Empty: match_all; but where the path has {task}, a task that is called as one of
+      RULER's has RULER's metric, and without generation.max_new_tokens RULER's number of new
+      tokens (of fwe 50 in RULER's layout, and 120 in Star Attention's). The other suites have
+      metrics of their own.
     prepared: a directory that python -m star_jax.prepare writes questions to; they are read from
       there and not drawn. Answers do not depend on it. Where nothing is there yet, questions are
       drawn, and not kept.

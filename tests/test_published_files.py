@@ -10,8 +10,9 @@ import test_chat
 import test_tokenizer
 import transformers
 from fake_engine import FakeEngine
-from test_eval_runner import _here, run
+from test_eval_runner import _here, make, run
 
+from star_jax.eval import config, plans
 from star_jax.runs import jsonl, published, records
 from star_jax.text.tokenizer import Tokenizer
 
@@ -186,6 +187,48 @@ def test_validation_files_run_as_they_are(here: pathlib.Path, layout: Any) -> No
         assert one["n_context_tokens"] == len(ids)
     assert ids[0] == 0
     assert ids[1] != 0  # one BOS
+
+
+@pytest.mark.parametrize(("is_whole", "fwe"), [(True, 50), (False, 120)])
+def test_files_of_rulers_tasks_are_asked_and_scored_as_ruler_does(
+    here: pathlib.Path, is_whole: bool, fwe: int
+) -> None:
+    """Unless the configuration says otherwise; the two repositories differ in one number."""
+    for task, context, question, prefix in TASKS:
+        halves = {"input_context": context, "input_query": question + prefix}
+        text = {"input": context + question, "answer_prefix": prefix} if is_whole else halves
+        write(here / "data" / task / "validation.jsonl", {**text, "outputs": ["no idea", "else"]})
+    named = {
+        "data__path": "data/{task}/validation.jsonl",
+        "data__tasks": ",".join(task for task, *_ in TASKS),
+        "generation__max_new_tokens": 0,
+    }
+    cells = plans.make(config.resolve(make(**ASK, **named))).cells
+    tokens = {"niah_single_1": 128, "niah_multivalue": 128, "vt": 30, "cwe": 120, "fwe": fwe}
+    assert {cell.task: cell.max_new_tokens for cell in cells} == {**tokens, "qa_1": 32}
+    found = {cell.task: cell.metric.name for cell in cells}
+    assert found.pop("qa_1") == "string_match_part"
+    assert set(found.values()) == {"string_match_all"}
+
+    asked = {"data__metric": "exact_match", "generation__max_new_tokens": 9}
+    cells = plans.make(config.resolve(make(**ASK, **(named | asked)))).cells
+    assert {(cell.metric.name, cell.max_new_tokens) for cell in cells} == {("exact_match", 9)}
+
+    one = named | {"data__tasks": "qa_1"}
+    run(**ASK, **one)
+    (record,) = records.read("out/dense/all/qa_1.jsonl")
+    assert (record["score"], record["metric"]) == (1.0, "string_match_part")  # one of two will do
+    with pytest.raises(ValueError, match=r"metric and tokens was .*_part.* and is .*_all"):
+        run(**ASK, **one, data__metric="match_all")
+
+
+def test_the_users_own_files_are_called_what_they_like(here: pathlib.Path) -> None:
+    for name in ("qa_1", "qa_3"):
+        write(here / f"{name}.jsonl", {"input_context": "c", "input_query": "q", "output": "a"})
+    for path, task in (("{task}.jsonl", "qa_3"), ("qa_1.jsonl", "")):
+        given = {**ASK, "data__path": path, "data__tasks": task, "generation__max_new_tokens": 0}
+        (cell,) = plans.make(config.resolve(make(**given))).cells
+        assert (cell.metric.name, cell.max_new_tokens) == ("string_match_all", 128)
 
 
 def test_what_spells_special_tokens_is_told(

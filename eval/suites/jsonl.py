@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from star_jax.eval import metrics
+from star_jax.eval import metrics, ruler
 from star_jax.eval.lists import check_known, check_name, items, lengths, num_samples
 from star_jax.eval.rows import needs_length
 from star_jax.eval.settings import DataConfig, EvalConfig
@@ -15,7 +15,7 @@ from star_jax.runs.metrics import Metric
 from star_jax.runs.terminal import say
 from star_jax.text.tokenizer import Tokenizer
 
-_MAX_NEW_TOKENS = 128  # where the configuration does not say
+_MAX_NEW_TOKENS = 128  # where nothing says how many
 
 
 def _check(data: DataConfig) -> None:
@@ -40,11 +40,12 @@ def _settings(data: DataConfig) -> dict[str, Any]:
 
 
 def _cells(config: EvalConfig, tokenizer: Tokenizer) -> Iterator[Cell]:
-    max_new_tokens = config.generation.max_new_tokens or _MAX_NEW_TOKENS
-    metric = metrics.named(config.data.metric)
     read = functools.cache(jsonl.read)  # without {length} in the path, it is read once
     for path, task, length in _files(config.data):
         lines = read(path)
+        metric, most = _usual(config.data, task, lines[0])
+        metric = metrics.named(config.data.metric) if config.data.metric else metric
+        most = config.generation.max_new_tokens or most
         if metric.is_forced:
             _check_references(lines, metric)
         template = config.data.template
@@ -57,7 +58,23 @@ def _cells(config: EvalConfig, tokenizer: Tokenizer) -> Iterator[Cell]:
         samples = samples[: num_samples(config.data, default=len(samples))]
         indices = [sample.index for sample in samples]
         draw = samples.__getitem__
-        yield Cell(task, length, whole, indices, draw, max_new_tokens, metric=metric)
+        yield Cell(task, length, whole, indices, draw, most, metric=metric)
+
+
+def is_rulers(data: DataConfig, task: str) -> bool:
+    """Whether a task is one of RULER's, by its name: `{task}` in the path has it."""
+    return "{task}" in data.path and task in ruler.NAMES
+
+
+def _usual(data: DataConfig, task: str, line: jsonl.Line) -> tuple[Metric, int]:
+    """Metric and number of new tokens of a file that begins with this line.
+
+    RULER's tasks have those of the scripts that write such lines: RULER's, or Star Attention's.
+    """
+    if not is_rulers(data, task):
+        return metrics.named(""), _MAX_NEW_TOKENS
+    found = ruler.MODES["ruler" if line.is_whole else "star"].tasks[task]
+    return found.metric, found.max_new_tokens
 
 
 def _check_references(lines: Sequence[jsonl.Line], metric: Metric) -> None:

@@ -29,11 +29,15 @@ _DEEPEST = 100  # what can just be read could not be written any more
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One line: the question, all the fields that the file gives, and where it stands."""
+    """One line: the question, all the fields that the file gives, and where it stands.
+
+    is_whole: it has one text, as RULER's own scripts write it.
+    """
 
     sample: Sample
     fields: dict[str, Any]
     place: str  # file:line
+    is_whole: bool = False
 
 
 def read(path: str) -> list[Line]:
@@ -124,7 +128,8 @@ def spells_special(line: Line, tokenizer: Tokenizer) -> bool:
 def _parse(text: bytes, position: int, place: str) -> Line:
     text = text.removeprefix(codecs.BOM_UTF8)  # which some programs begin a file with
     fields = json_files.parse(text, limit=len(text))  # a context may be longer than any header
-    if published.is_whole(fields):
+    is_whole = published.is_whole(fields)
+    if is_whole:
         fields = _cut(fields)
     for name in ("input_context", "input_query"):
         if name not in fields:
@@ -146,7 +151,7 @@ def _parse(text: bytes, position: int, place: str) -> Line:
         outputs=outputs(fields),
         length=length if isinstance(length, int) else None,
     )
-    return Line(sample, fields, place)
+    return Line(sample, fields, place, is_whole)
 
 
 def _cut(fields: dict[str, Any]) -> dict[str, Any]:
