@@ -65,8 +65,9 @@ class DataConfig:
       infinitebench the directory of their files.
     tasks: a comma list; empty: all of RULER's, BABILong's qa1 to qa5, or those of InfiniteBench
       that Star Attention's paper has. For jsonl only where the path has {task}.
-    lengths: a comma list, in tokens: how long RULER's questions are made; L in sizes stands for
-      it. For jsonl only where the path has {length}; else L is the file's longest context.
+    lengths: a comma list, in tokens: how long RULER's questions are made, to within a line, a
+      word or a document (a line of niah_multikey_3 has some 80 tokens); L in sizes stands for it.
+      For jsonl only where the path has {length}; else L is the file's longest context.
       Of BABILong's files, 16384 are those that it calls 16k, and so on. InfiniteBench's contexts
       lose their middle to fit.
     num_samples: per task and length, from the first; -1: the whole file, or of questions that are
