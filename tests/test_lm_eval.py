@@ -11,18 +11,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import commands
+import lm_eval as harness
 import pytest
 import ruler_samples
 from fake_engine import FakeContext
 
 import star_jax
 from star_jax import Answer, Engine, Star, make_mesh, models
+from star_jax.lm_eval import __main__ as command
+from star_jax.lm_eval.arguments import Arguments
+from star_jax.lm_eval.model import StarJax
 from star_jax.text.tokenizer import Tokenizer
-
-harness: Any = pytest.importorskip("lm_eval", reason="NOT TESTED: lm_eval is not installed")
-from star_jax.lm_eval import __main__ as command  # noqa: E402
-from star_jax.lm_eval.arguments import Arguments  # noqa: E402
-from star_jax.lm_eval.model import StarJax  # noqa: E402
 
 # What the harness and its libraries import is not ours to mend.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -19,6 +19,7 @@ from star_jax.runs import records
 
 DPI = 40  # small pictures are drawn fast
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+# A browser is no package of Python's: `.ci/run` installs it, `make test` takes what is there.
 needs_chromium = pytest.mark.skipif(
     CHROMIUM is None,
     reason="NOT TESTED: the report in a browser; there is no chromium (apt-get install chromium)",

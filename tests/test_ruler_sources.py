@@ -49,11 +49,13 @@ def test_a_missing_file_is_named_with_how_to_get_it(
     with pytest.raises(FileNotFoundError) as error:
         sources.read(str(tmp_path), "", [task, "vt"])
     message = str(error.value)
-    assert f"there is no {tmp_path / name}, which {task} need" in message
+    assert f"there is no {tmp_path / name}, which must be there for {task}: " in message
     assert f"{DOWNLOAD}{tmp_path}`" in message
     assert url in message
     assert "\n" not in message
-    with pytest.raises(ValueError, match=f"data.sources is empty, and {task} need {name}"):
+    with pytest.raises(
+        ValueError, match=f"data.sources is empty, and {name} must be there for {task}: "
+    ):
         sources.read("", "", [task])
 
 
@@ -185,7 +187,9 @@ def evaluate(here: pathlib.Path, *data: str) -> commands.Result:
 def test_a_run_without_its_files_says_so_before_a_model_is_loaded(tmp_path: pathlib.Path) -> None:
     (tmp_path / "files").mkdir()
     result = evaluate(tmp_path, "tasks=qa_1", "sources=files")
-    assert result.error.startswith("error: there is no files/squad.json, which qa_1 need: get it")
+    assert result.error.startswith(
+        "error: there is no files/squad.json, which must be there for qa_1: get it"
+    )
     assert "devices" not in result.stderr  # the plan, which is printed before the model is loaded
     assert not (tmp_path / "out").exists()
 

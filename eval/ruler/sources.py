@@ -119,12 +119,12 @@ def _paths(name: str, directory: str, haystack: str, tasks: Collection[str]) -> 
     if name == ESSAYS:
         how += f"; or give prose of your own as data.haystack, or data.haystack={SUBSTITUTE}"
     if not directory:
-        raise ValueError(f"data.sources is empty, and {users} need {name} from there: {how}")
+        raise ValueError(f"data.sources is empty, and {name} must be there for {users}: {how}")
     path = os.path.join(directory, name)
     texts = sorted(glob.glob(os.path.join(glob.escape(directory), "*.txt")))
     if name == ESSAYS and texts and not os.path.lexists(path):
         return texts
-    return [_there(path, f"there is no {path}, which {users} need: {how}")]
+    return [_there(path, f"there is no {path}, which must be there for {users}: {how}")]
 
 
 def _there(path: str, otherwise: str) -> str:
