@@ -10,7 +10,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from star_jax import checkpoint, checks, models
-from star_jax.cache.context import Context, ContextBatch, Group, grouped
+from star_jax.cache import reading
+from star_jax.cache.context import Context, ContextBatch
+from star_jax.cache.group import Group, grouped
 from star_jax.cache.layer import LayerCache, Plain
 from star_jax.checkpoint.fingerprint import Fingerprint, Weights, of_tokenizer
 from star_jax.checks import DTYPES, check
@@ -19,6 +21,7 @@ from star_jax.generate.answering import Answering
 from star_jax.generate.inputs import Ids, Many, One
 from star_jax.generate.likelihood import Scores, score_document
 from star_jax.models import Decoder, DecoderConfig
+from star_jax.prefill import kinds
 from star_jax.prefill.kinds import Kind
 from star_jax.runtime import mesh as mesh_lib
 from star_jax.runtime.placement import place
@@ -166,7 +169,8 @@ class Engine(Answering):
         groups = grouped([len(row) for row in rows], data=data)
         encoded = tuple(self._encode([rows[i] for i in group], group) for group in groups)
         kind = ContextBatch if is_batch else Context
-        return kind(rows, encoded, self.mesh, self.fingerprint)
+        how = kinds.fields(self.attention)
+        return kind(rows, encoded, self.mesh, self.fingerprint, how)
 
     @overload
     def extend(self, context: Context, more_ids: One) -> Context: ...
@@ -204,6 +208,22 @@ class Engine(Answering):
         checks.advise(rows, self.config, self.mesh, self.attention)
         groups = tuple(self._extended(group, group.of(rows)) for group in context.groups)
         return dataclasses.replace(context, tokens=rows, groups=groups)
+
+    def load_context(self, path: str | os.PathLike[str]) -> Context | ContextBatch:
+        """What `save` has written: the keys and values go to this engine's mesh; nothing runs.
+
+        All processes must call it, and see the same directory.
+
+        Raises:
+          FileNotFoundError: nothing is there.
+          ValueError: no context was saved there, it is torn, or another model encoded it.
+        """
+        return reading.load(
+            path,
+            runtime=self.runtime,
+            fingerprint=self.fingerprint,
+            kind_of=kinds.of_fields,
+        )
 
     def _extended(self, group: Group, tokens: list[list[int]]) -> Group:
         cache, shards = self.attention.extend(

@@ -25,8 +25,11 @@ NEW = 12
 MENDED = Star(block_size=16, anchor_size=4, halo=12, correction="both", stride=4)
 
 
-def found(mesh: Mesh) -> dict[str, Any]:
-    """What the engine gives, for contexts side by side and of different lengths."""
+def found(mesh: Mesh, folder: str) -> dict[str, Any]:
+    """What the engine gives, for contexts side by side and of different lengths.
+
+    folder: has a context that one process has saved, and gets one that all save.
+    """
     e = Engine(tiny.model(), mesh=mesh, attention=MENDED, tokenizer=Letters())
     contexts = e.prefill([tiny.ids(150), tiny.ids(70, seed=1), tiny.ids(33, seed=2)])
     context = e.prefill(tiny.ids(90))
@@ -37,6 +40,8 @@ def found(mesh: Mesh) -> dict[str, Any]:
     own = alone.prefill(tiny.ids(20 + jax.process_index()))  # which the others know nothing of
     for _ in range(1 + jax.process_index()):
         assert alone.generate(own, QUERY, max_new_tokens=2, sampling={"temperature": 1.0}).tokens
+    context.save(f"{folder}/by_all")
+    saved: list[Any] = [e.load_context(f"{folder}/{by}") for by in ("by_one", "by_all")]
     drawn = e.generate(contexts, QUERY, max_new_tokens=NEW, sampling={"temperature": 1.0})
     return {
         "logits": [np.asarray(x).tolist() for x in e.score(contexts, QUERY)],
@@ -47,6 +52,7 @@ def found(mesh: Mesh) -> dict[str, Any]:
         ],
         "text": "".join(e.stream(context, QUERY, max_new_tokens=NEW, stop=["zz"])),
         "next turn": e.generate(generation.context, [3, 4], max_new_tokens=NEW).tokens,
+        "saved": [e.generate(one, QUERY, max_new_tokens=NEW).tokens for one in saved],
         "extended": e.generate(longer, QUERY, max_new_tokens=NEW).tokens,
         "drawn": [[answer.seed, answer.tokens] for answer in drawn],
         "fingerprint": context.fingerprint.weights,
@@ -63,7 +69,8 @@ def main(coordinator: str, count: str, index: str, devices: str, axes: str, out:
     processes.start(coordinator, num_processes=int(count), process_id=int(index))
     data, context, tensor = map(int, axes.split("x"))
     mesh = star_jax.make_mesh(data=data, context=context, tensor=tensor)
-    pathlib.Path(f"{out}.{index}").write_text(json.dumps(found(mesh)))
+    path = pathlib.Path(f"{out}.{index}").absolute()
+    path.write_text(json.dumps(found(mesh, str(path.parent))))
 
 
 if __name__ == "__main__":

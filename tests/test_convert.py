@@ -240,7 +240,7 @@ def test_a_torn_checkpoint_is_one_clear_error(case: str, tmp_path: pathlib.Path)
     assert "files are cut or not there: weights/" in message
     assert len(message) < 500
     assert "missing" not in message  # what cannot be read is not said to be missing
-    (tmp_path / "out" / orbax_files.LIST).write_text("{")
+    (tmp_path / "out" / orbax_files.LIST.format(orbax_files.WEIGHTS)).write_text("{")
     assert "weights_files.json: torn" in refusal(tmp_path / "out")
 
 

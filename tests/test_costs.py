@@ -12,7 +12,7 @@ import tiny
 
 import star_jax
 from star_jax import Dense, Engine, Ring, Star
-from star_jax.cache import context
+from star_jax.cache.group import FEW, grouped
 from star_jax.cache.sharded import ROUND, eighths
 from star_jax.generate import compiled, run
 from star_jax.prefill import exact, star, waves
@@ -208,16 +208,16 @@ def test_groups_are_few_and_waste_little():
     for data in (1, 2):
         for _ in range(50):
             lengths = rng.integers(1, 20_000, size=rng.integers(1, 17)).tolist()
-            groups = context.grouped(lengths, data=data)
+            groups = grouped(lengths, data=data)
             assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
             for group in groups:
                 rows = [lengths[i] for i in group]
                 if len(rows) > data:
                     waste = max(rows) * len(rows) - sum(rows)
-                    assert waste <= max(sum(rows) // 8, context.FEW)
-    assert context.grouped([1000] * 9, data=2) == [tuple(range(9))]
-    assert context.grouped([100, 90, 60], data=1) == [(0, 1, 2)]
-    assert context.grouped([1024, 8192, 1024], data=1) == [(1,), (0, 2)]
+                    assert waste <= max(sum(rows) // 8, FEW)
+    assert grouped([1000] * 9, data=2) == [tuple(range(9))]
+    assert grouped([100, 90, 60], data=1) == [(0, 1, 2)]
+    assert grouped([1024, 8192, 1024], data=1) == [(1,), (0, 2)]
 
 
 def test_rows_set_apart_answer_as_they_would_alone():

@@ -261,6 +261,9 @@ def test_infer_draws_alike_on_all(here: pathlib.Path) -> None:
 
 def test_the_library_gives_each_process_what_one_would_get(tmp_path: pathlib.Path) -> None:
     """On a mesh whose axis `data` lies across processes: no process has all of a result."""
+    one = star_jax.make_mesh()
+    alone = star_jax.Engine(tiny.model(), mesh=one, attention=library_run.MENDED)
+    alone.prefill(tiny.ids(90)).save(tmp_path / "by_one")
     port = free_port()
     running = [
         commands.Command(
@@ -275,7 +278,12 @@ def test_the_library_gives_each_process_what_one_would_get(tmp_path: pathlib.Pat
         assert result.code == 0, result.stderr
     first, second = (json.loads((tmp_path / f"found.{i}").read_text()) for i in range(2))
     assert first == second
-    expected: Any = library_run.found(star_jax.make_mesh(data=2, context=2))
+    by_all = alone.generate(
+        alone.load_context(tmp_path / "by_all"), library_run.QUERY, max_new_tokens=library_run.NEW
+    )
+    mesh = star_jax.make_mesh(data=2, context=2)
+    expected: Any = library_run.found(mesh, str(tmp_path))
+    assert isinstance(by_all, star_jax.Answer) and by_all.tokens == expected["saved"][0]
     assert first["drawn"] != expected["drawn"]  # other seeds
     for name in ("logits", "likelihood"):
         for a, b in zip(first[name], expected[name], strict=True):

@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 from star_jax.array_typing import Array
 from star_jax.cache.layer import LayerCache
 from star_jax.runtime import mesh as mesh_lib
+from star_jax.runtime.runtime import Runtime
 
 # Keys that a device has room for are a multiple of this: copies by TMA want it, and a kernel that
 # is given anything else would pad, and so copy, a layer's whole cache for every token.
@@ -99,6 +100,16 @@ class Shards:
         here = shard[chunk][:, None] == np.arange(len(chunks))[:, None]
         found = np.where(position < 0, -1, part[chunk] * self.size + rest)
         return np.where(here, found[:, None], -1).astype(np.int32)
+
+
+def dealt(kept: Kept, shards: Shards, lengths: list[int], runtime: Runtime) -> Cache:
+    """What the devices keep of contexts, with what phase 2 must know of where it lies."""
+    config = runtime.config
+    valid = runtime.put(shards.valid(lengths), mesh_lib.BLOCKS)
+    if config.window is None:
+        return Cache(kept, valid)
+    last = runtime.put(shards.last(lengths, config.reach), mesh_lib.PLACES)
+    return Cache(kept, valid, last=last)
 
 
 def resize(cache: Kept, keys: int, *, of: int, mesh: Mesh) -> Kept:

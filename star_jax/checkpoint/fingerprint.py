@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from star_jax import models
 from star_jax.array_typing import Array, UInt32
+from star_jax.json_files import shown
 from star_jax.models import Decoder, DecoderConfig
 from star_jax.runtime import mesh as mesh_lib
 from star_jax.runtime.placement import placement_of
@@ -51,14 +53,39 @@ class Fingerprint:
             del mine["tokenizer"], theirs["tokenizer"]
         return _differences(mine, theirs)
 
+    def fields(self) -> dict[str, Any]:
+        """For a file: as JSON has them."""
+        return _plain(dataclasses.asdict(self))
+
+    def differences_from_fields(self, saved: dict[str, Any]) -> list[str]:
+        """`differences` from what `fields` has given, and a file has kept; they come first."""
+        mine, saved = self.fields(), dict(saved)
+        del mine["attention"]
+        saved.pop("attention", None)
+        if None in (mine["tokenizer"], saved.get("tokenizer", "")):
+            del mine["tokenizer"]
+            saved.pop("tokenizer", None)
+        return _differences(saved, mine)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, frozenset):
+        return sorted(value)
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value
+
 
 def _differences(mine: dict, theirs: dict, prefix: str = "") -> list[str]:
     found = []
-    for name, value in mine.items():
-        if isinstance(value, dict) and isinstance(theirs[name], dict):
-            found += _differences(value, theirs[name], f"{prefix}{name}.")
-        elif value != theirs[name]:
-            found.append(f"{prefix}{name} {value!r} there, {theirs[name]!r} here")
+    for name in sorted(mine.keys() | theirs.keys(), key=[*mine, *theirs].index):
+        there, here = mine.get(name), theirs.get(name)
+        if isinstance(there, dict) and isinstance(here, dict):
+            found += _differences(there, here, f"{prefix}{name}.")
+        elif there != here:
+            found.append(f"{prefix}{name} {shown(there)} there, {shown(here)} here")
     return found
 
 
@@ -119,7 +146,6 @@ def _words(mesh: Mesh, axis: int, repeat: int) -> Callable[[Array], UInt32[Array
     """
 
     def words(x: Array) -> Array:
-        bits = jax.lax.bitcast_convert_type(x, _UINT[x.dtype.itemsize]).astype(jnp.uint32)
         index, counts = jnp.uint32(0), jnp.bool_(True)
         for i, size in enumerate(x.shape):
             at = jax.lax.broadcasted_iota(jnp.uint32, x.shape, i)
@@ -127,13 +153,19 @@ def _words(mesh: Mesh, axis: int, repeat: int) -> Callable[[Array], UInt32[Array
                 counts = at % np.uint32(repeat) == 0  # the first of each head's copies
                 at, size = at // np.uint32(repeat), size // repeat
             index = index * np.uint32(size) + at
-        mixed = [_mix(bits + _mix(index ^ np.uint32(salt))) for salt in _SALTS]
-        return jnp.stack([jnp.sum(jnp.where(counts, m, 0), dtype=jnp.uint32) for m in mixed])
+        return two_words(x, index, counts)
 
     return jax.jit(words, out_shardings=NamedSharding(mesh, mesh_lib.WHOLE))
 
 
-def _mix(x: Array) -> Array:
+def two_words(x: Array, index: Array, counts: Array) -> UInt32[Array, "2"]:
+    """The hash of those elements of an array that count, each with an index of its own."""
+    bits = jax.lax.bitcast_convert_type(x, _UINT[x.dtype.itemsize]).astype(jnp.uint32)
+    mixed = [mix(bits + mix(index ^ np.uint32(salt))) for salt in _SALTS]
+    return jnp.stack([jnp.sum(jnp.where(counts, m, 0), dtype=jnp.uint32) for m in mixed])
+
+
+def mix(x: Array) -> Array:
     """A permutation of 32-bit words after which every bit depends on every other."""
     x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)

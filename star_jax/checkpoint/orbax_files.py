@@ -1,7 +1,8 @@
-"""Weights as an Orbax checkpoint: one array per tensor, under its Hugging Face name.
+"""Arrays as an Orbax checkpoint, in a folder of a directory: weights, or the keys of a context.
 
-Arrays have the model's shapes, with heads on an axis of their own, and are cut into chunks, so
-that a device's slice is read without its neighbours'. Orbax is slow to import: on first use.
+Weights are one array per tensor, under its Hugging Face name. They have the model's shapes, with
+heads on an axis of their own, and are cut into chunks, so that a device's slice is read without
+its neighbours'. Orbax is slow to import: on first use.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from star_jax import json_files
 from star_jax.checkpoint import tensor_files
 
 WEIGHTS = "weights"  # the Orbax checkpoint, in the directory of the configuration
-LIST = "weights_files.json"  # its files and their sizes, by which a torn one is known
+LIST = "{}_files.json"  # of a folder: its files and their sizes, by which a torn one is known
 
 _CHUNK = 2**20  # bytes; slices of large models are tens of them, and Orbax warns of smaller ones
 _PIECE = 64 * 2**20  # bytes that are read or written at a time
@@ -70,14 +71,14 @@ def is_here(directory: str) -> bool:
 
 def files(directory: str) -> list[str]:
     """The files of the weights, and the list of them, as far as they are there."""
-    path = os.path.join(directory, LIST)
-    return [*([path] if os.path.isfile(path) else []), *_walk(directory)]
+    path = os.path.join(directory, LIST.format(WEIGHTS))
+    return [*([path] if os.path.isfile(path) else []), *_walk(os.path.join(directory, WEIGHTS))]
 
 
-def _walk(directory: str) -> list[str]:
-    """All files of the weights, those behind links to folders too."""
+def _walk(path: str) -> list[str]:
+    """All files of a folder, those behind links to folders too."""
     found, seen = [], set()
-    for folder, folders, names in os.walk(os.path.join(directory, WEIGHTS), followlinks=True):
+    for folder, folders, names in os.walk(path, followlinks=True):
         if (real := os.path.realpath(folder)) in seen:  # links may lead in a circle
             folders.clear()
             continue
@@ -86,14 +87,14 @@ def _walk(directory: str) -> list[str]:
     return sorted(filter(os.path.isfile, found))
 
 
-def scan(directory: str) -> tuple[dict[str, Tensor], list[str], set[str]]:
-    """The tensors by Orbax's metadata, and all that is wrong with that; see `tensor_files.scan`."""
+def scan(directory: str, folder: str = WEIGHTS) -> tuple[dict[str, Tensor], list[str], set[str]]:
+    """The arrays by Orbax's metadata, and all that is wrong with that; see `tensor_files.scan`."""
     import orbax.checkpoint as ocp  # type: ignore[import-untyped]
     import tensorstore
     from etils import epath  # type: ignore[import-untyped]
 
-    path = os.path.abspath(os.path.join(directory, WEIGHTS))
-    if torn := _torn(directory):
+    path = os.path.abspath(os.path.join(directory, folder))
+    if torn := _torn(directory, folder):
         return {}, [torn], set()
     context = tensorstore.Context({_NODES: {"total_bytes_limit": 10**8}})
     try:
@@ -101,11 +102,11 @@ def scan(directory: str) -> tuple[dict[str, Tensor], list[str], set[str]]:
         with _quiet():
             tree = ocp.PyTreeCheckpointHandler().metadata(epath.Path(path))
     except Exception as e:  # of many kinds, by what is torn
-        return {}, [f"{WEIGHTS}: torn: {_reason(e)}"], set()
+        return {}, [f"{folder}: torn: {_reason(e)}"], set()
     found, problems = {}, []
     for name, array in dict(tree).items():
         if not isinstance(array, ocp.metadata.ArrayMetadata):
-            problems.append(f"{WEIGHTS}: {name} is not an array")
+            problems.append(f"{folder}: {name} is not an array")
             continue
         dtype = np.dtype(array.dtype)
         shape, storage = tuple(array.shape), array.storage
@@ -143,23 +144,24 @@ def _open(path: str, name: str, context: Any) -> Any:
     return tensorstore.open(spec, open=True, context=context).result()
 
 
-def _torn(directory: str) -> str | None:
+def _torn(directory: str, folder: str) -> str | None:
     """What is wrong with the files, ahead of Orbax, whose errors are hard to read.
 
     A checkpoint that Orbax alone has written has no list of them.
     """
-    path = os.path.join(directory, LIST)
+    listed = LIST.format(folder)
+    path = os.path.join(directory, listed)
     try:
         if not json_files.is_there(path):
             return None
         expected = json_files.read(path)
     except ValueError as e:
-        return f"{LIST}: torn: {str(e).removeprefix(f'{path}: ')}"
+        return f"{listed}: torn: {str(e).removeprefix(f'{path}: ')}"
     bad = [name for name, size in expected.items() if _size(directory, name) != size]
     if not bad:
         return None
     names = ", ".join(name[:200] for name in bad[:3]) + (", ..." if len(bad) > 3 else "")
-    return f"{WEIGHTS}: torn: {len(bad)} of {len(expected)} files are cut or not there: {names}"
+    return f"{folder}: torn: {len(bad)} of {len(expected)} files are cut or not there: {names}"
 
 
 def _size(directory: str, name: str) -> int | None:
@@ -189,7 +191,7 @@ def read(tensor: Tensor, index: tuple[slice, ...], dtype: np.dtype) -> np.ndarra
     except MemoryError:
         raise
     except Exception as e:  # of many kinds, by what is torn
-        raise Torn(f"{WEIGHTS}: torn: {tensor.name}: {_reason(e)}") from e
+        raise Torn(f"{os.path.basename(tensor.path)}: torn: {tensor.name}: {_reason(e)}") from e
     return found
 
 
@@ -273,8 +275,44 @@ def write(directory: str, sources: Mapping[str, Source]) -> None:
         stopped.set()
         with writing:  # when this returns or raises, no thread of Orbax's writes on
             pass
-    sizes = {os.path.relpath(file, directory): os.path.getsize(file) for file in _walk(directory)}
-    with open(os.path.join(directory, LIST), "w", encoding="utf-8") as file:
+    write_list(directory, WEIGHTS)
+
+
+def write_arrays(directory: str, folder: str, arrays: Mapping[str, jax.Array | np.ndarray]) -> None:
+    """Writes arrays as they lie on the devices; each process its part. All must call it.
+
+    Beside them the host needs memory for a GB, or for the largest array.
+
+    Raises:
+      OSError: they cannot be written.
+    """
+    import orbax.checkpoint as ocp
+
+    options = {name: ocp.SaveArgs(chunk_byte_size=_CHUNK) for name in arrays}
+    try:
+        with _quiet():
+            handler = ocp.PyTreeCheckpointHandler(
+                use_compression=False,  # keys and values hardly compress
+                save_concurrent_gb=1,
+                save_device_host_concurrent_gb=1,
+            )
+            with ocp.Checkpointer(handler) as checkpointer:
+                arguments = ocp.args.PyTreeSave(dict(arrays), save_args=options)
+                checkpointer.save(os.path.abspath(os.path.join(directory, folder)), args=arguments)
+    except Exception as e:  # tensorstore raises ValueErrors, of a full disk too
+        raise OSError(f"{folder} could not be written: {_reason(e)}") from e
+
+
+def size(directory: str, folder: str) -> int:
+    """The bytes of a folder's files."""
+    return sum(map(os.path.getsize, _walk(os.path.join(directory, folder))))
+
+
+def write_list(directory: str, folder: str) -> None:
+    """Notes the files of a folder and their sizes; the last that is written."""
+    found = _walk(os.path.join(directory, folder))
+    sizes = {os.path.relpath(file, directory): os.path.getsize(file) for file in found}
+    with open(os.path.join(directory, LIST.format(folder)), "w", encoding="utf-8") as file:
         json.dump(sizes, file, indent=0)
 
 

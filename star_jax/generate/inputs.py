@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from star_jax.cache.context import Context, ContextBatch, Encoded, Group, digest
+from star_jax.cache.context import Context, ContextBatch, Encoded, digest
+from star_jax.cache.group import Group
 from star_jax.cache.sharded import bucket, pad
 from star_jax.generate.compiled import Question
 from star_jax.generate.stopping import Limits

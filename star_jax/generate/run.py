@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from star_jax.array_typing import Array
-from star_jax.cache.context import Group
+from star_jax.cache.group import Group
 from star_jax.cache.sharded import KV, bucket, join
 from star_jax.generate import compiled, inputs
 from star_jax.generate.compiled import Decoding, Ends, Programs

@@ -114,6 +114,10 @@ class OtherAnchor:
         """As for `Star`."""
         return self._star.advice(lengths, config, mesh)
 
+    def deal(self, length: int, devices: int) -> tuple[Shards, int]:
+        """As for `Star`."""
+        return self._star.deal(length, devices)
+
     def encode(
         self, model: Decoder, rows: list[list[int]], *, runtime: Runtime
     ) -> tuple[Cache, Shards]:

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jax.stages import Wrapped
 
 from star_jax.array_typing import Keys, Positions, Queries, Tokens, Values
-from star_jax.cache.sharded import ROUND, Cache, Kept, Shards, eighths, pad
+from star_jax.cache.sharded import ROUND, Cache, Kept, Shards, dealt, eighths, pad
 from star_jax.models import Attend, Decoder, DecoderConfig, LayerSpec
 from star_jax.runtime import mesh as mesh_lib
 from star_jax.runtime.mesh import CONTEXT, TENSOR
@@ -61,6 +61,11 @@ class Exact(abc.ABC):
         """None: what is encoded serves all questions."""
         del query
 
+    def deal(self, length: int, devices: int) -> tuple[Shards, int]:
+        """See `kinds.Kind`."""
+        shards = cut_into_shards(length, self.chunks(devices))
+        return shards, len(shards.starts[0]) * shards.size
+
     def encode(
         self,
         model: Decoder,
@@ -70,13 +75,14 @@ class Exact(abc.ABC):
     ) -> tuple[Cache, Shards]:
         """See `kinds.Kind`."""
         devices = runtime.mesh.shape[CONTEXT]
-        shards = cut_into_shards(max(len(row) for row in rows), self.chunks(devices))
+        shards, _ = self.deal(max(map(len, rows)), devices)
         order = shards.positions()
         put = functools.partial(runtime.put, spec=mesh_lib.BLOCKS)
         tokens = put(pad(rows, shards.length)[:, order])
         positions = put(np.broadcast_to(order.astype(np.int32), tokens.shape))
         run = program(runtime, self)
-        return dealt(run(model, tokens, positions), shards, rows, runtime), shards
+        kept = run(model, tokens, positions)
+        return dealt(kept, shards, [len(row) for row in rows], runtime), shards
 
     def extend(
         self,
@@ -97,16 +103,6 @@ def cut_into_shards(length: int, chunks: tuple[tuple[int, ...], ...]) -> Shards:
     """Deals out chunks of equal size, which waste at most an eighth (of short ones, 7 tokens)."""
     size = eighths(-(-length // sum(map(len, chunks))), least=ROUND)
     return Shards(tuple(tuple(i * size for i in mine) for mine in chunks), size)
-
-
-def dealt(kept: Kept, shards: Shards, rows: list[list[int]], runtime: Runtime) -> Cache:
-    """What the devices keep of contexts, with what phase 2 must know of where it lies."""
-    lengths, config = [len(row) for row in rows], runtime.config
-    valid = runtime.put(shards.valid(lengths), mesh_lib.BLOCKS)
-    if config.window is None:
-        return Cache(kept, valid)
-    last = runtime.put(shards.last(lengths, config.reach), mesh_lib.PLACES)
-    return Cache(kept, valid, last=last)
 
 
 @compiled_once

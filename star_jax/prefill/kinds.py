@@ -55,6 +55,13 @@ class Kind(Hashable, Protocol):
         """The kind that encodes a context for this question; None: one context serves them all."""
         ...
 
+    def deal(self, length: int, devices: int) -> tuple[Shards, int]:
+        """How contexts of at most `length` tokens lie on so many devices of `context`.
+
+        Also how many keys each of them has room for.
+        """
+        ...
+
     def encode(
         self,
         model: Decoder,
@@ -90,3 +97,26 @@ def check_kind(attention: object) -> None:
         raise ValueError(
             f"attention={shown(attention)} must be Star(...), Ring(), Ulysses() or Dense()"
         )
+
+
+def fields(attention: Kind) -> dict[str, Any] | None:
+    """What `of_fields` makes it of again; None for a baseline."""
+    if type(attention) not in KINDS.values():
+        return None
+    return {"name": attention.name, **attention.sizes, **attention.mending}
+
+
+def of_fields(fields: dict[str, Any]) -> Kind:
+    """The kind of attention that a file tells of.
+
+    Raises:
+      ValueError: it is none.
+    """
+    name = fields.get("name")
+    if not isinstance(name, str) or name not in KINDS:
+        raise ValueError(f"attention={shown(fields)} is none of {', '.join(KINDS)}")
+    given = {key: value for key, value in fields.items() if key != "name"}
+    try:
+        return KINDS[name](**given)
+    except TypeError as e:
+        raise ValueError(f"attention={shown(fields)}: {e}") from e

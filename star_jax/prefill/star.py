@@ -28,6 +28,7 @@ from star_jax.cache.sharded import (
     Kept,
     Shards,
     bucket,
+    dealt,
     eighths,
     pad,
     resize,
@@ -36,7 +37,6 @@ from star_jax.cache.sharded import (
 from star_jax.models import Decoder, DecoderConfig
 from star_jax.prefill import waves as wave_lib
 from star_jax.prefill.correction import CORRECTIONS, WITH_KEYS, Rules
-from star_jax.prefill.exact import dealt
 from star_jax.runtime import mesh as mesh_lib
 from star_jax.runtime.mesh import CONTEXT
 from star_jax.runtime.runtime import Runtime
@@ -143,6 +143,11 @@ class Star:
     def asking(self, query: Sequence[int]) -> None:
         """None: what is encoded serves all questions."""
         del query
+
+    def deal(self, length: int, devices: int) -> tuple[Shards, int]:
+        """See `kinds.Kind`."""
+        new = sizes(self, length, devices)
+        return blocks(new), new.room
 
     def encode(
         self, model: Decoder, rows: list[list[int]], *, runtime: Runtime
@@ -253,8 +258,12 @@ def dealt_blocks(
     rows: list[list[int]], new: Sizes, kept: Kept, runtime: Runtime
 ) -> tuple[Cache, Shards]:
     """What the devices keep of contexts whose blocks went to them in turn, and how they lie."""
-    devices = new.span // new.block
-    end = new.waves * new.span
+    shards = blocks(new)
+    return dealt(kept, shards, [len(row) for row in rows], runtime), shards
+
+
+def blocks(new: Sizes) -> Shards:
+    """Blocks go to the devices in turn."""
+    devices, end = new.span // new.block, new.waves * new.span
     starts = tuple(tuple(range(c * new.block, end, new.span)) for c in range(devices))
-    shards = Shards(starts, size=new.block)
-    return dealt(kept, shards, rows, runtime), shards
+    return Shards(starts, size=new.block)

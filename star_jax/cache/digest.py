@@ -1,0 +1,74 @@
+"""A hash of the tokens, keys and values of a context, which says whether a saved one is whole.
+
+Keys and values are hashed on the devices, as weights are, each with its position: it does not
+matter on which device a token lies, nor how often a mesh repeats a head.
+"""
+
+import functools
+import hashlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from star_jax.array_typing import Array, UInt32
+from star_jax.cache.group import Group
+from star_jax.checkpoint.fingerprint import mix, two_words
+from star_jax.runtime import mesh as mesh_lib
+
+
+def of_group(group: Group, *, num_kv_heads: int) -> str:
+    """16 hexadecimal digits. Keys that no token has any more, after a cut, do not count."""
+    cache, mesh = group.cache, group.mesh
+    layers = [x for layer in cache.layers for x in (layer.k, layer.v)]  # type: ignore[attr-defined]
+    padding = group.batch - len(group.tokens)
+    encoded = np.asarray(group.encoded + [0] * padding, np.int32)
+    hashed = _words_of(layers, _places(group), encoded, num_kv_heads, mesh)
+    if cache.turns is not None:
+        kv = cache.turns.kv
+        rest = np.asarray([len(row) for row in group.tokens] + [0] * padding, np.int32) - encoded
+        places = np.arange(kv.k[0].shape[1], dtype=np.int32)
+        hashed += _words_of([*kv.k, *kv.v], places, rest, num_kv_heads, mesh)
+    total = hashlib.blake2b(digest_size=8)
+    for row in group.tokens:
+        total.update(np.asarray([len(row), *row], "<i8").tobytes())
+    for words in mesh_lib.fetch(hashed):
+        total.update(words.astype("<u4").tobytes())
+    return total.hexdigest()
+
+
+def _places(group: Group) -> np.ndarray:
+    """Which position lies where in the shards, as they lie one after another: -1 for none."""
+    shards, keys = group.shards, group.cache.layers[0].k.shape[1]  # type: ignore[attr-defined]
+    places = np.full((len(shards.starts), keys // len(shards.starts)), -1, np.int32)
+    positions = shards.positions().reshape(len(shards.starts), -1)
+    places[:, : positions.shape[1]] = positions
+    return places.reshape(-1)
+
+
+def _words_of(
+    arrays: list[Array], places: np.ndarray, lengths: np.ndarray, num_kv_heads: int, mesh: Mesh
+) -> list[Array]:
+    put = mesh_lib.put_on(mesh)
+    at, length = put(places, mesh_lib.WHOLE), put(lengths, mesh_lib.WHOLE)
+    return [_words(mesh, x.shape[2] // num_kv_heads)(x, at, length) for x in arrays]
+
+
+@functools.cache
+def _words(mesh: Mesh, repeat: int) -> Callable[[Array, Array, Array], UInt32[Array, "2"]]:
+    """A program that hashes [B, S, K, H]; compiled per shape and dtype."""
+
+    def words(x: Array, at: Array, lengths: Array) -> Array:
+        row, _, head, feature = (
+            jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) for axis in range(4)
+        )
+        heads = np.uint32(x.shape[2] // repeat)
+        position = at[None, :, None, None]
+        index = position.astype(jnp.uint32) * heads + head // np.uint32(repeat)
+        index = index * np.uint32(x.shape[3]) + feature + mix(row + np.uint32(1))
+        counts = (position >= 0) & (position < lengths[:, None, None, None])
+        return two_words(x, index, counts & (head % np.uint32(repeat) == 0))
+
+    return jax.jit(words, out_shardings=NamedSharding(mesh, mesh_lib.WHOLE))
