@@ -6,7 +6,10 @@ import pathlib
 import re
 import shutil
 import subprocess
+import sys
+import types
 from collections.abc import Callable
+from typing import Any
 
 import commands
 import fake_engine
@@ -214,6 +217,35 @@ def test_a_report_is_made_anew(tmp_path: pathlib.Path, monkeypatch: pytest.Monke
     report(folder)
     assert written[-1] == "index.html" and written[-3:-1] == ["results.csv", "summary.md"]
     assert {path.name for path in output.iterdir()} == {*written, "mine.png"}
+
+
+def test_a_report_that_is_killed_anywhere_leaves_whole_files(tmp_path: pathlib.Path) -> None:
+    """At each line that writes, every file is that of the last report, or of this one."""
+    folder = run_folders.write(tmp_path / "run", lambda *args: 1.0, samples=2)
+    _, output = report(folder)
+    last = {path.name: path.read_bytes() for path in output.iterdir()}
+    _, other = report(folder, output=tmp_path / "other", tolerance=2.0)
+    for path in (folder / "report").iterdir():
+        path.write_bytes(last[path.name][:-1])  # so that each is told from the new one
+    old = {name: content[:-1] for name, content in last.items()}
+    new = {path.name: path.read_bytes() for path in other.iterdir()}
+    seen: set[tuple[int, ...]] = set()
+
+    def look(frame: types.FrameType, event: str, arg: object) -> Callable[..., Any] | None:
+        if pathlib.Path(frame.f_code.co_filename).name not in ("records.py", "files.py"):
+            return None
+        there = {path.name: path.read_bytes() for path in output.glob("[!.]*[!t]")}
+        assert there.keys() == old.keys()
+        assert all(content in (old[name], new[name]) for name, content in there.items())
+        seen.add(tuple(content == new[name] for name, content in sorted(there.items())))
+        return look
+
+    try:
+        sys.settrace(look)
+        report(folder, tolerance=2.0)
+    finally:
+        sys.settrace(None)
+    assert len(seen) == len(old) + 1  # one after another
 
 
 def broken(change: Callable[[dict[str, object]], object]) -> Callable[[pathlib.Path], None]:
