@@ -26,6 +26,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="star_jax-tests-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+# PyTorch's threads wait for each other busily, on cores that other processes of the run need.
+os.environ["OMP_NUM_THREADS"] = "1"
 # No test may reach for a model hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
