@@ -15,17 +15,13 @@ from star_jax.generate import compiled, sampling
 from star_jax.generate.inputs import ask, question
 
 LENGTH = 200
-QUESTIONS = [ids(n, seed=n) for n in (9, 1, 16, 3, 12)]
-MESHES = {name: test_meshes.MESHES[name] for name in ("1x8x1", "2x2x2")}
+QUESTIONS = [ids(n, seed=n) for n in (9, 1, 15, 3, 12)]  # with a token more, of one bucket
+MESH = (2, 2, 2)
 
 
-@pytest.mark.parametrize(
-    ("kind", "shape"),
-    [("star", shape) for shape in MESHES.values()] + [("ring", MESHES["2x2x2"])],
-    ids=[*MESHES, "ring"],
-)
-def test_five_questions_equal_five_single_runs(kind, shape, directory):  # noqa: F811
-    e = engine(directory, shape, kind)
+@pytest.mark.parametrize("kind", ["star", "ring"])
+def test_five_questions_equal_five_single_runs(kind, directory):  # noqa: F811
+    e = engine(directory, MESH, kind)
     context = e.prefill(ids(LENGTH))
     answers = e.generate(context, QUESTIONS, max_new_tokens=NEW)
     scores = e.score(context, QUESTIONS)
@@ -39,8 +35,8 @@ def test_five_questions_equal_five_single_runs(kind, shape, directory):  # noqa:
 
 
 def test_a_batch_of_contexts_with_different_numbers_of_questions(directory):  # noqa: F811
-    e = engine(directory, (2, 2, 2), "star")
-    contexts = [ids(n) for n in (200, 60, 190)]
+    e = engine(directory, MESH, "star")
+    contexts = [ids(n) for n in (200, 60, 250)]
     asked = [QUESTIONS[:2], QUESTIONS[2:3], QUESTIONS[2:]]
     draws = sampling.Sampling(temperature=2.0, seed=5)
     how = {"max_new_tokens": NEW, "sampling": draws, "ignore_eos": True}
@@ -62,14 +58,15 @@ def test_an_empty_query_asks_the_last_token_of_the_context(kind, directory):  # 
     context = e.prefill(tokens)
     expected = e.generate(context.prefix(LENGTH - 1), tokens[-1:], max_new_tokens=NEW)
     assert e.generate(context, [], max_new_tokens=NEW) == expected
-    beside = e.generate(context, [QUESTIONS[0], [], QUESTIONS[1]], max_new_tokens=NEW)
-    assert beside[1] == expected
-    assert beside[0] == e.generate(context, QUESTIONS[0], max_new_tokens=NEW)
     if kind == "dense":  # as one forward
         whole = test_meshes.whole(directory)
         greedy, gaps = tiny.literal_generate(whole, tokens[:-1], tokens[-1:], LENGTH, 0, NEW)
         sure = next((i for i, gap in enumerate(gaps) if gap < 1e-3), NEW)
         assert sure and expected.tokens[:sure] == greedy[:sure]
+        return
+    beside = e.generate(context, [QUESTIONS[0], [], QUESTIONS[1]], max_new_tokens=NEW)
+    assert beside[1] == expected
+    assert beside[0] == e.generate(context, QUESTIONS[0], max_new_tokens=NEW)
     assert e.generate(e.prefill([7]), [], max_new_tokens=2).tokens  # nothing is before it
 
 
@@ -99,7 +96,7 @@ def test_the_keys_of_a_context_are_there_once():
 
 
 def test_bad_questions_are_named(directory):  # noqa: F811
-    e = engine(directory, (1, 8, 1), "star")
+    e = engine(directory, MESH, "star")
     context, batch = e.prefill(ids(40)), e.prefill([ids(40), ids(50)])
     for message, call in {
         "query is empty": lambda: e.score(context, []),
