@@ -56,8 +56,9 @@ test-mosaic: mosaic-environment
 	  $(MOSAIC)/bin/python -m pytest -n 2 --dist loadfile tests/mosaic; \
 	fi
 
-test-large: $(VENV)/.test
+test-large: mosaic-environment
 	$(RUN) -m pytest tests/large
+	@if [ -e $(MOSAIC)/.made ]; then $(MOSAIC)/bin/python -m pytest tests/large/mosaic; fi
 
 lint: $(VENV)/.test
 	$(RUN) -m ruff check .

@@ -14,11 +14,13 @@ from star_jax.attention.mosaic import decode
 
 SMALL = decode.Tuning(keys=64, stages=2, blocks=12)
 
-RUNS: list[tuple[Case, str, decode.Tuning | None]] = [
+ALL: list[tuple[Case, str, decode.Tuning | None]] = [
     (dataclasses.replace(c, H=64), "bfloat16", SMALL)
     for c in CASES
     if not c.causal and c.prefix is None
 ]
+# What differs for the kernel; `tests/large` runs all.
+RUNS = [run for run in ALL if run[0].name in ("one query", "lengths", "no keys at all")]
 RUNS += [
     (Case("decode", 1, 1000, N=8, H=128, causal=False, length=(1000, 700)), "bfloat16", None),
     (Case("a query", 40, 600, N=8, H=128, causal=False, length=(600, 1)), "float16", SMALL),
@@ -46,7 +48,7 @@ def test_the_kernel_equals_the_reference(case, dtype, tuning):
     check(attend(arrays, options, tuning), reference_of(arrays, options), TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("blocks", [1, 6, 40])
+@pytest.mark.parametrize("blocks", [1, 40])
 def test_any_number_of_parts_gives_the_same(blocks):
     case = Case("", 1, 1100, N=2, K=1, H=64, causal=False, length=(1100, 3))
     arrays, options = make(case, "bfloat16")

@@ -32,9 +32,22 @@ from star_jax.attention.tiles import Bounds, visited
 INTERPRET = plgpu.InterpretGPUParams(detect_races=True)
 SMALL = prefill.Tuning(keys=64, stages=2)  # many tiles of few keys
 
-RUNS: list[tuple[Case, str, prefill.Tuning | None]] = [
+ALL: list[tuple[Case, str, prefill.Tuning | None]] = [
     (dataclasses.replace(c, H=64), "bfloat16", SMALL) for c in CASES if c.prefix != 0
 ]
+# What differs for the kernel; `tests/large` runs all.
+CHOSEN = (
+    "one key",
+    "mqa",
+    "short prefix",
+    "prefix of length 0",
+    "lengths",
+    "causal lengths",
+    "no keys at all",
+    "negative offset",
+    "decode with tail",
+)
+RUNS = [run for run in ALL if run[0].name in CHOSEN]
 RUNS += [
     (dataclasses.replace(c, H=H, N=2, K=1), dtype, None)
     for c, H, dtype in [
@@ -140,9 +153,13 @@ def test_the_defaults_fit():
         assert tuning.shared_memory(head_dim) <= prefill.online.SHARED_MEMORY
 
 
-@pytest.mark.parametrize("case", LATER, ids=[case.name.replace(" ", "-") for case in LATER])
-def test_later_keys_alone_equal_the_reference(case, monkeypatch):
+CHOSEN_LATER = ("later keys and lengths", "no later key", "later keys for few rows")
+
+
+@pytest.mark.parametrize("name", CHOSEN_LATER, ids=[n.replace(" ", "-") for n in CHOSEN_LATER])
+def test_later_keys_alone_equal_the_reference(name, monkeypatch):
     """By the kernel that is chosen for them, and by this one."""
+    [case] = [case for case in LATER if case.name == name]
     arrays, options = make(dataclasses.replace(case, H=64), "bfloat16")
     # See `test_mosaic_decode` for what the detector takes for a race.
     races_of_decode = kernels.rows(arrays["q"], arrays["segments"][0]) <= decode.ROWS
@@ -154,8 +171,6 @@ def test_later_keys_alone_equal_the_reference(case, monkeypatch):
 
 
 EDGES = (
-    "window of one",
-    "window and lengths",
     "block behind its window",
     "last keys, not causal",
     "soft cap and window",
@@ -165,7 +180,7 @@ EDGES = (
 
 @pytest.mark.parametrize("name", EDGES, ids=[name.replace(" ", "-") for name in EDGES])
 def test_windows_and_soft_caps_equal_the_reference(name, monkeypatch):
-    """Each way in which a tile is at an edge, of a window or of a first key, and both kernels."""
+    """Tiles at the edge of a window, and at that of a first key, by both kernels."""
     monkeypatch.setitem(prefill.DEFAULTS, 64, SMALL)
     [case] = [case for case in WINDOWS + SOFT_CAPS if case.name == name]
     arrays, options = make(dataclasses.replace(case, N=2, K=1, H=64), "bfloat16")
