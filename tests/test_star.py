@@ -62,13 +62,15 @@ LENGTHS = {
 }
 
 
-@pytest.mark.parametrize("context", [1, 2, 4, 8])
-@pytest.mark.parametrize("length", LENGTHS.values(), ids=lambda n: f"L{n}")
+@pytest.mark.parametrize(
+    ("length", "context"),
+    [*((n, 8) for n in LENGTHS.values()), *((n, c) for c in (1, 2) for n in (32, 150, 1273))],
+)
 def test_star_equals_the_literal_algorithm(length, context):
     check(Star(block_size=BLOCK), length, context=context)
 
 
-@pytest.mark.parametrize("length", [150, 256, 300])
+@pytest.mark.parametrize("length", [150, 300])
 @pytest.mark.parametrize("anchor", [0, 1, 8, 31])
 def test_shorter_anchors_and_none(anchor, length):
     check(Star(block_size=BLOCK, anchor_size=anchor), length, context=4)
@@ -93,7 +95,7 @@ def test_long_blocks_go_through_tiles(monkeypatch):
 @pytest.mark.parametrize("length", [1, 203])
 @pytest.mark.parametrize(
     ("kind", "context"),
-    [(Dense(), 1), (Dense(), 8), (Ring(), 1), (Ring(), 2), (Ring(), 8), (Ulysses(), 2)],
+    [(Dense(), 8), (Ring(), 1), (Ring(), 8), (Ulysses(), 2)],
 )
 def test_exact_attention_equals_one_forward(kind, context, length):
     """Prefill, then score, equals one causal forward over both."""
@@ -118,9 +120,9 @@ def test_one_block_is_dense_attention():
             assert tiny.difference(one, exact.score(exact.prefill(tiny.ids(length)), query)) < 1e-4
 
 
-@pytest.mark.parametrize("attention", [Star(block_size=BLOCK, anchor_size=8), Dense()], ids=str)
-def test_a_ragged_batch_equals_single_runs(attention):
-    e = engine(attention, data=2, context=4)
+def test_a_ragged_batch_equals_single_runs():
+    """So do the exact kinds: `test_meshes`."""
+    e = engine(Star(block_size=BLOCK, anchor_size=8), data=2, context=4)
     lengths, queries = (150, 40, 256), (3, 16, 1)
     rows = [tiny.ids(n) for n in lengths]
     asks = [tiny.ids(n, seed=1) for n in queries]
