@@ -116,18 +116,16 @@ FAMILIES = (
     "seed-oss",
 )
 ENGINES = [
-    *((v, DENSE, 8, 1) for v in (*FAMILIES, "llama-3.1", "attention-bias")),
+    *((v, DENSE, 4, 2) for v in (*FAMILIES, "llama-3.1")),
     ("llama-3.1", DENSE, 1, 1),
-    *((variant, RING, 8, 1) for variant in ("llama-3.1", "yarn", "head-dim")),
+    ("yarn", RING, 8, 1),
     ("llama-2", ULYSSES, 4, 1),
-    ("llama-3.1", ULYSSES, 2, 1),
-    *((v, DENSE, 4, 2) for v in ("qwen3-window", "phi4-mini", "olmo2", "qwen3-moe", "gemma3")),
     ("olmo2", DENSE, 2, 4),  # its keys are normalised over heads that are repeated
-    *(("mistral-v0.1", RING, c, 1) for c in (1, 8)),
+    ("mistral-v0.1", RING, 8, 1),
     ("mistral-v0.1", ULYSSES, 2, 1),
     ("qwen2.5-window", RING, 4, 2),  # its window is longer than a device's chunks
     # Its blocks are longer than the window, and shorter; all layers have it: this is exact.
-    *(("mistral-v0.1", star_jax.Star(block_size=b), c, 1) for b, c in ((9, 4), (4, 1), (4, 4))),
+    *(("mistral-v0.1", star_jax.Star(block_size=b), c, 1) for b, c in ((9, 4), (4, 4))),
     ("mistral-v0.1", star_jax.Star(block_size=6, halo=3, correction="both", stride=2), 4, 2),
     ("mistral-nemo", ONE_BLOCK, 4, 2),
 ]
@@ -158,10 +156,9 @@ def test_the_engine_answers_as_transformers_does(
     assert answer.tokens[:sure] == chosen[:sure]
 
 
-@pytest.mark.parametrize(("context", "tensor"), [(8, 1), (4, 2)])
 @pytest.mark.parametrize("variant", FAMILIES)
 def test_star_equals_the_literal_algorithm_in_every_family(
-    variant: str, context: int, tensor: int, tmp_path: pathlib.Path
+    variant: str, tmp_path: pathlib.Path
 ) -> None:
     fields = llamas.VARIANTS[variant]
     directory = llamas.write(tmp_path, llamas.build(fields, seed=SEED), fields)
@@ -170,7 +167,7 @@ def test_star_equals_the_literal_algorithm_in_every_family(
     star = star_jax.Star(block_size=12, anchor_size=5, halo=4, correction=how, stride=4)
     engine = star_jax.Engine.from_pretrained(
         str(directory),
-        mesh=star_jax.make_mesh(context=context, tensor=tensor),
+        mesh=star_jax.make_mesh(context=4, tensor=2),
         dtype="float32",
         attention=star,
     )
