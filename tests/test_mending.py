@@ -81,14 +81,14 @@ def test_without_any_of_them_the_definition_is_the_published_algorithm():
                 assert tiny.difference(one, other) < 1e-5
 
 
-@pytest.mark.parametrize("context", [1, 2, 4, 8])
+@pytest.mark.parametrize("context", [1, 8])
 @pytest.mark.parametrize("star", MENDED, ids=lambda star: star.label)
-def test_equal_to_the_definition_on_every_mesh(star, context):
-    for length in (333, 32 * 8) if context in (1, 8) else (333,):
+def test_equal_to_the_definition_on_one_device_and_eight(star, context):
+    for length in (333, 32 * 8):
         check(star, length, context=context)
 
 
-@pytest.mark.parametrize("halo", [0, 1, 16, 31, 32])
+@pytest.mark.parametrize("halo", [0, 1, 31, 32])
 @pytest.mark.parametrize("anchor", [0, 8, 32])
 def test_every_halo_beside_every_anchor(halo, anchor):
     """Block 1's halo and anchor may have keys in common; they count once."""
@@ -112,12 +112,11 @@ def test_every_stride(stride, correction):
 
 
 @pytest.mark.parametrize("correction", ["delta", "tangent", "both"])
-@pytest.mark.parametrize("context", [1, 4])
-def test_a_stride_of_one_is_exact_attention(correction, context):
+def test_a_stride_of_one_is_exact_attention(correction):
     query = tiny.ids(9, seed=1)
     star = engine(
         Star(block_size=BLOCK, anchor_size=8, halo=4, correction=correction, stride=1),
-        context=context,
+        context=4,
     )
     exact = star.with_attention(Dense())
     expected = exact.score(exact.prefill(tiny.ids(300)), query)
@@ -139,9 +138,8 @@ def test_a_ragged_batch_on_every_axis(star):
 @pytest.mark.parametrize(
     "star", [Star(block_size=BLOCK), *MENDED[:2], *MENDED[-3:-1]], ids=lambda star: star.label
 )
-@pytest.mark.parametrize("context", [1, 4])
-def test_an_extended_context_is_one_that_was_encoded_at_once(star, context):
-    e = engine(star, context=context)
+def test_an_extended_context_is_one_that_was_encoded_at_once(star):
+    e = engine(star, context=4)
     whole = tiny.ids(333)
     for lengths in ((20, 150), (150, 151), (128, 200, 333), (64, 333)):
         held = e.prefill(whole[: lengths[0]])
@@ -267,9 +265,9 @@ def test_long_blocks_go_through_tiles_and_choose_part_by_part(monkeypatch):
     monkeypatch.setattr(xla, "FEW_QUERIES", 0)
     monkeypatch.setattr(correction, "ROWS", 64)
     waves.programs.cache_clear()
-    for how in ("delta", "both"):
-        star = Star(block_size=200, anchor_size=70, halo=90, correction=how, stride=3)
-        check(star, 777, context=2)
+    check(
+        Star(block_size=200, anchor_size=70, halo=90, correction="both", stride=3), 777, context=2
+    )
     waves.programs.cache_clear()
 
 
