@@ -90,7 +90,7 @@ class Encoded:
 
         Raises:
           ValueError: something else is there already, or there is no directory to put it in.
-          NotImplementedError: a baseline encoded it.
+          NotImplementedError: a baseline encoded it, or its mesh is not of all processes.
           OSError: it cannot be written; then nothing is left of it.
         """
         if self.encoding is None:

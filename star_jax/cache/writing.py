@@ -37,6 +37,10 @@ def save(
     """See `Encoded.save`. about: what else context.json says."""
     if any(group.cache.kind is not Plain for group in groups):
         raise NotImplementedError("only contexts with plain keys and values can be saved")
+    if len({device.process_index for device in mesh.devices.flat}) < processes.count():
+        raise NotImplementedError(
+            "a context on the devices of some processes cannot be saved: Orbax waits for all"
+        )
     target = processes.of_first(lambda: _target(path), mesh)
     parent, name = os.path.split(target)
     # On another node a process may have the same number.
