@@ -101,7 +101,7 @@ def check_kind(attention: object) -> None:
 
 def fields(attention: Kind) -> dict[str, Any] | None:
     """What `of_fields` makes it of again; None for a baseline."""
-    if type(attention) not in KINDS.values():
+    if attention.name not in KINDS:
         return None
     return {"name": attention.name, **attention.sizes, **attention.mending}
 
