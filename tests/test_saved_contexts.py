@@ -231,6 +231,8 @@ def test_what_is_no_saved_context(tmp_path: pathlib.Path) -> None:
     assert "is not a directory" in refused(engine(), tmp_path / "nothing")
     assert "is not a directory" in refused(engine(), tmp_path / "file")
     assert "holds no saved context" in refused(engine(), tmp_path / "empty")
+    with pytest.raises(ValueError, match="path is empty"):
+        engine().load_context("")
 
 
 def test_what_cannot_be_saved_is_refused(tmp_path: pathlib.Path) -> None:

@@ -37,6 +37,8 @@ def load(
     path: str | os.PathLike[str], *, runtime: Runtime, fingerprint: Fingerprint, kind_of: KindOf
 ) -> Context | ContextBatch:
     """See `Engine.load_context`. fingerprint: of the engine that loads it."""
+    if not os.fspath(path):
+        raise ValueError("path is empty: name the directory of a saved context")
     directory = os.path.abspath(os.path.expanduser(path))
     shown = printable(directory)
     if not os.path.isfile(os.path.join(directory, ABOUT)):
