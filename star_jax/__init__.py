@@ -19,6 +19,7 @@ from star_jax.prefill.anchors import OtherAnchor
 from star_jax.prefill.dense import Dense
 from star_jax.prefill.ring import Ring
 from star_jax.prefill.star import Star
+from star_jax.prefill.steps import Prefilling
 from star_jax.prefill.streaming import Streaming
 from star_jax.prefill.ulysses import Ulysses
 from star_jax.runtime.mesh import make_mesh, simulate_cpu_devices
@@ -34,6 +35,7 @@ __all__ = [
     "Event",
     "Generation",
     "OtherAnchor",
+    "Prefilling",
     "Ring",
     "Sampling",
     "Scores",

@@ -3,7 +3,8 @@
 import dataclasses
 import os
 import warnings
-from typing import overload
+from collections.abc import Generator
+from typing import Any, overload
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from jax.sharding import Mesh
 
 from star_jax import checkpoint, checks, models
 from star_jax.cache import reading
-from star_jax.cache.context import Context, ContextBatch
+from star_jax.cache.context import Asked, Context, ContextBatch
 from star_jax.cache.group import Group, grouped
 from star_jax.cache.layer import LayerCache, Plain
 from star_jax.checkpoint.fingerprint import Fingerprint, Weights, of_tokenizer
@@ -23,6 +24,7 @@ from star_jax.generate.likelihood import Scores, score_document
 from star_jax.models import Decoder, DecoderConfig
 from star_jax.prefill import kinds
 from star_jax.prefill.kinds import Kind
+from star_jax.prefill.steps import Prefilling, Step, after
 from star_jax.runtime import mesh as mesh_lib
 from star_jax.runtime.placement import place
 from star_jax.runtime.runtime import Runtime
@@ -163,14 +165,46 @@ class Engine(Answering):
         Raises:
           ValueError: no context, an empty one, or an id outside the vocabulary.
         """
+        return self._prefilling(context_ids).finish()
+
+    @overload
+    def prefilling(self, context_ids: One) -> Prefilling[Context]: ...
+    @overload
+    def prefilling(self, context_ids: Many) -> Prefilling[ContextBatch]: ...
+    def prefilling(self, context_ids: Ids) -> Prefilling[Any]:
+        """`prefill` in steps: to tell how far it is, and to do something else in between.
+
+        prefilling = engine.prefilling(ids)
+        for done in prefilling:
+            print(f"{done} of {prefilling.tokens} tokens")
+        context = prefilling.context
+        """
+        return self._prefilling(context_ids)
+
+    def _prefilling(self, context_ids: Ids) -> Prefilling[Any]:
         rows, is_batch = inputs.rows(context_ids, "context", vocab_size=self.config.vocab_size)
         checks.advise(rows, self.config, self.mesh, self.attention)
         data = self.mesh.shape[mesh_lib.DATA]
         groups = grouped([len(row) for row in rows], data=data)
-        encoded = tuple(self._encode([rows[i] for i in group], group) for group in groups)
         kind = ContextBatch if is_batch else Context
+        return Prefilling(self._encode(rows, groups, kind), tokens=sum(map(len, rows)))
+
+    def _encode(
+        self,
+        rows: list[list[int]],
+        groups: list[tuple[int, ...]],
+        kind: type[Context] | type[ContextBatch],
+    ) -> Generator[Step, None, Context | ContextBatch]:
+        encoded, done = [], 0
+        for group in groups:
+            tokens = [rows[i] for i in group]
+            steps = self.attention.encode(self.model, self._padded(tokens), runtime=self.runtime)
+            cache, shards = yield from after(done, steps)
+            lengths = [len(row) for row in tokens]
+            encoded.append(Group(group, tokens, lengths, cache, shards, self.mesh))
+            done += sum(lengths)
         how = kinds.fields(self.attention)
-        return kind(rows, encoded, self.mesh, self.fingerprint, how)
+        return kind(rows, tuple(encoded), self.mesh, self.fingerprint, how)
 
     @overload
     def extend(self, context: Context, more_ids: One) -> Context: ...
@@ -192,6 +226,17 @@ class Engine(Answering):
           ValueError: the context is another engine's, or was encoded by another attention; or
             see `prefill`.
         """
+        return self._extending(context, more_ids).finish()
+
+    @overload
+    def extending(self, context: Context, more_ids: One) -> Prefilling[Context]: ...
+    @overload
+    def extending(self, context: ContextBatch, more_ids: Many) -> Prefilling[ContextBatch]: ...
+    def extending(self, context: Context | ContextBatch, more_ids: Ids) -> Prefilling[Any]:
+        """`extend` in steps, as `prefilling` is."""
+        return self._extending(context, more_ids)
+
+    def _extending(self, context: Context | ContextBatch, more_ids: Ids) -> Prefilling[Any]:
         inputs.encoded(context).check(self.mesh, self.fingerprint)
         if context.fingerprint.attention != repr(self.attention):
             raise ValueError(
@@ -206,8 +251,7 @@ class Engine(Answering):
             raise ValueError(f"more_ids must be a list for each of {len(context.tokens)} contexts")
         rows = [[*told, *ids] for told, ids in zip(context.tokens, more, strict=True)]
         checks.advise(rows, self.config, self.mesh, self.attention)
-        groups = tuple(self._extended(group, group.of(rows)) for group in context.groups)
-        return dataclasses.replace(context, tokens=rows, groups=groups)
+        return Prefilling(self._extend(context, rows), tokens=sum(map(len, rows)))
 
     def load_context(self, path: str | os.PathLike[str]) -> Context | ContextBatch:
         """What `save` has written: the keys and values go to this engine's mesh; nothing runs.
@@ -225,26 +269,26 @@ class Engine(Answering):
             kind_of=kinds.of_fields,
         )
 
-    def _extended(self, group: Group, tokens: list[list[int]]) -> Group:
-        cache, shards = self.attention.extend(
-            self.model,
-            self._padded(tokens),
-            cache=group.cache,
-            shards=group.shards,
-            encoded=min(group.encoded),
-            runtime=self.runtime.keeping(group.cache.kind),
-        )
-        lengths = [len(row) for row in tokens]
-        return Group(group.rows, tokens, lengths, cache, shards, self.mesh)
+    def _extend(self, context: Asked, rows: list[list[int]]) -> Generator[Step, None, Asked]:
+        extended, done = [], 0
+        for group in context.groups:
+            tokens = group.of(rows)
+            steps = self.attention.extend(
+                self.model,
+                self._padded(tokens),
+                cache=group.cache,
+                shards=group.shards,
+                encoded=min(group.encoded),
+                runtime=self.runtime.keeping(group.cache.kind),
+            )
+            cache, shards = yield from after(done, steps)
+            lengths = [len(row) for row in tokens]
+            extended.append(Group(group.rows, tokens, lengths, cache, shards, self.mesh))
+            done += sum(lengths)
+        return dataclasses.replace(context, tokens=rows, groups=tuple(extended))
 
     def _padded(self, tokens: list[list[int]]) -> list[list[int]]:
         return tokens + [[]] * (-len(tokens) % self.mesh.shape[mesh_lib.DATA])
-
-    def _encode(self, tokens: list[list[int]], rows: tuple[int, ...]) -> Group:
-        cache, shards = self.attention.encode(
-            self.model, self._padded(tokens), runtime=self.runtime
-        )
-        return Group(rows, tokens, [len(row) for row in tokens], cache, shards, self.mesh)
 
     @overload
     def score_document(self, document_ids: One, *, window: int | np.integer = ...) -> Scores: ...

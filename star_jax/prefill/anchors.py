@@ -25,6 +25,7 @@ from star_jax.cache.sharded import Cache, Kept, Shards, pad, resize, write
 from star_jax.models import Decoder, DecoderConfig, LayerSpec
 from star_jax.prefill import star as star_lib
 from star_jax.prefill.star import Star
+from star_jax.prefill.steps import Step, Steps
 from star_jax.runtime import mesh as mesh_lib
 from star_jax.runtime.mesh import CONTEXT, TENSOR
 from star_jax.runtime.runtime import Runtime, compiled_once
@@ -118,9 +119,7 @@ class OtherAnchor:
         """As for `Star`."""
         return self._star.deal(length, devices)
 
-    def encode(
-        self, model: Decoder, rows: list[list[int]], *, runtime: Runtime
-    ) -> tuple[Cache, Shards]:
+    def encode(self, model: Decoder, rows: list[list[int]], *, runtime: Runtime) -> Steps:
         """See `kinds.Kind`."""
         if self.asking([0]):
             raise ValueError(f"{self!r} encodes a context for one question: give it with `asking`")
@@ -134,8 +133,10 @@ class OtherAnchor:
         kept = next(waves)
         if new.room > new.block:
             kept = resize(kept, new.room, of=new.block, mesh=mesh)
-            for w, wave in enumerate(waves, start=1):
-                kept = write(kept, wave, w, mesh=mesh)
+        yield Step.to(new.span, rows, kept)
+        for w, wave in enumerate(waves, start=1):
+            kept = write(kept, wave, w, mesh=mesh)
+            yield Step.to((w + 1) * new.span, rows, kept)
         return star_lib.dealt_blocks(rows, new, kept, runtime)
 
     def extend(
@@ -147,10 +148,10 @@ class OtherAnchor:
         shards: Shards,
         encoded: int,
         runtime: Runtime,
-    ) -> tuple[Cache, Shards]:
+    ) -> Steps:
         """See `kinds.Kind`. All is encoded anew."""
         del cache, shards, encoded
-        return self.encode(model, rows, runtime=runtime)
+        return (yield from self.encode(model, rows, runtime=runtime))
 
     def _inputs(
         self, rows: list[list[int]], new: star_lib.Sizes, runtime: Runtime, *, vocab_size: int

@@ -18,6 +18,7 @@ from jax.stages import Wrapped
 from star_jax.array_typing import Keys, Positions, Queries, Tokens, Values
 from star_jax.cache.sharded import ROUND, Cache, Kept, Shards, dealt, eighths, pad
 from star_jax.models import Attend, Decoder, DecoderConfig, LayerSpec
+from star_jax.prefill.steps import Step, Steps
 from star_jax.runtime import mesh as mesh_lib
 from star_jax.runtime.mesh import CONTEXT, TENSOR
 from star_jax.runtime.runtime import Runtime, compiled_once
@@ -72,8 +73,8 @@ class Exact(abc.ABC):
         rows: list[list[int]],
         *,
         runtime: Runtime,
-    ) -> tuple[Cache, Shards]:
-        """See `kinds.Kind`."""
+    ) -> Steps:
+        """See `kinds.Kind`. It takes one step."""
         devices = runtime.mesh.shape[CONTEXT]
         shards, _ = self.deal(max(map(len, rows)), devices)
         order = shards.positions()
@@ -82,6 +83,7 @@ class Exact(abc.ABC):
         positions = put(np.broadcast_to(order.astype(np.int32), tokens.shape))
         run = program(runtime, self)
         kept = run(model, tokens, positions)
+        yield Step.to(shards.length, rows, kept)
         return dealt(kept, shards, [len(row) for row in rows], runtime), shards
 
     def extend(
@@ -93,10 +95,10 @@ class Exact(abc.ABC):
         shards: Shards,
         encoded: int,
         runtime: Runtime,
-    ) -> tuple[Cache, Shards]:
+    ) -> Steps:
         """See `kinds.Kind`. All is encoded anew: more tokens are dealt out otherwise."""
         del cache, shards, encoded
-        return self.encode(model, rows, runtime=runtime)
+        return (yield from self.encode(model, rows, runtime=runtime))
 
 
 def cut_into_shards(length: int, chunks: tuple[tuple[int, ...], ...]) -> Shards:

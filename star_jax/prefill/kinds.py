@@ -11,6 +11,7 @@ from star_jax.prefill.anchors import OtherAnchor
 from star_jax.prefill.dense import Dense
 from star_jax.prefill.ring import Ring
 from star_jax.prefill.star import Star
+from star_jax.prefill.steps import Steps
 from star_jax.prefill.streaming import Streaming
 from star_jax.prefill.ulysses import Ulysses
 from star_jax.runtime.runtime import Runtime
@@ -68,7 +69,7 @@ class Kind(Hashable, Protocol):
         rows: list[list[int]],
         *,
         runtime: Runtime,
-    ) -> tuple[Cache, Shards]:
+    ) -> Steps:
         """Encodes one context per row, of any lengths; their number fits the mesh's `data`."""
         ...
 
@@ -81,7 +82,7 @@ class Kind(Hashable, Protocol):
         shards: Shards,
         encoded: int,
         runtime: Runtime,
-    ) -> tuple[Cache, Shards]:
+    ) -> Steps:
         """As `encode`, where the first `encoded` tokens of all rows are in a cache already."""
         ...
 

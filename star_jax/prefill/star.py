@@ -15,7 +15,7 @@ ICML 2025, section 2.1; the shared anchor and the halo are ours.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -37,6 +37,7 @@ from star_jax.cache.sharded import (
 from star_jax.models import Decoder, DecoderConfig
 from star_jax.prefill import waves as wave_lib
 from star_jax.prefill.correction import CORRECTIONS, WITH_KEYS, Rules
+from star_jax.prefill.steps import Step, Steps
 from star_jax.runtime import mesh as mesh_lib
 from star_jax.runtime.mesh import CONTEXT
 from star_jax.runtime.runtime import Runtime
@@ -149,9 +150,7 @@ class Star:
         new = sizes(self, length, devices)
         return blocks(new), new.room
 
-    def encode(
-        self, model: Decoder, rows: list[list[int]], *, runtime: Runtime
-    ) -> tuple[Cache, Shards]:
+    def encode(self, model: Decoder, rows: list[list[int]], *, runtime: Runtime) -> Steps:
         """See `kinds.Kind`."""
         return _encode(model, rows, self, runtime)
 
@@ -164,18 +163,18 @@ class Star:
         shards: Shards,
         encoded: int,
         runtime: Runtime,
-    ) -> tuple[Cache, Shards]:
+    ) -> Steps:
         """See `kinds.Kind`. The wave that holds the first new token is encoded anew."""
         mesh, devices = runtime.mesh, runtime.mesh.shape[CONTEXT]
         new = sizes(self, max(map(len, rows)), devices)
         first = encoded // new.span
         if first == 0 or new.block != shards.size:
-            return self.encode(model, rows, runtime=runtime)
+            return (yield from self.encode(model, rows, runtime=runtime))
         old = room(len(shards.starts[0]), shards.size)
         # A copy: the context that is extended stays as it is. It may have been longer once.
         kept = resize(cache.layers, new.room, of=old, mesh=mesh)
         before = wave_lib.resume(runtime, new.rules, new.block)(kept, np.int32(first * new.block))
-        kept = _later_waves(model, rows, new, kept, before, first, runtime)
+        kept = yield from _later_waves(model, rows, new, kept, before, first, runtime)
         return dealt_blocks(rows, new, kept, runtime)
 
 
@@ -208,9 +207,7 @@ def room(waves: int, block: int) -> int:
     return -(-eighths(waves) * block // ROUND) * ROUND
 
 
-def _encode(
-    model: Decoder, rows: list[list[int]], attention: Star, runtime: Runtime
-) -> tuple[Cache, Shards]:
+def _encode(model: Decoder, rows: list[list[int]], attention: Star, runtime: Runtime) -> Steps:
     mesh, devices = runtime.mesh, runtime.mesh.shape[CONTEXT]
     new = sizes(attention, max(map(len, rows)), devices)
     tokens, starts = next(_inputs(rows, new, runtime, first=0))
@@ -218,7 +215,8 @@ def _encode(
     if new.room > new.block:
         # One name for the wave and the cache: the first wave's arrays go when they are copied.
         kept = resize(kept, new.room, of=new.block, mesh=mesh)
-        kept = _later_waves(model, rows, new, kept, before, 1, runtime)
+    yield Step.to(new.span, rows, kept)
+    kept = yield from _later_waves(model, rows, new, kept, before, 1, runtime)
     return dealt_blocks(rows, new, kept, runtime)
 
 
@@ -230,7 +228,7 @@ def _later_waves(
     before: wave_lib.Before,
     first: int,
     runtime: Runtime,
-) -> Kept:
+) -> Generator[Step, None, Kept]:
     """Encodes waves from `first` on, and writes them into the cache, which is donated."""
     later = wave_lib.programs(runtime, new.rules)[1]
     for w, (tokens, starts) in enumerate(_inputs(rows, new, runtime, first=first), start=first):
@@ -240,6 +238,7 @@ def _later_waves(
         wave, tails = later(model, tokens, starts, before)
         before = before._replace(tails=tails, cache=None)
         kept = write(kept, wave, w, mesh=runtime.mesh)
+        yield Step.to((w + 1) * new.span, rows, kept)
     return kept
 
 

@@ -22,6 +22,7 @@ from star_jax.attention import Segment
 from star_jax.cache.sharded import ROUND, Cache, Kept, Shards, eighths
 from star_jax.models import Decoder, DecoderConfig, LayerSpec
 from star_jax.prefill.dense import Dense, Gathered
+from star_jax.prefill.steps import Steps
 from star_jax.runtime import mesh as mesh_lib
 from star_jax.runtime.runtime import Runtime, compiled_once
 from star_jax.sizes import whole
@@ -65,11 +66,9 @@ class Streaming(Dense):
         """See `exact.Exact`."""
         return Streamed(positions[:, 0], runtime, self.sinks, self.window)
 
-    def encode(
-        self, model: Decoder, rows: list[list[int]], *, runtime: Runtime
-    ) -> tuple[Cache, Shards]:
+    def encode(self, model: Decoder, rows: list[list[int]], *, runtime: Runtime) -> Steps:
         """See `kinds.Kind`. Of what dense attention would keep, it keeps sinks and window."""
-        cache, shards = super().encode(model, rows, runtime=runtime)
+        cache, shards = yield from super().encode(model, rows, runtime=runtime)
         at, counts = self._places([len(row) for row in rows], shards)
         thinned = thin(runtime)(cache.layers, runtime.put(at, mesh_lib.PLACES))
         lengths = tuple(map(len, rows))
