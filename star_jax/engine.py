@@ -142,6 +142,11 @@ class Engine(Answering):
         return other
 
     @property
+    def encoding(self) -> dict[str, Any] | None:
+        """What files tell of how its contexts are encoded; None of a baseline."""
+        return kinds.fields(self.attention)
+
+    @property
     def fingerprint(self) -> Fingerprint:
         """What contexts are encoded with. The weights are hashed when it is first asked for."""
         return Fingerprint(
@@ -203,8 +208,7 @@ class Engine(Answering):
             lengths = [len(row) for row in tokens]
             encoded.append(Group(group, tokens, lengths, cache, shards, self.mesh))
             done += sum(lengths)
-        how = kinds.fields(self.attention)
-        return kind(rows, tuple(encoded), self.mesh, self.fingerprint, how)
+        return kind(rows, tuple(encoded), self.mesh, self.fingerprint, self.encoding)
 
     @overload
     def extend(self, context: Context, more_ids: One) -> Context: ...

@@ -4,13 +4,14 @@ import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from star_jax.cache import digest as digest_lib
 from star_jax.cache import writing
 from star_jax.cache.group import Group
 from star_jax.checkpoint.fingerprint import Fingerprint
@@ -93,17 +94,28 @@ class Encoded:
           NotImplementedError: a baseline encoded it, or its mesh is not of all processes.
           OSError: it cannot be written; then nothing is left of it.
         """
+        self.write(path, self.hashes)
+
+    def hashes(self) -> list[str]:
+        """What tells the keys and values of each group from others, as files keep it."""
+        heads = self.fingerprint.config.num_kv_heads
+        return [digest_lib.of_group(group, num_kv_heads=heads) for group in self.groups]
+
+    def check_saves(self) -> None:
+        """Raises NotImplementedError if it cannot be saved."""
         if self.encoding is None:
             raise NotImplementedError(f"a context of {self.fingerprint.attention} cannot be saved")
+        writing.check(self.groups, self.mesh)
+
+    def write(self, path: str | os.PathLike[str], hashes: Callable[[], list[str]]) -> None:
+        """`save`, where `hashes` may be known; keys and values may lie in host memory."""
+        self.check_saves()
         about = {
             "batch": self.is_batch,
             "attention": self.encoding,
             "fingerprint": self.fingerprint.fields(),
         }
-        heads = self.fingerprint.config.num_kv_heads
-        writing.save(
-            path, self.tokens, self.groups, about=about, mesh=self.mesh, num_kv_heads=heads
-        )
+        writing.save(path, self.tokens, self.groups, about=about, mesh=self.mesh, digests=hashes)
 
     def block_until_ready(self: Asked) -> Asked:
         """Waits until phase 1 has run."""

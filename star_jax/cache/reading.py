@@ -50,9 +50,24 @@ def load(
         raise ValueError(f"path={shown}: {e}") from e
 
 
-def _load(
-    directory: str, runtime: Runtime, fingerprint: Fingerprint, kind_of: KindOf
-) -> Context | ContextBatch:
+def tokens(
+    path: str | os.PathLike[str], *, config: DecoderConfig, fingerprint: Fingerprint
+) -> tuple[About, list[list[int]]]:
+    """What context.json says of a saved context, and the tokens of each row.
+
+    Keys and values are not read.
+
+    Raises:
+      ValueError: it is torn, or another model's.
+      OSError: it cannot be read.
+    """
+    about, _, rows = _opened(os.fspath(path), config, fingerprint)
+    return about, rows
+
+
+def _opened(
+    directory: str, config: DecoderConfig, fingerprint: Fingerprint
+) -> tuple[About, "_Files", list[list[int]]]:
     about = About.of(json_files.read(os.path.join(directory, ABOUT)))
     if differences := fingerprint.differences_from_fields(about.fingerprint):
         raise Torn(
@@ -65,9 +80,15 @@ def _load(
     if problems:
         raise Torn("; ".join(problems[:3]))
     _check_size(directory, tensors)
-    files = _Files(tensors, runtime.config, fingerprint.dtype)
+    files = _Files(tensors, config, fingerprint.dtype)
     files.check_names(about)
-    rows = [files.tokens(i, length) for i, length in enumerate(about.lengths)]
+    return about, files, [files.tokens(i, length) for i, length in enumerate(about.lengths)]
+
+
+def _load(
+    directory: str, runtime: Runtime, fingerprint: Fingerprint, kind_of: KindOf
+) -> Context | ContextBatch:
+    about, files, rows = _opened(directory, runtime.config, fingerprint)
     try:
         kind = kind_of(about.attention)
     except ValueError as e:

@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from star_jax import interrupts, version
-from star_jax.cache import digest
 from star_jax.cache.about import ABOUT, FORMAT, KEYS
 from star_jax.cache.group import Group
 from star_jax.cache.layer import Plain
@@ -32,15 +31,9 @@ def save(
     *,
     about: Mapping[str, Any],
     mesh: Mesh,
-    num_kv_heads: int,
+    digests: Callable[[], list[str]],
 ) -> None:
-    """See `Encoded.save`. about: what else context.json says."""
-    if any(group.cache.kind is not Plain for group in groups):
-        raise NotImplementedError("only contexts with plain keys and values can be saved")
-    if len({device.process_index for device in mesh.devices.flat}) < processes.count():
-        raise NotImplementedError(
-            "a context on the devices of some processes cannot be saved: Orbax waits for all"
-        )
+    """See `Encoded.save`. about: what else context.json says; digests: gives `digest.of_group`s."""
     target = processes.of_first(lambda: _target(path), mesh)
     parent, name = os.path.split(target)
     # On another node a process may have the same number.
@@ -52,9 +45,8 @@ def save(
         try:
             with released():
                 processes.of_first(lambda: os.mkdir(partial), mesh)
-                digests = [digest.of_group(group, num_kv_heads=num_kv_heads) for group in groups]
+                whole = {**about, "digests": digests()}
                 orbax_files.write_arrays(partial, KEYS, dict(_arrays(tokens, groups)))
-                whole = {**about, "digests": digests}
                 processes.of_first(lambda: _write_about(partial, tokens, groups, whole), mesh)
             processes.of_first(lambda: _replace(partial, target), mesh)
         except OSError as e:
@@ -62,6 +54,16 @@ def save(
         finally:
             if processes.is_first():
                 shutil.rmtree(partial, ignore_errors=True)
+
+
+def check(groups: Sequence[Group], mesh: Mesh) -> None:
+    """Raises NotImplementedError for what cannot be saved."""
+    if any(group.cache.kind is not Plain for group in groups):
+        raise NotImplementedError("only contexts with plain keys and values can be saved")
+    if len({device.process_index for device in mesh.devices.flat}) < processes.count():
+        raise NotImplementedError(
+            "a context on the devices of some processes cannot be saved: Orbax waits for all"
+        )
 
 
 def _target(path: str | os.PathLike[str]) -> str:
