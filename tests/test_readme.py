@@ -30,6 +30,31 @@ def test_the_example_answers():
     assert turns.startswith(answer)  # an event after the other; then the next turn's
 
 
+PAGES = [
+    ROOT / "README.md",
+    *(ROOT / "docs").glob("*.md"),
+    ROOT / "benchmarks" / "README.md",
+    ROOT / "checkpoints" / "needle" / "README.md",
+]
+
+
 def test_no_placeholder_is_left():
-    for path in (ROOT / "README.md", ROOT / "checkpoints" / "needle" / "README.md"):
+    for path in PAGES:
         assert not re.findall(r"@[A-Z]+@|RECORDED|TODO|<!-- demo", path.read_text())
+
+
+def headings(page: pathlib.Path) -> set[str]:
+    """What links to a page's headings call them."""
+    found = re.findall(r"^#+ (.*)", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in found}
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)]*)\)", page.read_text()):
+            if link.startswith("https://"):
+                continue
+            file, _, heading = link.partition("#")
+            target = page.parent / file if file else page
+            assert target.exists(), f"{page}: {link}"
+            assert not heading or heading in headings(target), f"{page}: {link}"
