@@ -13,6 +13,7 @@ import star_jax
 from star_jax import Engine, Star
 from star_jax.generate import compiled, sampling
 from star_jax.generate.inputs import ask, question
+from star_jax.prefill import waves
 
 LENGTH = 200
 QUESTIONS = [ids(n, seed=n) for n in (9, 1, 15, 3, 12)]  # with a token more, of one bucket
@@ -49,6 +50,19 @@ def test_a_batch_of_contexts_with_different_numbers_of_questions(directory):  # 
         for one, several, score in zip(queries, answers, logits, strict=True):
             assert several == e.generate(context, one, samples=3, **how)
             assert tiny.difference(score, e.score(context, one)) < 1e-5
+
+
+def test_a_question_runs_no_prefill(directory, monkeypatch):  # noqa: F811
+    e = engine(directory, MESH, "star")
+    context = e.prefill(ids(LENGTH))
+
+    def encodes(*args, **kwargs):
+        raise AssertionError("a context is encoded")
+
+    monkeypatch.setattr(waves, "programs", encodes)
+    with pytest.raises(AssertionError):
+        e.prefill(ids(LENGTH))
+    assert e.generate(context, QUESTIONS[0], max_new_tokens=NEW).tokens
 
 
 @pytest.mark.parametrize("kind", ["star", "dense"])
