@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import unicodedata
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from star_jax.printable import printable
@@ -88,6 +89,17 @@ class Renderer:
 _renderer = Renderer()
 
 
+def rendered(template: str | None, variables: list[dict[str, Any]]) -> list[str]:
+    """The template's text with each of the variables; see `Renderer.render`.
+
+    Raises:
+      ValueError: there is no template, too.
+    """
+    if not template:
+        raise ValueError("the tokenizer has no chat template")
+    return _renderer.render(template, variables)
+
+
 def cut(
     template: str | None,
     context: str,
@@ -101,11 +113,9 @@ def cut(
 
     variables: of the template, beside the messages. special: tokens that users may not write.
     """
-    if not template:
-        raise ValueError("the tokenizer has no chat template")
     taken = context + query + (system or "")
     marker = next(m for i in itertools.count() if (m := f"[[cut{i}]]") not in taken)
-    marked, whole = _renderer.render(
+    marked, whole = rendered(
         template,
         [_given(context + between + query, system, variables) for between in (marker, "")],
     )
@@ -133,12 +143,15 @@ def cut(
     )
 
 
-def _given(message: str, system: str | None, variables: dict[str, str]) -> dict[str, Any]:
+def given(messages: Sequence[Mapping[str, str]], variables: Mapping[str, Any]) -> dict[str, Any]:
     """What a template is given, as `transformers` gives it."""
-    messages = [] if system is None else [{"role": "system", "content": system}]
-    messages.append({"role": "user", "content": message})
     fixed = {"tools": None, "documents": None, "add_generation_prompt": True}
-    return {"messages": messages} | fixed | variables
+    return {"messages": [dict(message) for message in messages], **fixed, **variables}
+
+
+def _given(message: str, system: str | None, variables: dict[str, str]) -> dict[str, Any]:
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    return given([*messages, {"role": "user", "content": message}], variables)
 
 
 def _head(text: str, system: str, special: frozenset[str]) -> Prompt:
@@ -149,7 +162,7 @@ def _head(text: str, system: str, special: frozenset[str]) -> Prompt:
     if text.count(shown) == 1:
         before, after = text.split(shown)
         return Prompt(((before, True), (shown, False), (after, True)))
-    if any(_folded(token) in _folded(system) for token in special):
+    if any(folded(token) in folded(system) for token in special):
         raise ValueError(
             "the system message spells special tokens, and cannot be told from the chat "
             "template: leave them out"
@@ -157,6 +170,6 @@ def _head(text: str, system: str, special: frozenset[str]) -> Prompt:
     return Prompt.template(text)
 
 
-def _folded(text: str) -> str:
+def folded(text: str) -> str:
     """What tokenizers may make of a text before they look for tokens in it."""
     return unicodedata.normalize("NFKC", text).casefold()

@@ -26,24 +26,24 @@ import tokenizers
 
 from star_jax.json_files import shown
 from star_jax.sizes import MOST
-from star_jax.text import chat, files
+from star_jax.text import files
 from star_jax.text.files import Files
 from star_jax.text.prompt import Prompt, Text
 from star_jax.text.special import Unspellable
+from star_jax.text.templated import Templated
 
 __all__ = ["Prompt", "Text", "Tokenizer"]
 
 _BRACKETED = re.compile(r"<\S+>|\[\S+\]")  # not runs of spaces, which may be added tokens too
 
-# What is no str, or no token ids, is refused by name, and not by its annotation.
-Str = Any
+# What is no token ids is refused by name, and not by its annotation.
 Ids = Any
 
 # What a query may stand behind: something that tokenizers keep apart from what follows.
 _LEADS = ("\n", ".", "0", "a")
 
 
-class Tokenizer:
+class Tokenizer(Templated):
     """A model's tokenizer; made by `from_pretrained`.
 
     Texts are str, all of it a user's, or a `Prompt`. Other types are a ValueError.
@@ -125,45 +125,6 @@ class Tokenizer:
         """How many tokens `encode_context` puts before those of the text: BOS, or none."""
         ids = self._encode(Prompt.of(text, "count_added")).ids
         return 0 if ids[: len(self._prefix)] == self._prefix else len(self._prefix)
-
-    def chat(
-        self,
-        context: Str,
-        query: Str,
-        *,
-        answer_prefix: Text = "",
-        system: Str | None = None,
-        date_string: Str | None = None,
-    ) -> tuple[Prompt, Prompt]:
-        """Context and query as one message in the model's chat template, cut between them.
-
-        The template's special tokens are special; what the texts spell is not. Templates like
-        Llama 3.1's show a date: `date_string`, or else today.
-
-        Returns:
-          What is to be encoded as context, and as query: this ends with the header of the
-          assistant's answer and with `answer_prefix`, with which the answer begins. Together
-          they are the template, rendered whole.
-
-        Raises:
-          ValueError: there is no template, it refuses a system message, does not show a user's
-            message as it is, or is stopped: it runs for seconds, or makes text without end.
-        """
-        texts = {"context": context, "query": query, "system": system, "date_string": date_string}
-        for name, text in texts.items():
-            if not isinstance(text, str) and (text is not None or name in ("context", "query")):
-                raise ValueError(f"chat takes {name} as one text (str), not {type(text).__name__}")
-            Prompt.of(text or "", f"chat({name}=...)")
-        prefix = Prompt.of(answer_prefix, "chat(answer_prefix=...)")
-        before, after = chat.cut(
-            self._chat_template,
-            context,
-            query,
-            system=system,
-            variables=self._names | ({} if date_string is None else {"date_string": date_string}),
-            special=self._contents,
-        )
-        return before, after + prefix
 
     def spans(self, text: Text, of: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         """The tokens of `encode_context(text)` that overlap each text[start:end]: [first, end).
