@@ -50,19 +50,37 @@ def resolve(config: object) -> EvalConfig:
     Raises:
       ValueError, NotImplementedError: what is wrong, and what to do.
     """
+    config = _checked(config)
+    if not config.output_dir:
+        raise ValueError("output_dir is empty: say where the results go")
+    _check_data(config.data)
+    for length in SUITES[config.data.suite].lengths(config.data):
+        rows(config.attention, length or SOME_LENGTH)
+    for name in ("keys", "sources", "haystack"):
+        setattr(config.data, name, existing(getattr(config.data, name)))
+    return config
+
+
+def resolve_answering(config: object) -> EvalConfig:
+    """As `resolve`, for commands that answer what they are asked: of model, attention and so on.
+
+    `data` and `output_dir` are not looked at.
+    """
+    config = _checked(config)
+    rows(config.attention, SOME_LENGTH)
+    return config
+
+
+def _checked(config: object) -> EvalConfig:
+    """A copy, of which all is checked that is neither data nor output."""
     getattr(config, "output_dir", None)  # of a file that did not load, it raises why
     if not isinstance(config, EvalConfig):
         raise ValueError("get_config() of the --config file must return star_jax's EvalConfig")
     _check_types(config)
-    if not config.output_dir:
-        raise ValueError("output_dir is empty: say where the results go")
     _check_paths(config)
     _check_model(config.model)
     _check_mesh(config.mesh)
-    _check_data(config.data)
     _check_attention(config.attention)
-    for length in SUITES[config.data.suite].lengths(config.data):
-        rows(config.attention, length or SOME_LENGTH)
     if (tokens := config.generation.max_new_tokens) < 0:
         raise ValueError(
             f"generation.max_new_tokens={tokens} must be at least 1, or 0: the task's own"
@@ -71,8 +89,6 @@ def resolve(config: object) -> EvalConfig:
     sampling(config.generation)
     config = copy.deepcopy(config)
     config.model.path = existing(config.model.path)
-    for name in ("keys", "sources", "haystack"):
-        setattr(config.data, name, existing(getattr(config.data, name)))
     return config
 
 

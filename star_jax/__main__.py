@@ -15,6 +15,7 @@ _COMMANDS = {
     "eval": "eval/__main__.py",
     "report": "report.py",
     "infer": "infer.py",
+    "chat": "chat/__main__.py",
     "prepare": "prepare.py",
     "convert": "convert.py",
     "models": "models/__main__.py",

@@ -30,6 +30,7 @@ ROOMS = (
         "infer",
         "lm_eval",
         "convert",
+        "chat",
         "runs",
         "engine",
         "checks",
@@ -39,7 +40,11 @@ ROOMS = (
     ),
     *("checkpoint", "runtime", "attention", "text", "models"),
 )
-ABOVE_EVAL = ("star_jax/prepare.py", "star_jax/report.py")  # commands that use it
+ABOVE_EVAL = (
+    "star_jax/chat/__main__.py",
+    "star_jax/prepare.py",
+    "star_jax/report.py",
+)  # commands that use it
 PRIVATE_JAX = ("star_jax/attention/cudnn.py",)  # taken by name alone
 
 

@@ -76,6 +76,11 @@ class Tokenizer(Templated):
         told = f"{self._prefix} {read.file.to_str()}"
         self.digest = hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
 
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids that no text of a user has."""
+        return self._special
+
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike[str]) -> "Tokenizer | None":
         """Reads the tokenizer files of a local directory; None if it has none.

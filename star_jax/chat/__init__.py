@@ -1,0 +1,1 @@
+"""Dialogues about a document that is encoded once."""
