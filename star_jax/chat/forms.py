@@ -5,13 +5,14 @@ in one newline: there a token ends, whatever comes next.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from star_jax.text.tokenizer import Tokenizer
 
 _DOCUMENT, _QUESTION = "A document.\n", "A question?"  # stand for those of the user
 
 
+@runtime_checkable
 class Form(Protocol):
     """What is encoded of a document and of questions."""
 

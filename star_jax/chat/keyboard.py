@@ -4,13 +4,14 @@ import contextlib
 import signal
 import sys
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from star_jax.chat.documents import STDIN
 
 PROMPT = "> "
 
 
+@runtime_checkable
 class Keyboard(Protocol):
     """Where lines come from."""
 
@@ -78,24 +79,30 @@ def keyboard(context: str) -> Keyboard:
 
 
 class Stop:
-    """Whether Ctrl-C was pressed."""
+    """Ctrl-C, as a session takes it; `is_busy` says whether there is anything to stop.
+
+    The first asks to stop where that is safe. Another one, or one while nothing is done, raises
+    KeyboardInterrupt.
+    """
 
     def __init__(self) -> None:
-        self.is_asked = False
+        self.is_asked = self.is_busy = False
 
-    def _ask(self, number: int, frame: object) -> None:
+    def begin(self) -> None:
+        """From now on there is something to stop."""
+        self.is_asked, self.is_busy = False, True
+
+    @contextlib.contextmanager
+    def catching(self) -> Iterator[None]:
+        """Inside, Ctrl-C never ends the program."""
+        before = signal.signal(signal.SIGINT, self._take)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _take(self, number: int, frame: object) -> None:
         del number, frame
-        if self.is_asked:
-            raise KeyboardInterrupt  # it takes too long to come to a stop
+        if self.is_asked or not self.is_busy:
+            raise KeyboardInterrupt
         self.is_asked = True
-
-
-@contextlib.contextmanager
-def stoppable() -> Iterator[Stop]:
-    """Inside, Ctrl-C asks to stop where that is safe; pressed again, it raises at once."""
-    stop = Stop()
-    before = signal.signal(signal.SIGINT, stop._ask)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)

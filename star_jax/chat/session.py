@@ -9,7 +9,7 @@ from collections.abc import Callable
 from star_jax.cache.context import Context
 from star_jax.chat import documents
 from star_jax.chat.dialogue import Dialogue
-from star_jax.chat.keyboard import Keyboard, stoppable
+from star_jax.chat.keyboard import Keyboard, Stop
 from star_jax.interrupts import Interrupt
 from star_jax.prefill.steps import Prefilling
 from star_jax.printable import printable
@@ -30,6 +30,7 @@ class Session:
 
     def __init__(self, dialogue: Dialogue):
         self.dialogue = dialogue
+        self._stop = Stop()
         self._commands: dict[str, Callable[[str], None]] = {
             "save": self._save,
             "context": self._context,
@@ -39,42 +40,50 @@ class Session:
         }
 
     def run(self, keyboard: Keyboard) -> None:
-        """Reads lines and does what they say, until /quit or the end."""
+        """Reads lines and does what they say, until /quit or the end.
+
+        Ctrl-C stops what is done, or drops the line, and never ends the session.
+        """
         say("Ask about the document. /help lists the commands.")
-        while True:
-            try:
-                line = keyboard.line()
-            except Interrupt:  # SIGTERM, say
-                raise
-            except KeyboardInterrupt:
-                if not keyboard.typed.strip():
-                    say(LEAVING)
-                continue
-            if line is None or line.strip() == "/quit":
-                return
-            try:
-                self._obey(line)
-            except (ValueError, NotImplementedError, OSError) as e:
-                say(f"error: {' '.join(str(e).split())}")
+        with self._stop.catching():
+            while self._goes_on(keyboard):
+                pass
 
     def ask(self, question: str) -> None:
-        """Prints the answer as it comes; Ctrl-C stops it, and it stays as far as it has come."""
-        with stoppable() as stop:
-            try:
-                for piece in self.dialogue.answer(question, stopped=lambda: stop.is_asked):
-                    with cli.printing():
-                        sys.stdout.write("\n".join(map(printable, piece.split("\n"))))
-            except Interrupt:
-                raise
-            except KeyboardInterrupt:
-                say("", "stopped: the question and its answer are dropped")
-                return
+        """Prints the answer as it comes; where it is stopped, it stays as far as it has come."""
+        for piece in self.dialogue.answer(question, stopped=lambda: self._stop.is_asked):
+            with cli.printing():
+                sys.stdout.write("\n".join(map(printable, piece.split("\n"))))
         with cli.printing():
             print()
-        if stop.is_asked:
+        if self.dialogue.reason is None:
             say("stopped; what was said so far is remembered")
         elif self.dialogue.reason == "length":
             say("the answer is cut: it has generation.max_new_tokens")
+
+    def _goes_on(self, keyboard: Keyboard) -> bool:
+        """Does what the next line says; whether there may be another one."""
+        try:
+            self._stop.is_busy = False
+            line = keyboard.line()
+            self._stop.begin()
+        except Interrupt:  # SIGTERM, say
+            raise
+        except KeyboardInterrupt:
+            if not keyboard.typed.strip():
+                say(LEAVING)
+            return True
+        if line is None or line.strip() == "/quit":
+            return False
+        try:
+            self._obey(line)
+        except (ValueError, NotImplementedError, OSError) as e:
+            say(f"error: {' '.join(str(e).split())}")
+        except Interrupt:
+            raise
+        except (Stopped, KeyboardInterrupt):  # a second Ctrl-C
+            say("", "stopped: document and dialogue are as they were")
+        return True
 
     def _obey(self, line: str) -> None:
         if not line.strip():
@@ -101,16 +110,9 @@ class Session:
         if os.path.isdir(path):
             raise ValueError(f"{path} is a directory; a saved dialogue is --context={path}")
         text = documents.read(os.path.expanduser(path))
-        with stoppable() as stop:
-            try:
-                self.dialogue.extend(
-                    text, lambda steps, before: watch(steps, before, lambda: stop.is_asked)
-                )
-            except Interrupt:
-                raise
-            except (Stopped, KeyboardInterrupt):
-                say("", "stopped: the document is as it was")
-                return
+        self.dialogue.extend(
+            text, lambda steps, before: watch(steps, before, lambda: self._stop.is_asked)
+        )
         say(f"the document has {len(self.dialogue.document.tokens[0])} tokens")
 
     def _forget(self, argument: str) -> None:
