@@ -27,10 +27,12 @@ def settings() -> Iterator[Setting]:
     yield from _fields(EvalConfig)
 
 
-def text() -> str:
-    """All settings as the end of a command's help."""
+def text(*, leaving_out: tuple[str, ...] = ()) -> str:
+    """The settings as the end of a command's help, but for those of sections that it leaves out."""
     lines = ["", "Settings, for a config file or as --config.NAME=VALUE:", ""]
     for one in settings():
+        if one.name.startswith(leaving_out):
+            continue
         default = "" if one.default is None else f", default {one.default!r}"
         lines.append(f"  {one.name} ({one.type}{default})")
         lines.append(textwrap.fill(one.doc, 88, initial_indent=" " * 6, subsequent_indent=" " * 6))

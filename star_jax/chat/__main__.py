@@ -38,6 +38,8 @@ from star_jax.runs.terminal import say
 from star_jax.text.prompt import Prompt
 from star_jax.text.tokenizer import Tokenizer
 
+_UNREAD = ("data.", "output_dir", "profile_dir")  # settings of evaluations
+_ROUND = 64  # tokens
 _MAX_NEW_TOKENS = 512  # where the configuration leaves it to tasks
 
 
@@ -178,8 +180,11 @@ def _form(tokenizer: Tokenizer) -> Form:
 
 
 def _attention(config: EvalConfig, length: int) -> Kind:
-    """The one way to encode that the configuration gives; L in it is the document's length."""
-    found = rows(config.attention, length)
+    """The one way to encode that the configuration gives; L in it is the document's length.
+
+    It is rounded up: else L/4 of 4317 tokens would be 1079, and the last one a block of its own.
+    """
+    found = rows(config.attention, -(-length // _ROUND) * _ROUND)
     if len(found) > 1:
         names = ", ".join(row.name for row in found)
         raise ValueError(
@@ -197,6 +202,6 @@ if __name__ == "__main__":
     cli.run(
         main,
         check=config_lib.check_arguments,
-        more_help=help.text,
+        more_help=lambda: help.text(leaving_out=_UNREAD),
         interrupted="what was not saved is gone",
     )
