@@ -180,7 +180,7 @@ def stats(dialogue: Dialogue) -> list[str]:
         f"dialogue   {all_of_it - document} tokens, {dialogue.form.name}",
         f"positions  {all_of_it} of the model's {engine.config.max_position_embeddings}",
         f"cache      {dialogue.bytes_per_device} bytes "
-        f"({dialogue.bytes_per_device / 2**20:.1f} MiB) a device, {engine.mesh.size} devices",
+        f"({dialogue.bytes_per_device / 2**20:.1f} MiB) on each device of {engine.mesh.size}",
         f"encoding   {encoding}",
         f"answers    {answers}",
         f"compiling  {timing.compiled():.1f} s, which is in none of these",
