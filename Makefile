@@ -58,6 +58,7 @@ test-mosaic: mosaic-environment
 
 test-large: mosaic-environment
 	$(RUN) -m pytest tests/large
+	$(RUN) -m pytest -m long
 	@if [ -e $(MOSAIC)/.made ]; then $(MOSAIC)/bin/python -m pytest tests/large/mosaic; fi
 
 lint: $(VENV)/.test

@@ -92,6 +92,7 @@ def test_decoding_copies_no_weight_and_no_cache_layer(kind, waves):
     assert temporary < 2 * layer_elements(config) / 10
 
 
+@pytest.mark.long
 def test_drawing_four_samples_copies_nothing_and_adds_no_collective():
     """The samples of a context are one query of four tokens to its keys."""
     shapes = Shapes(layers=LAYERS, samples=4)

@@ -4,6 +4,7 @@ By the rules that have both at once; `tests/large` has the others, and compares 
 """
 
 import aot
+import pytest
 from mended_programs import (
     BLOCK,
     BOTH,
@@ -23,6 +24,7 @@ def test_the_halo_is_one_permute_a_layer_and_a_correction_is_two_collectives():
     assert collectives("later_wave", BOTH) == SENT | ROWS
 
 
+@pytest.mark.long
 def test_temporary_memory_does_not_depend_on_the_context():
     assert temporary(BOTH, 8) < 1.02 * temporary(BOTH, 2)
 

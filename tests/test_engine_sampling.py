@@ -79,6 +79,7 @@ def test_a_seed_gives_the_same_whatever_stands_beside(engine, context):
     assert len(pieces) > NEW // 8
 
 
+@pytest.mark.long
 def test_equal_rows_draw_apart_and_say_how_to_draw_them_again(engine):
     """One seed for all rows; and none. Rows of padding, and other rows, change nothing."""
     rows = [tiny.ids(60), tiny.ids(100), tiny.ids(60), tiny.ids(60), tiny.ids(100)]

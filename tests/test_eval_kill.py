@@ -6,6 +6,7 @@ import time
 
 import commands
 import fake_engine
+import pytest
 
 CONFIG = """
 from star_jax.eval import config
@@ -78,6 +79,7 @@ def test_killed_three_times(tmp_path: pathlib.Path) -> None:
     kill_and_compare(tmp_path, kills=3, seed=0, fake=True)
 
 
+@pytest.mark.long
 def test_samples_are_added_to_a_run_that_is_killed_now_and_then(tmp_path: pathlib.Path) -> None:
     """Three, five (each a short last batch), then seven: no record that is whole is lost."""
     fake_engine.save_checkpoint(tmp_path / "checkpoint")

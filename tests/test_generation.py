@@ -97,7 +97,10 @@ def test_an_answer_that_has_ended_leaves_no_array(asked):
 
 @pytest.mark.parametrize(
     ("attention", "shape"),
-    [(Star(block_size=32, anchor_size=8), (1, 4, 1)), (Ring(), (1, 4, 2))],
+    [
+        (Star(block_size=32, anchor_size=8), (1, 4, 1)),
+        pytest.param(Ring(), (1, 4, 2), marks=pytest.mark.long),
+    ],
     ids=["star", "ring"],
 )
 def test_four_turns_of_dialogue_equal_encoding_all_at_once(attention, shape):

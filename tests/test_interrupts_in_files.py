@@ -67,7 +67,14 @@ def at_every_line(
         yield last, raised
 
 
-@pytest.mark.parametrize("place", [places.writable, places.output_directory, places.output_file])
+@pytest.mark.parametrize(
+    "place",
+    [
+        places.writable,
+        pytest.param(places.output_directory, marks=pytest.mark.long),
+        places.output_file,
+    ],
+)
 @pytest.mark.usefixtures("_raised")
 def test_places_that_a_signal_leaves_are_unmade(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, place: Callable

@@ -40,7 +40,11 @@ def answer(attention, implementation):
 
 @pytest.mark.parametrize(
     "attention",
-    [Star(block_size=32, anchor_size=20), Ring(), Ulysses()],  # dense is in Ulysses
+    [
+        Star(block_size=32, anchor_size=20),
+        pytest.param(Ring(), marks=pytest.mark.long),
+        Ulysses(),  # dense is in it
+    ],
     ids=["star", "ring", "ulysses"],
 )
 def test_the_kernels_serve_every_kind_of_attention(attention, interpreted):

@@ -57,7 +57,10 @@ def engines(attention: Any, **axes: Any) -> tuple[Any, Any]:
     return Engine(tiny.model(), **how), Engine(tiny.model(), layer_cache=Half, **how)
 
 
-@pytest.mark.parametrize("attention", [Star(block_size=32, anchor_size=8), Dense()])
+@pytest.mark.parametrize(
+    "attention",
+    [Star(block_size=32, anchor_size=8), pytest.param(Dense(), marks=pytest.mark.long)],
+)
 def test_prefill_query_decoding_and_several_questions(attention: Any) -> None:
     """It answers as the plain one does on keys and values that were rounded before."""
     plain, half = engines(attention, context=4)

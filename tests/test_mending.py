@@ -260,6 +260,7 @@ def test_no_token_changes_what_comes_before_it(star):
                 assert not np.array_equal(one[:, at:], other[:, at:])
 
 
+@pytest.mark.long
 def test_long_blocks_go_through_tiles_and_choose_part_by_part(monkeypatch):
     monkeypatch.setattr(xla, "SMALL_SCORES", 0)
     monkeypatch.setattr(xla, "FEW_QUERIES", 0)

@@ -101,7 +101,9 @@ def results(running: list[commands.Command]) -> list[commands.Result]:
     return [process.result() for process in running]
 
 
-@pytest.mark.parametrize(("mesh", "count"), [("2x2x1", 2), ("1x2x2", 4)])
+@pytest.mark.parametrize(
+    ("mesh", "count"), [pytest.param("2x2x1", 2, marks=pytest.mark.long), ("1x2x2", 4)]
+)
 def test_the_records_are_those_of_one_process(here: pathlib.Path, mesh: str, count: int) -> None:
     one = commands.run(here, "star_jax.eval", *evaluation(mesh, 4, "one"))
     assert one.code == 0, one.stderr
@@ -197,6 +199,7 @@ def test_a_signal_to_one_ends_all(here: pathlib.Path) -> None:
     assert first.code != 0
 
 
+@pytest.mark.long
 def test_processes_of_their_own_end_well(here: pathlib.Path) -> None:
     """Which ends as Python ends: JAX waits then for all. Places of output may differ."""
     port, argv = free_port(), evaluation("2x2x1", 2, "out")
@@ -220,6 +223,7 @@ def test_processes_of_their_own_end_well(here: pathlib.Path) -> None:
     assert (here / "out0" / "summary.md").exists() and not (here / "out1").exists()
 
 
+@pytest.mark.long
 def test_processes_may_have_different_numbers_of_devices(here: pathlib.Path) -> None:
     second = ["--config.mesh.cpu_devices=1"]
     found = results(evaluate(here, "1x3x1", 2, "out", second=second))

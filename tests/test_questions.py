@@ -20,7 +20,7 @@ QUESTIONS = [ids(n, seed=n) for n in (9, 1, 15, 3, 12)]  # with a token more, of
 MESH = (2, 2, 2)
 
 
-@pytest.mark.parametrize("kind", ["star", "ring"])
+@pytest.mark.parametrize("kind", ["star", pytest.param("ring", marks=pytest.mark.long)])
 def test_five_questions_equal_five_single_runs(kind, directory):  # noqa: F811
     e = engine(directory, MESH, kind)
     context = e.prefill(ids(LENGTH))

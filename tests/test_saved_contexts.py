@@ -304,7 +304,7 @@ context.save(sys.argv[1])
     ("where", "left"),
     [
         (("orbax_files", "write_list", "before"), True),
-        (("os", "rename", "after"), False),
+        pytest.param(("os", "rename", "after"), False, marks=pytest.mark.long),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
 )

@@ -102,7 +102,9 @@ def test_the_text_is_that_of_decoding_everything_and_cutting_afterwards(stride: 
     assert all(reasons.count(reason) > 100 for reason in ("eos", "length", "stop"))
 
 
-@pytest.mark.parametrize("stride", [3, 4, 32])
+@pytest.mark.parametrize(
+    "stride", [3, *(pytest.param(stride, marks=pytest.mark.long) for stride in (4, 32))]
+)
 def test_a_decoder_that_takes_text_back_changes_neither_answers_nor_streams(stride: int) -> None:
     """The same answer at every stride, its stream included; and without a stop word, all text."""
     rng, taken_back = np.random.default_rng(stride), 0

@@ -86,7 +86,11 @@ def test_the_smallest_windows_and_one_that_hides_nothing(window: int) -> None:
         assert tiny.difference(expected, plain) < 1e-5
 
 
-@pytest.mark.parametrize("attention", [Star(block_size=8, anchor_size=3), Ring()], ids=str)
+@pytest.mark.parametrize(
+    "attention",
+    [Star(block_size=8, anchor_size=3), pytest.param(Ring(), marks=pytest.mark.long)],
+    ids=str,
+)
 def test_ragged_batches_prefixes_documents_and_samples(attention: Any) -> None:
     e = engine(attention, data=2, context=4)
     rows = [tiny.ids(n) for n in (70, 4, 72)]
