@@ -27,6 +27,8 @@ from star_jax.runtime import mesh as mesh_lib
 from star_jax.runtime import processes
 from star_jax.sizes import whole
 
+MOST_BYTES = 2**63 - 1
+
 
 class Bytes(NamedTuple):
     """What the contexts of a store take: on each device, in host memory, and on disk."""
@@ -76,9 +78,11 @@ class Store:
             raise NotImplementedError("a store of contexts is of one process")
         self._engine = engine
         self._room = Bytes(
-            whole("device_bytes", device_bytes, least=0),
-            whole("host_bytes", host_bytes, least=0),
-            2**63 if disk_bytes is None else whole("disk_bytes", disk_bytes, least=0),
+            whole("device_bytes", device_bytes, least=0, most=MOST_BYTES),
+            whole("host_bytes", host_bytes, least=0, most=MOST_BYTES),
+            MOST_BYTES
+            if disk_bytes is None
+            else whole("disk_bytes", disk_bytes, least=0, most=MOST_BYTES),
         )
         self._entries: dict[_Entry, None] = {}  # the least recently used first
         self._directory = None if directory is None else os.path.realpath(directory)
@@ -115,7 +119,7 @@ class Store:
         self._entries[entry] = None
         self._make_room()
 
-    def find(self, tokens: Sequence[int], *, least: int = 1) -> Context | None:
+    def find(self, tokens: Sequence[int] | np.ndarray, *, least: int = 1) -> Context | None:
         """The context that shares the longest beginning with these tokens, cut to it.
 
         It comes back to the devices, if it is not there. None: none shares `least` tokens.
@@ -243,7 +247,7 @@ class Store:
         return found
 
 
-def _ids(tokens: Sequence[int]) -> np.ndarray:
+def _ids(tokens: Sequence[int] | np.ndarray) -> np.ndarray:
     return np.asarray(tokens, np.int32)
 
 
