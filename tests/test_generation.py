@@ -197,3 +197,36 @@ def test_what_has_no_context_to_go_on_from(asked):
             _ = several.context
     with pytest.raises(ValueError, match="stride=33 must be at most 32"):
         e.start(context, query, max_new_tokens=2, stride=33)
+
+
+def test_generations_in_turn_a_stride_at_a_time(asked):
+    e, context, query = asked
+    expected = [e.generate(context, one, max_new_tokens=20).tokens for one in (query, [5])]
+    generations = [e.start(context, one, max_new_tokens=20, stride=4) for one in (query, [5])]
+    tokens: list[list[int]] = [[], []]
+    going = True
+    while going:
+        found = [generation.advance() for generation in generations]
+        going = any(events is not None for events in found)
+        for told, events in zip(tokens, found, strict=True):
+            assert sum(len(event.tokens) for event in events or []) <= 4
+            told += [token for event in events or [] for token in event.tokens]
+    assert tokens == expected
+
+
+@pytest.mark.parametrize("stop", [None, ["no such text"]])
+def test_one_answer_of_a_batch_ends_alone(asked, stop):
+    """At a limit of its own, or because nobody wants it; the devices are told."""
+    e, context, query = asked
+    queries = [query, [5], tiny.ids(30, seed=2)]
+    expected = e.generate(context, queries, max_new_tokens=45, stop=stop)
+    generation = e.start(context, queries, max_new_tokens=45, stop=stop, stride=4)
+    generation.limit(0, 7)
+    generation.advance()
+    generation.cancel(1)
+    answers = generation.finish()
+    assert answers[0].tokens == expected[0].tokens[:7] and answers[0].stop_reason == "length"
+    assert len(answers[1].tokens) < 9 and answers[1].stop_reason == "cancelled"
+    assert answers[2] == expected[2]
+    (run,) = generation._runs
+    assert jax.device_get(run._state.done).tolist()[:2] == [True, True]

@@ -59,9 +59,14 @@ class Generation(Generic[Asked]):
 
     def __iter__(self) -> Iterator[Event]:
         while self._advance():
-            for i, row in enumerate(self._rows):
-                if (event := row.news(i)) is not None:
-                    yield event
+            yield from self._news()
+
+    def advance(self) -> list[Event] | None:
+        """Goes on by one stride, and no more; what is new, or None if all answers had ended.
+
+        For those who have several generations under way, and go on with them in turn.
+        """
+        return list(self._news()) if self._advance() else None
 
     @property
     def answers(self) -> list[Answer]:
@@ -85,8 +90,20 @@ class Generation(Generic[Asked]):
             pass
         return self.answers
 
-    def cancel(self) -> None:
-        """Ends all answers as they are, and lets go of what the devices hold for them."""
+    def limit(self, index: int, max_new_tokens: int) -> None:
+        """Ends one of the answers after so many tokens, which are fewer than the others' limit."""
+        row = self._rows[index]
+        row.limits = dataclasses.replace(row.limits, max_new_tokens=max_new_tokens)
+
+    def cancel(self, index: int | None = None) -> None:
+        """Ends all answers as they are, and lets go of what the devices hold for them.
+
+        With `index` it ends that one alone: the others go on, and it takes no more time.
+        """
+        if index is not None:
+            row = self._rows[index]
+            row.stop_reason = row.stop_reason or "cancelled"
+            return
         self._left.clear()
         self._runs.clear()
         for row in self._rows:
@@ -118,6 +135,10 @@ class Generation(Generic[Asked]):
         ]
         groups = tuple(run.followed_by(tokens) for run in self._runs)
         return dataclasses.replace(self._asked, tokens=tokens, groups=groups)
+
+    def _news(self) -> Iterator[Event]:
+        found = (row.news(i) for i, row in enumerate(self._rows))
+        return (event for event in found if event is not None)
 
     def _advance(self) -> bool:
         """Goes on by a stride; whether there was anything to do."""

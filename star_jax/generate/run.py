@@ -99,7 +99,7 @@ class Run:
         )
         self._waiting = collections.deque([first])
         self._made = 1  # tokens of an answer, at most, in what was called
-        self._stopped = 0  # rows that the devices know to have ended at a stop word
+        self._stopped = 0  # rows that the devices were told to have ended
 
     def step(self) -> bool:
         """Adds a stride of tokens to the answers; whether any went on.
@@ -158,8 +158,11 @@ class Run:
         return compiled.programs(self._runtime.keeping(group.cache.kind), sampling.mode, turns)
 
     def _tell_stopped(self, rows: Sequence[Row]) -> None:
-        """Tells the devices which rows have met a stop word, if any are new."""
-        now = sum(row.stop_reason == "stop" for row in rows)
+        """Tells the devices which rows have ended that they cannot know of, if any are new.
+
+        They see EOS. Stop words, a limit of one row alone and a cancelled row they do not see.
+        """
+        now = sum(row.stop_reason not in (None, "eos") for row in rows)
         if now > self._stopped:
             self._stopped = now
             done = [row is None or row.stop_reason is not None for row in self._rows]
