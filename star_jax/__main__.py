@@ -19,6 +19,7 @@ _COMMANDS = {
     "prepare": "prepare.py",
     "convert": "convert.py",
     "models": "models/__main__.py",
+    "serve": "serve/__main__.py",
     "lm_eval": "lm_eval/__main__.py",
 }
 

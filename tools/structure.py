@@ -31,7 +31,9 @@ ROOMS = (
         "lm_eval",
         "convert",
         "chat",
+        "serve",
         "runs",
+        "store",
         "engine",
         "checks",
         "prefill",
@@ -44,6 +46,7 @@ ABOVE_EVAL = (
     "star_jax/chat/__main__.py",
     "star_jax/prepare.py",
     "star_jax/report.py",
+    "star_jax/serve/__main__.py",
 )  # commands that use it
 PRIVATE_JAX = ("star_jax/attention/cudnn.py",)  # taken by name alone
 

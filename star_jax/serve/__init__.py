@@ -1,0 +1,1 @@
+"""The OpenAI protocol over an engine: `python -m star_jax.serve`."""
