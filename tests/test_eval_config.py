@@ -305,8 +305,22 @@ def test_samples_are_those_asked_for() -> None:
 ON_A_CPU = ("demo", "smollm2_needles")
 
 
+ANSWERING = ("chat", "serve")  # are asked by somebody, and have no questions of their own
+CONFIGS = sorted((REPOSITORY / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("name", ANSWERING)
+def test_the_config_files_of_commands_that_answer_are_sound(name: str) -> None:
+    names = runpy.run_path(str(REPOSITORY / "configs" / f"{name}.py"))
+    given = names["get_config"]()
+    given.model.path = "somewhere"
+    (row,) = rows.rows(config.resolve_answering(given).attention, 2**14)
+    assert row.attention == Star(block_size=2**12, anchor_size=2**12)
+    assert f"python -m star_jax.{name} --config=configs/{name}.py" in names["__doc__"]
+
+
 @pytest.mark.parametrize(
-    "path", sorted((REPOSITORY / "configs").glob("*.py")), ids=lambda p: p.stem
+    "path", [path for path in CONFIGS if path.stem not in ANSWERING], ids=lambda p: p.stem
 )
 def test_the_config_files_are_sound(path: pathlib.Path) -> None:
     names = runpy.run_path(str(path))
