@@ -15,10 +15,12 @@ from collections.abc import Sequence
 import star_jax
 from star_jax import engine
 from star_jax.attention import IMPLEMENTATIONS
+from star_jax.cache import compressed
 from star_jax.eval.lists import check_known, items
-from star_jax.eval.rows import FIELDS, SOME_LENGTH, rows
+from star_jax.eval.rows import FIELDS, MODELS_OWN, SOME_LENGTH, rows
 from star_jax.eval.settings import (
     AttentionConfig,
+    CacheConfig,
     DataConfig,
     EvalConfig,
     GenerationConfig,
@@ -32,6 +34,7 @@ from star_jax.runs.drawing import sampling, stop_words
 
 __all__ = [  # what config files and the runner take from here
     "AttentionConfig",
+    "CacheConfig",
     "DataConfig",
     "EvalConfig",
     "GenerationConfig",
@@ -41,7 +44,7 @@ __all__ = [  # what config files and the runner take from here
 ]
 
 # Fields that may be a number or a list, too: a config file need not write them as text.
-_LISTS = {"kind", *itertools.chain(*FIELDS.values()), "tasks", "lengths", "stop"}
+_LISTS = {"kind", "cache.dtype", *itertools.chain(*FIELDS.values()), "tasks", "lengths", "stop"}
 
 
 def resolve(config: object) -> EvalConfig:
@@ -55,7 +58,7 @@ def resolve(config: object) -> EvalConfig:
         raise ValueError("output_dir is empty: say where the results go")
     _check_data(config.data)
     for length in SUITES[config.data.suite].lengths(config.data):
-        rows(config.attention, length or SOME_LENGTH)
+        rows(config.attention, length or SOME_LENGTH, config.cache)
     for name in ("keys", "sources", "haystack"):
         setattr(config.data, name, existing(getattr(config.data, name)))
     return config
@@ -67,7 +70,7 @@ def resolve_answering(config: object) -> EvalConfig:
     `data` and `output_dir` are not looked at.
     """
     config = _checked(config)
-    rows(config.attention, SOME_LENGTH)
+    rows(config.attention, SOME_LENGTH, config.cache)
     return config
 
 
@@ -81,6 +84,8 @@ def _checked(config: object) -> EvalConfig:
     _check_model(config.model)
     _check_mesh(config.mesh)
     _check_attention(config.attention)
+    for dtype in items("cache.dtype", config.cache.dtype):
+        check_known("cache.dtype", dtype, (MODELS_OWN, *compressed.KINDS))
     if (tokens := config.generation.max_new_tokens) < 0:
         raise ValueError(
             f"generation.max_new_tokens={tokens} must be at least 1, or 0: the task's own"
@@ -108,7 +113,7 @@ def _check_types(config: EvalConfig) -> None:
     for prefix, section in [("", config), *sections]:
         for field in dataclasses.fields(section) if dataclasses.is_dataclass(section) else ():
             kind = getattr(field.type, "__name__", "")
-            if kind not in kinds or field.name in _LISTS:
+            if kind not in kinds or not _LISTS.isdisjoint((field.name, f"{prefix}{field.name}")):
                 continue
             fits, name = kinds[kind]
             given = getattr(section, field.name)

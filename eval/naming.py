@@ -13,7 +13,7 @@ from typing import Any
 from star_jax.eval.config import EvalConfig
 from star_jax.eval.lists import items
 from star_jax.eval.rows import SIZES, Row, rows
-from star_jax.eval.settings import AttentionConfig
+from star_jax.eval.settings import AttentionConfig, CacheConfig
 from star_jax.eval.suites import Cell
 
 
@@ -25,14 +25,14 @@ def about(config: EvalConfig, cells: Iterable[Cell]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     told: list[dict[str, Any]] = []
     for cell in cells:
-        for row in rows(config.attention, cell.whole):
+        for row in rows(config.attention, cell.whole, config.cache):
             found[row.name] = described(row)
         told.append(
             {
                 "task": cell.task,
                 "length": cell.length,
                 "samples": len(cell.indices),
-                "rows": settings(config.attention, cell.whole),
+                "rows": settings(config.attention, cell.whole, config.cache),
             }
         )
     return {"model": model_name(config.model.path), "rows": found, "cells": told}
@@ -46,19 +46,23 @@ def model_name(path: str) -> str:
 def described(row: Row) -> dict[str, Any]:
     """A row's kind, whether it is exact attention, and its sizes and all."""
     attention = row.attention
-    how = {**attention.sizes, **attention.mending}
-    return {"kind": attention.name, "is_exact": attention.is_exact, **how}
+    how: dict[str, Any] = {**attention.sizes, **attention.mending}
+    if row.cache_dtype is not None:
+        how["cache"] = row.cache_dtype
+    return {"kind": attention.name, "is_exact": row.is_exact, **how}
 
 
-def settings(attention: AttentionConfig, length: int | None) -> dict[str, list[str]]:
+def settings(
+    attention: AttentionConfig, length: int | None, cache: CacheConfig | None = None
+) -> dict[str, list[str]]:
     """The settings that each row of `rows` comes from; two may come out the same at a length."""
     names = [f.name for f in dataclasses.fields(attention) if f.name in SIZES]
     texts = [items(f"attention.{name}", getattr(attention, name)) for name in names]
-    found: dict[str, list[str]] = {row.name: [] for row in rows(attention, length)}
+    found: dict[str, list[str]] = {row.name: [] for row in rows(attention, length, cache)}
     for combination in itertools.product(*texts):
         sizes = dict(zip(names, combination, strict=True))
         try:
-            some = rows(dataclasses.replace(attention, **sizes), length)
+            some = rows(dataclasses.replace(attention, **sizes), length, cache)
         except ValueError:  # nothing comes of these sizes alone; all of them were checked
             continue
         for row in some:

@@ -15,7 +15,7 @@ from star_jax.eval import config as config_lib
 from star_jax.eval import metrics, naming, prepared
 from star_jax.eval.config import EvalConfig
 from star_jax.eval.lists import items
-from star_jax.eval.rows import SOME_LENGTH, fields, rows
+from star_jax.eval.rows import MODELS_OWN, SOME_LENGTH, fields, rows
 from star_jax.eval.suites import SUITES, Cell, jsonl
 from star_jax.runs import devices, hashes, limits
 from star_jax.runs.drawing import stop_words
@@ -58,9 +58,14 @@ def make(config: EvalConfig) -> Plan:
     model = models.read(directory)
     suite = SUITES[config.data.suite]
     some = suite.lengths(config.data)[0] or SOME_LENGTH
-    for row in rows(config.attention, some):
+    for row in rows(config.attention, some, config.cache):
         implementation = engine_lib.check(
-            mesh, row.attention, asked, config=model, dtype=config.model.dtype
+            mesh,
+            row.attention,
+            asked,
+            config=model,
+            dtype=config.model.dtype,
+            cache_dtype=row.cache_dtype,
         )
     tokenizer = Tokenizer.from_pretrained(directory)
     if tokenizer is None:
@@ -103,7 +108,8 @@ def driving(plan: Plan) -> dict[str, Any]:
     return {
         **plan.settings,
         "attention": [
-            [repr(row) for row in rows(config.attention, cell.whole)] for cell in plan.cells
+            [repr(row) for row in rows(config.attention, cell.whole, config.cache)]
+            for cell in plan.cells
         ],
         "cells": hashlib.blake2b(repr(cells).encode(), digest_size=8).hexdigest(),
         "data.num_samples": plan.num_samples,
@@ -121,12 +127,15 @@ def _settings(
         f"attention.{name}": sorted(items(f"attention.{name}", getattr(config.attention, name)))
         for name in fields(config.attention)
     }
+    caches = sorted(items("cache.dtype", config.cache.dtype))
     return {
         "model.files": hashes.of_checkpoint(directory),
         "model.dtype": config.model.dtype,
         "attention.kind": sorted(items("attention.kind", config.attention.kind)),
         **sizes,
         "attention.implementation": implementation,
+        # Runs that were begun before there was such a setting go on.
+        **({} if caches == [MODELS_OWN] else {"cache.dtype": caches}),
         **{f"mesh.{name}": size for name, size in mesh.shape.items()},
         "mesh.device": mesh.devices.flat[0].device_kind,
         "data.suite": config.data.suite,

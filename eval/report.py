@@ -91,11 +91,11 @@ def summarise(entries: Sequence[Entry], *, devices: int) -> list[dict[str, Any]]
     exact: dict[tuple[str, int | None], list[Answered]] = {}
     answers = [_read(entry.path) for entry in entries]
     for entry, answered in zip(entries, answers, strict=True):
-        if entry.row.attention.is_exact:  # the first one; they differ by rounding alone
+        if entry.row.is_exact:  # the first one; they differ by rounding alone
             exact.setdefault((entry.task, entry.length), answered)
     for entry, answered in zip(entries, answers, strict=True):
         sizes = entry.row.attention.sizes
-        beside = exact.get((entry.task, entry.length)) if sizes else None
+        beside = exact.get((entry.task, entry.length)) if sizes or not entry.row.is_exact else None
         blocks = None
         if "block_size" in sizes:
             blocks = -(-max(one.n_context_tokens for one in answered) // sizes["block_size"])

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from star_jax.eval.lists import items
-from star_jax.eval.settings import AttentionConfig
+from star_jax.eval.settings import AttentionConfig, CacheConfig
 from star_jax.prefill.anchors import CONTENTS, POSITIONS, OtherAnchor
 from star_jax.prefill.correction import CORRECTIONS
 from star_jax.prefill.kinds import KINDS, Kind
@@ -17,6 +17,7 @@ from star_jax.runs import limits
 _LONGEST = 40  # characters of a size
 SOME_LENGTH = 2**24  # stands for L where only the questions tell
 NONE = "none"  # of corrections
+MODELS_OWN = "model"  # the dtype of a cache that is not compressed
 
 # What each kind reads; exact attention reads nothing.
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -28,14 +29,23 @@ SIZES = {"block_size", "anchor_size", "halo", "sinks", "window"}  # which may be
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One way to encode contexts: a row of the result."""
+    """One way to encode contexts and to keep them: a row of the result.
+
+    cache_dtype: of what is kept; None: the model's.
+    """
 
     attention: Kind
+    cache_dtype: str | None = None
 
     @property
     def name(self) -> str:
-        """Its kind, and its sizes by the letters that they begin with: star_b1024_a512."""
-        return self.attention.label
+        """Its kind, its sizes by the letters that they begin with, its cache: star_b64_a8_int8."""
+        return "_".join(filter(None, (self.attention.label, self.cache_dtype)))
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether others are compared with it: exact attention over what was not compressed."""
+        return self.attention.is_exact and self.cache_dtype is None
 
 
 def fields(attention: AttentionConfig) -> list[str]:
@@ -50,8 +60,12 @@ def needs_length(attention: AttentionConfig) -> bool:
     return any("L" in one for name in sizes for one in _items(attention, name))
 
 
-def rows(attention: AttentionConfig, length: int | None) -> tuple[Row, ...]:
+def rows(
+    attention: AttentionConfig, length: int | None, cache: CacheConfig | None = None
+) -> tuple[Row, ...]:
     """The rows at a length; `L` in sizes stands for it. Rows that come out the same are one."""
+    dtypes = items("cache.dtype", (cache or CacheConfig()).dtype)
+    caches = [None if dtype == MODELS_OWN else dtype for dtype in dtypes]
     found: dict[Row, None] = {}
     for name in items("attention.kind", attention.kind):
         if name == Star.name:
@@ -60,7 +74,7 @@ def rows(attention: AttentionConfig, length: int | None) -> tuple[Row, ...]:
             kinds = _streaming(attention, length)
         else:
             kinds = [KINDS[name]()]
-        found |= dict.fromkeys(map(Row, kinds))
+        found |= dict.fromkeys(Row(kind, dtype) for kind in kinds for dtype in caches)
     return tuple(found)
 
 

@@ -133,7 +133,7 @@ def _parts(plan: Plan) -> Iterator[tuple[Cell, Row, str]]:
     """The rows of each cell, with their record files."""
     for cell in plan.cells:
         folder = "all" if cell.length is None else str(cell.length)
-        for row in rows(plan.config.attention, cell.whole):
+        for row in rows(plan.config.attention, cell.whole, plan.config.cache):
             yield (
                 cell,
                 row,
@@ -155,7 +155,10 @@ def _answer_all(plan: Plan, engine: Engine, jobs: Sequence[Job]) -> None:
     held, is_first_batch = Held(), True
     with Progress(sum(job.left() * _work(job.cell) for job in jobs)) as progress:
         for job in jobs:
-            engines = {part.row: engine.with_attention(part.row.attention) for part in job.parts}
+            engines = {
+                part.row: engine.with_cache(part.row.cache_dtype).with_attention(part.row.attention)
+                for part in job.parts
+            }
             least = min(len(part.scores) for part in job.parts)
             for batch in records.missing(
                 least, len(job.cell.indices), config_lib.batch_size(plan.config)

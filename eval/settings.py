@@ -56,6 +56,16 @@ class AttentionConfig:
 
 
 @dataclasses.dataclass
+class CacheConfig:
+    """How what was encoded is kept. Each of the comma list is a row of the result.
+
+    dtype: of keys and values: model (the model's own), int8, fp8 (E4M3). A comma list.
+    """
+
+    dtype: str = "model"
+
+
+@dataclasses.dataclass
 class DataConfig:
     """The questions.
 
@@ -137,3 +147,4 @@ class EvalConfig:
     output_dir: str
     profile_dir: str = ""
     compile_cache_dir: str = ""
+    cache: CacheConfig = dataclasses.field(default_factory=CacheConfig)

@@ -5,7 +5,7 @@ import dataclasses
 from jax.sharding import AxisType, Mesh
 
 from star_jax.advice import Advice, warn
-from star_jax.attention import resolve
+from star_jax.attention import for_compressed, resolve
 from star_jax.models import DecoderConfig
 from star_jax.prefill.kinds import Kind, check_kind
 from star_jax.runtime import mesh as mesh_lib
@@ -22,6 +22,7 @@ def check(
     *,
     config: DecoderConfig | None = None,
     dtype: str | None = None,
+    cache_dtype: str | None = None,
 ) -> str:
     """Refuses what cannot run, of this model if its config is there; names the implementation.
 
@@ -42,7 +43,10 @@ def check(
         weight_specs(dataclasses.replace(config, num_layers=1), mesh)
         attention.check(config, mesh)
     head_dim = None if config is None else config.head_dim
-    return resolve(implementation, mesh, dtype=dtype, head_dim=head_dim)
+    found = resolve(implementation, mesh, dtype=dtype, head_dim=head_dim)
+    if cache_dtype is not None:
+        for_compressed(found)
+    return found
 
 
 def advise(rows: list[list[int]], config: DecoderConfig, mesh: Mesh, attention: Kind) -> None:

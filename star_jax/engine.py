@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from star_jax import checkpoint, checks, models
-from star_jax.cache import reading
+from star_jax.cache import compressed, reading
 from star_jax.cache.context import Asked, Context, ContextBatch
 from star_jax.cache.group import Group, grouped
 from star_jax.cache.layer import LayerCache, Plain
@@ -45,7 +45,8 @@ class Engine(Answering):
         layer_cache: type[LayerCache] = Plain,
     ):
         dtype = str(jax.tree.leaves(model)[0].dtype)
-        implementation = check(mesh, attention, implementation, config=model.config, dtype=dtype)
+        how = {"dtype": dtype, "cache_dtype": compressed.dtype_of(layer_cache)}
+        implementation = check(mesh, attention, implementation, config=model.config, **how)
         self.model = place(model, mesh)
         self.runtime = Runtime(model.config, mesh, implementation, layer_cache)
         self.attention = attention
@@ -61,6 +62,7 @@ class Engine(Answering):
         mesh: Mesh,
         attention: Kind,
         dtype: str = "bfloat16",
+        cache_dtype: str | None = None,
         implementation: str | None = None,
     ) -> "Engine":
         """Loads a Hugging Face checkpoint: a local directory, or an id on the hub.
@@ -72,6 +74,8 @@ class Engine(Answering):
           attention: how contexts are encoded: `Star(...)`, or exactly, by `Ring()`, `Ulysses()`
             or `Dense()`.
           dtype: of weights, activations and cache: bfloat16, float16 or float32.
+          cache_dtype: "int8" or "fp8" (E4M3) keeps the keys and values of contexts in 8 bits; None
+            in `dtype`.
           implementation: of attention; None picks the best for the mesh's devices.
 
         Raises:
@@ -80,11 +84,13 @@ class Engine(Answering):
         """
         if dtype not in DTYPES:
             raise ValueError(f"{dtype=} must be one of {DTYPES}")
-        check(mesh, attention, implementation)  # before anything is fetched
+        layer_cache = compressed.of_dtype(cache_dtype)
+        # Before anything is fetched.
+        check(mesh, attention, implementation, cache_dtype=cache_dtype)
         directory = checkpoint.resolve(path)
         config = models.read(directory)
         # Before weights are read.
-        check(mesh, attention, implementation, config=config, dtype=dtype)
+        check(mesh, attention, implementation, config=config, dtype=dtype, cache_dtype=cache_dtype)
         if (tokenizer := Tokenizer.from_pretrained(directory)) is not None:
             for problem in tokenizer.problems(
                 vocab_size=config.vocab_size, eos_token_ids=config.eos_token_ids
@@ -96,6 +102,7 @@ class Engine(Answering):
             attention=attention,
             implementation=implementation,
             tokenizer=tokenizer,
+            layer_cache=layer_cache,
         )
 
     @property
@@ -129,13 +136,20 @@ class Engine(Answering):
 
     def with_attention(self, attention: Kind) -> "Engine":
         """The same weights with another kind of attention."""
+        return self._with(attention, self.runtime.layer_cache)
+
+    def with_cache(self, cache_dtype: str | None) -> "Engine":
+        """The same weights, and contexts kept in another dtype; see `from_pretrained`."""
+        return self._with(self.attention, compressed.of_dtype(cache_dtype))
+
+    def _with(self, attention: Kind, layer_cache: type[LayerCache]) -> "Engine":
         other = Engine(
             self.model,
             mesh=self.mesh,
             attention=attention,
             implementation=self.implementation,
             tokenizer=self._tokenizer,
-            layer_cache=self.runtime.layer_cache,
+            layer_cache=layer_cache,
         )
         other.eos_token_ids = self.eos_token_ids
         other._weights = self._weights
@@ -155,6 +169,7 @@ class Engine(Answering):
             dtype=str(jax.tree.leaves(self.model)[0].dtype),
             tokenizer=of_tokenizer(self._tokenizer),
             attention=repr(self.attention),
+            cache=compressed.dtype_of(self.runtime.layer_cache),
         )
 
     @overload

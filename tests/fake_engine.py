@@ -80,6 +80,9 @@ class FakeEngine(Engine):
     def with_attention(self, attention: Kind) -> "FakeEngine":
         return FakeEngine(self.tokenizer, attention)
 
+    def with_cache(self, cache_dtype: str | None) -> "FakeEngine":
+        return self
+
     def prefill(self, context_ids: Any) -> Any:
         assert all(ids[0] == 0 for ids in context_ids)
         return FakeContext(context_ids)

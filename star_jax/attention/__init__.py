@@ -2,6 +2,7 @@
 
 from star_jax.attention.dispatch import (
     IMPLEMENTATIONS,
+    for_compressed,
     for_layer,
     implementations,
     partial_attention,
@@ -14,6 +15,7 @@ __all__ = [
     "IMPLEMENTATIONS",
     "Partial",
     "Segment",
+    "for_compressed",
     "for_layer",
     "implementations",
     "merge",

@@ -26,6 +26,8 @@ from star_jax.attention.segment import Segment
 # Those that average keys beside values have `attend(..., with_keys)`.
 IMPLEMENTATIONS = ("cudnn", "mosaic", "reference", "triton", "xla")
 AVERAGE_KEYS = ("reference", "xla")
+# What serves keys and values in 8 bits where each of them is asked for.
+COMPRESSED = {"mosaic": "triton", "reference": "reference", "triton": "triton", "xla": "xla"}
 
 
 def resolve(
@@ -63,6 +65,24 @@ def for_layer(implementation: str, *, window: int | None, soft_cap: float | None
     """
     _check_name(implementation)
     return "xla" if _module(implementation).refuses_layer(window, soft_cap) else implementation
+
+
+def for_compressed(implementation: str, *, with_keys: bool = False) -> str:
+    """The implementation to use for keys and values in 8 bits: Triton's kernels for Mosaic's.
+
+    with_keys: averages keys, which no kernel does where they are in 8 bits.
+
+    Raises:
+      NotImplementedError: none stands in for it.
+    """
+    _check_name(implementation)
+    if implementation not in COMPRESSED:
+        raise NotImplementedError(
+            f"{implementation=} has no attention over keys and values in 8 bits; "
+            f"{', '.join(sorted(set(COMPRESSED.values())))} have"
+        )
+    serving = COMPRESSED[implementation]
+    return serving if not with_keys or serving in AVERAGE_KEYS else "xla"
 
 
 def implementations(device: jax.Device | None = None) -> dict[str, str]:
@@ -111,6 +131,8 @@ def partial_attention(
     if not some or not q.shape[1]:
         wide = (*q.shape[:3], q.shape[3] * (1 + with_keys))
         return Partial(jnp.zeros(wide, jnp.float32), jnp.full(wide[:3], -jnp.inf))
+    if not all(s.is_plain for s in some):
+        implementation = for_compressed(implementation, with_keys=with_keys)
     attend = functools.partial(_module(implementation).attend, scale=scale, soft_cap=soft_cap)
     if not with_keys:
         return attend(q, some)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from star_jax.array_typing import Array, PerRow, Queries
+from star_jax.attention import compressed
 from star_jax.attention import device as device_lib
 from star_jax.attention.segment import Segment
 
@@ -86,10 +87,13 @@ def prefix_and_own(
                 "before the last one; xla has"
             )
     for s in segments:
-        if not q.dtype == s.k.dtype == s.v.dtype:
-            raise NotImplementedError(
-                f"{name} with q of {q.dtype}, k of {s.k.dtype}, v of {s.v.dtype}: one dtype"
-            )
+        if s.dtypes != {q.dtype}:
+            names = " and ".join(sorted(map(str, s.dtypes)))
+            raise NotImplementedError(f"{name} with q of {q.dtype}, keys of {names}: one dtype")
+    if not all(s.is_plain for s in segments) and (before or own.is_ordered):
+        raise NotImplementedError(
+            f"{name} serves keys in 8 bits as one segment that all queries see; xla serves others"
+        )
     if scale <= 0:  # scores are compared before they are scaled
         raise NotImplementedError(f"{scale=} must be positive")
     return (before[0] if before else None), _without_window_of_one(q, own)
@@ -123,15 +127,24 @@ def without_head(own: Segment, tile: int) -> tuple[PerRow | None, Segment | None
     length = per_row(own.length, keys, batch)
     # The last tile of the keys may be a short one.
     start = jnp.minimum(begin // tile * tile, keys - size)
-    cut = jax.vmap(lambda x, at: jax.lax.dynamic_slice_in_dim(x, at, size))
     first = -(-begin // tile)
     end = jnp.minimum(first * tile, length)
-    head = Segment(cut(own.k, start), cut(own.v, start), length=end - start, begin=begin - start)
+    head = Segment(*_cut(own, start, size), length=end - start, begin=begin - start)
     return first, head
+
+
+def _cut(own: Segment, start: PerRow, size: int) -> tuple[Array, Array]:
+    """`size` keys and values of each row, from another one on in each."""
+    if own.scales is not None:
+        return compressed.take(own.k, own.v, own.scales, start[:, None] + jnp.arange(size))
+    cut = jax.vmap(lambda x, at: jax.lax.dynamic_slice_in_dim(x, at, size))
+    return cut(own.k, start), cut(own.v, start)
 
 
 def is_few(q: Queries, prefix: Segment | None, own: Segment) -> bool:
     """Whether keys are to be split over the GPU, which takes queries that all see all of them."""
+    if not own.is_plain:  # there is no other kernel for them
+        return True
     return prefix is None and not own.is_ordered and rows(q, own) <= DECODE_ROWS
 
 

@@ -35,8 +35,7 @@ def attend(
 ) -> Partial:
     """See `dispatch.partial_attention`."""
     mask = jnp.concatenate([s.visible(q.shape[1]) for s in segments], axis=-1)
-    k = jnp.concatenate([s.k for s in segments], axis=1)
-    v = jnp.concatenate([s.v for s in segments], axis=1)
+    k, v = (jnp.concatenate(x, axis=1) for x in zip(*(s.whole() for s in segments), strict=True))
     if with_keys:
         v = jnp.concatenate([v, k], axis=-1)
     group = q.shape[2] // k.shape[2]

@@ -16,7 +16,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from star_jax.array_typing import Array, Bool, Queries
+from star_jax.array_typing import Array, Bool, Keys, Queries, Values
+from star_jax.attention import compressed
+from star_jax.attention.compressed import Scales
 
 _STATIC = {"static": True}
 
@@ -24,7 +26,10 @@ _STATIC = {"static": True}
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """Some of the keys, with their values. A pytree, whose `causal` and `window` are static."""
+    """Some of the keys, with their values. A pytree, whose `causal` and `window` are static.
+
+    With `scales`, keys and values are in 8 bits. They are never made whole but a tile at a time.
+    """
 
     k: Array  # [B, S, K, H]
     v: Array  # [B, S, K, H]
@@ -33,10 +38,34 @@ class Segment:
     offset: Array | None = None  # [B], where query 0 stands; None: at the first key
     window: int | None = dataclasses.field(default=None, metadata=_STATIC)
     begin: Array | None = None  # [B], the first key that is seen
+    scales: Scales | None = None  # of keys and values in 8 bits
 
     @property
     def keys(self) -> int:
         return self.k.shape[1]
+
+    @property
+    def is_plain(self) -> bool:
+        return self.scales is None
+
+    @property
+    def dtypes(self) -> set[jnp.dtype]:
+        """Of the keys and values, once they are whole."""
+        return {x.dtype for x in self.scales or (self.k, self.v)}
+
+    def tile(self, start: Array | int, size: int) -> tuple[Keys, Values]:
+        """`size` keys and values from `start` on: a multiple of `size`, or the last ones."""
+        if self.scales is not None:
+            return compressed.tile(self.k, self.v, self.scales, start, size)
+
+        def some(x: Array) -> Array:
+            return jax.lax.dynamic_slice_in_dim(x, start, size, axis=1)
+
+        return some(self.k), some(self.v)
+
+    def whole(self) -> tuple[Keys, Values]:
+        """All keys and values: copied where they are in 8 bits."""
+        return (self.k, self.v) if self.scales is None else self.tile(0, self.keys)
 
     @property
     def is_ordered(self) -> bool:
@@ -50,6 +79,14 @@ class Segment:
             raise ValueError(f"a segment's v {self.v.shape} must be as its k {self.k.shape}")
         if self.k.ndim != 4 or self.k.shape[::3] != (batch, width):
             raise ValueError(f"a segment's k {self.k.shape} does not fit queries of {q.shape}")
+        if self.scales is not None:
+            shape, groups = self.k.shape, self.scales.feature.shape[1]
+            fits = shape[:3], shape[:3], (shape[0], groups, *shape[2:])
+            if tuple(x.shape for x in self.scales) != fits or self.keys % max(groups, 1):
+                raise ValueError(
+                    f"a segment's scales of shapes {[x.shape for x in self.scales]} do not fit its "
+                    f"k {shape}"
+                )
         if heads % self.k.shape[2]:
             raise ValueError(
                 f"{heads} query heads are not a multiple of {self.k.shape[2]} key heads"

@@ -81,11 +81,15 @@ def _few(q: Queries, s: Segment, score: Score) -> Partial:
     whole = functools.partial(_whole, s=s, score=score)
     windowed = s.window is not None and s.offset is not None
     bounded = s.length is not None or s.begin is not None
-    if s.keys <= READ or not (windowed or (bounded and not s.causal)):
+    seen = functools.partial(_seen, s=s, score=score)
+    if s.keys <= READ:
+        found = whole(q)
+    elif not s.is_plain:
+        found = seen(q)  # what is in 8 bits is never made whole
+    elif not (windowed or (bounded and not s.causal)):
         found = whole(q)
     else:
         # On a GPU the loop would copy every tile, and launch several kernels for it.
-        seen = functools.partial(_seen, s=s, score=score)
         found = jax.lax.platform_dependent(q, cpu=seen, default=whole)
     out, lse = finish(found, score)
     return Partial(
@@ -97,7 +101,7 @@ def _few(q: Queries, s: Segment, score: Score) -> Partial:
 def _whole(q: Array, s: Segment, score: Score) -> Softmax:
     """All scores at once. q: [B, K, G, T, H]."""
     mask = _visible(s, np.arange(q.shape[3]), np.arange(s.keys))
-    return update(None, q, s.k, s.v, mask, score)
+    return update(None, q, *s.whole(), mask, score)
 
 
 def _seen(q: Array, s: Segment, score: Score) -> Softmax:
@@ -107,8 +111,7 @@ def _seen(q: Array, s: Segment, score: Score) -> Softmax:
 
     def add(j: Array, old: Softmax) -> Softmax:
         start = jnp.minimum(j * tile, s.keys - tile)  # the last tile may overlap its neighbour
-        k = jax.lax.dynamic_slice_in_dim(s.k, start, tile, axis=1)
-        v = jax.lax.dynamic_slice_in_dim(s.v, start, tile, axis=1)
+        k, v = s.tile(start, tile)
         rows, columns = np.arange(q.shape[3]), start + jnp.arange(tile)
         seen = _visible(s, rows, columns, first=j * tile)
         return update(old, q, k, v, seen, score)
@@ -165,8 +168,7 @@ def _scan_segment(carry: Softmax, q: Array, s: Segment, score: Score) -> Softmax
         columns = start + jnp.arange(k_tile)
 
         def add(old: Softmax, kind: Kind = kind) -> Softmax:
-            k = jax.lax.dynamic_slice_in_dim(s.k, start, k_tile, axis=1)
-            v = jax.lax.dynamic_slice_in_dim(s.v, start, k_tile, axis=1)
+            k, v = s.tile(start, k_tile)
             if kind == "diagonal":
                 return update_diagonal(old, query, k, v, score)
             seen = _visible(s, rows, columns, first=j * k_tile) if kind == "masked" else None

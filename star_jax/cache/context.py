@@ -45,7 +45,7 @@ class Encoded:
         axes = " ".join(f"{name}={size}" for name, size in self.mesh.shape.items())
         return (
             f"{type(self).__name__}({rows}{', '.join(lengths)}{more} tokens, {made.attention}, "
-            f"{made.dtype}, mesh {axes})"
+            f"{made.dtype}{f', cache {made.cache}' if made.cache else ''}, mesh {axes})"
         )
 
     def check(self, mesh: Mesh, fingerprint: Fingerprint) -> None:

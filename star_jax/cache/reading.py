@@ -94,7 +94,7 @@ def _load(
     except ValueError as e:
         raise Torn(f"{ABOUT}: {e}") from e
     made = dataclasses.replace(
-        fingerprint, attention=repr(kind), tokenizer=about.fingerprint["tokenizer"]
+        fingerprint, attention=repr(kind), tokenizer=about.fingerprint["tokenizer"], cache=None
     )
     groups = tuple(
         _group(files, g, group, rows, kind, runtime) for g, group in enumerate(about.groups)

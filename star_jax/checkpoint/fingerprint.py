@@ -24,6 +24,7 @@ from star_jax.runtime import mesh as mesh_lib
 from star_jax.runtime.placement import placement_of
 from star_jax.text.tokenizer import Tokenizer
 
+TOLD = ("attention", "cache")  # and not compared
 _UINT = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 _SALTS = (0x243F6A88, 0x85A308D3)  # of two words: digits of pi
 
@@ -33,7 +34,8 @@ class Fingerprint:
     """What tells a model, and how it encoded a context, from others.
 
     weights, tokenizer: hashes. A tokenizer is None where there is none.
-    attention: how contexts are encoded, for people to read. It keeps no engine from asking.
+    attention: how contexts are encoded, for people to read; cache: the `cache_dtype` that they are
+      kept in. Neither keeps an engine from asking.
     """
 
     weights: str
@@ -41,6 +43,7 @@ class Fingerprint:
     dtype: str
     tokenizer: str | None
     attention: str
+    cache: str | None = None
 
     def differences(self, other: "Fingerprint") -> list[str]:
         """What keeps one's context from being asked by the other, each with both values.
@@ -48,7 +51,8 @@ class Fingerprint:
         Only ids are exchanged: an engine without a tokenizer may ask, and be asked, by any.
         """
         mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
-        del mine["attention"], theirs["attention"]
+        for told in TOLD:
+            del mine[told], theirs[told]
         if None in (self.tokenizer, other.tokenizer):
             del mine["tokenizer"], theirs["tokenizer"]
         return _differences(mine, theirs)
@@ -60,8 +64,9 @@ class Fingerprint:
     def differences_from_fields(self, saved: dict[str, Any]) -> list[str]:
         """`differences` from what `fields` has given, and a file has kept; they come first."""
         mine, saved = self.fields(), dict(saved)
-        del mine["attention"]
-        saved.pop("attention", None)
+        for told in TOLD:
+            del mine[told]
+            saved.pop(told, None)
         if None in (mine["tokenizer"], saved.get("tokenizer", "")):
             del mine["tokenizer"]
             saved.pop("tokenizer", None)

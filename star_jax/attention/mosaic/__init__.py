@@ -55,6 +55,8 @@ def attend(
     head_dim = q.shape[-1]
     if reason := refuses(str(q.dtype), head_dim):
         raise NotImplementedError(reason)
+    if not all(s.is_plain for s in segments):
+        raise NotImplementedError("mosaic has no kernel for keys in 8 bits; triton has")
     prefix, own = kernels.prefix_and_own(q, segments, scale=scale, name="mosaic")
     if jax.version.__version_info__[:2] < JAX:
         here = f"JAX {jax.__version__}, on {jax.default_backend()} by default"

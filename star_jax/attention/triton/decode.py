@@ -19,7 +19,7 @@ from star_jax.attention.kernels import Score, per_row
 from star_jax.attention.partial import Partial, merge_stacked
 from star_jax.attention.segment import Segment
 from star_jax.attention.tiles import split
-from star_jax.attention.triton import softmax
+from star_jax.attention.triton import eight_bits, softmax
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,14 @@ def attend(
     row = pl.BlockSpec((None,), lambda i, n, s, b: (b,))
     begins = [] if first is None else [first]
     all_heads = (queries, heads, width)
-    kv_head = pl.BlockSpec((None, keys, None, width), lambda i, n, s, b: (b, 0, n, 0))
+    of_features = lambda i, n, s, b: (b, 0, n, 0)  # noqa: E731
+    kv_head = pl.BlockSpec((None, keys, None, width), of_features)
+    scales, specs = (), []
+    if own.scales is not None:
+        scales = own.scales
+        of_keys = pl.BlockSpec((None, keys, None), lambda i, n, s, b: (b, 0, n))
+        groups = pl.BlockSpec((None, scales.feature.shape[1], None, width), of_features)
+        specs = [of_keys, of_keys, groups]
     out, lse = pl.pallas_call(
         functools.partial(
             _kernel,
@@ -103,6 +110,7 @@ def attend(
             pl.BlockSpec((None, *all_heads), lambda i, n, s, b: (b, 0, 0, 0)),
             kv_head,
             kv_head,
+            *specs,
         ],
         out_specs=[
             pl.BlockSpec((None, None, *all_heads), lambda i, n, s, b: (s, b, 0, 0, 0)),
@@ -117,7 +125,7 @@ def attend(
         ),
         interpret=interpret,
         name="star_decode",
-    )(per_row(own.length, keys, batch), *begins, q, own.k, own.v)
+    )(per_row(own.length, keys, batch), *begins, q, *map(eight_bits.bits, (own.k, own.v)), *scales)
     return merge_stacked(Partial(out, lse))
 
 
@@ -130,7 +138,8 @@ def count_splits(programs: int, keys: int, tuning: Tuning) -> int:
 def _kernel(
     length_ref: Any,  # []
     # With `begins` the first tile []; q [T, N, W], where W is the head dim, padded to a power of
-    # two; k [S, W] and v [S, W]; out [T, N, W], lse [T, N].
+    # two; k [S, W] and v [S, W]; of those in 8 bits their scales, [S] each, and those of the keys'
+    # features [groups, W]; out [T, N, W], lse [T, N].
     *refs: Any,
     score: Score,
     head_dim: int,
@@ -139,7 +148,7 @@ def _kernel(
     splits: int,
     begins: int,
 ) -> None:
-    q_ref, k_ref, v_ref, out_ref, lse_ref = refs[begins:]
+    q_ref, k_ref, v_ref, *scales, out_ref, lse_ref = refs[begins:]
     queries, heads, width = q_ref.shape
     group = heads // pl.num_programs(1)
     row = pl.program_id(0) * tile + jnp.arange(tile)
@@ -160,6 +169,9 @@ def _kernel(
         q=q,
         k_ref=k_ref,
         v_ref=v_ref,
+        scales=eight_bits.Scales(*scales, keys=k_ref.shape[0], lift=eight_bits.LIFT[k_ref.dtype])
+        if scales
+        else None,
         length=length,
         tile=keys,
         head_dim=head_dim,

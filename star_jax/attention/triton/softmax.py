@@ -13,6 +13,7 @@ from jax.experimental.pallas import triton as plgpu
 
 from star_jax.array_typing import Array
 from star_jax.attention.kernels import LOG2E, LOWEST, Score
+from star_jax.attention.triton import eight_bits
 
 MIN_TILE = 16  # of a matmul, in each of its sizes
 
@@ -42,6 +43,7 @@ def visit(
     q: Array,  # [rows, W]
     k_ref: Any,  # [S, W]
     v_ref: Any,  # [S, W]
+    scales: eight_bits.Scales | None = None,
     seen: Array | None = None,
     begin: Array | None = None,
     length: Array,
@@ -61,13 +63,18 @@ def visit(
         end = None if seen is None else length
         k = load(k_ref, key, tile, end=end, head_dim=head_dim)
         v = load(v_ref, key, tile, end=end, head_dim=head_dim)
+        asked, of_tile = q, None
+        if scales is not None:
+            asked, k = scales.of_features(q, k, key, head_dim=head_dim)
+            v = scales.wider(v, q.dtype)
+            of_tile = scales.of_tile(key, tile, end=end)
         mask = None
         if seen is not None:
             at = (key + jnp.arange(tile))[None, :]
             mask = at < (seen[:, None] if seen.ndim else seen)
             if begin is not None:
                 mask &= at >= (begin[:, None] if begin.ndim else begin)
-        return _update(s, q, k, v, mask, score=score)
+        return _update(s, asked, k, v, mask, of_tile, score=score)
 
     return lax.fori_loop(first, last, step, s)
 
@@ -114,17 +121,31 @@ def check_tile(rows: int, keys: int, num_warps: int, num_stages: int) -> None:
 
 
 def _update(
-    s: Softmax, q: Array, k: Array, v: Array, seen: Array | None, *, score: Score
+    s: Softmax,
+    q: Array,
+    k: Array,
+    v: Array,
+    seen: Array | None,
+    scales: tuple[Array, Array] | None = None,
+    *,
+    score: Score,
 ) -> Softmax:
-    """Adds one tile of keys; seen [rows, keys], or [1, keys] if all rows see the same."""
-    scores = score.of(_dot(q, k, contract=1))  # [rows, keys]
+    """Adds one tile of keys; seen [rows, keys], or [1, keys] if all rows see the same.
+
+    scales: what the product with each key, and each value, is multiplied with: [keys] each.
+    """
+    product = _dot(q, k, contract=1)  # [rows, keys]
+    if scales is not None:
+        product *= scales[0][None, :]
+    scores = score.of(product)
     if seen is not None:
         scores = jnp.where(seen, scores, -jnp.inf)
     top = jnp.maximum(s.top, score.factor * scores.max(axis=1))
     weights = jnp.exp2(score.factor * scores - top[:, None])
     decay = jnp.exp2(s.top - top)
+    of_values = weights if scales is None else weights * scales[1][None, :]
     return Softmax(
-        acc=decay[:, None] * s.acc + _dot(weights.astype(v.dtype), v, contract=0),
+        acc=decay[:, None] * s.acc + _dot(of_values.astype(v.dtype), v, contract=0),
         top=top,
         total=decay * s.total + weights.sum(axis=1),
     )

@@ -1,0 +1,67 @@
+"""The Triton kernel over keys and values in 8 bits, interpreted, against what these stand for."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import attention_cases
+import jax
+import jax.numpy as jnp
+import pytest
+from attention_cases import TOLERANCE, Case, check
+from test_compressed import DTYPES, segment
+
+from star_jax.attention import compressed, mosaic, partial_attention, triton
+from star_jax.attention.triton import decode
+
+FEW = decode.Tuning(rows=32, keys=16, num_warps=4, num_stages=2, keys_per_split=64)
+MANY = dataclasses.replace(FEW, rows=64, keys=32)
+
+CASES = [  # with the keys of a group
+    (Case("one query", 1, 192, H=64, causal=False, length=(161, 17)), 64),
+    (Case("groups of no whole tiles", 2, 120, H=64, causal=False, length=(119, 0)), 40),
+    (Case("padded head", 3, 100, H=96, causal=False, length=(100, 64)), 100),
+    (Case("more rows", 40, 130, N=5, K=1, H=64, causal=False, length=(130, 64)), 130),
+    (Case("later keys", 3, 130, H=64, causal=False, begin=(70, 9), length=(130, 100)), 65),
+    (Case("soft cap", 2, 96, H=128, causal=False, soft_cap=2.0), 32),
+]
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    for head_dim in decode.FEW:
+        monkeypatch.setitem(decode.FEW, head_dim, FEW)
+        monkeypatch.setitem(decode.MANY, head_dim, MANY)
+
+
+def run(arrays: Any, options: Any) -> Any:
+    function = functools.partial(triton.attend, interpret=True, **options)
+    quickly = {"xla_backend_optimization_level": 0}  # compiling takes longer than running
+    return jax.jit(function, compiler_options=quickly)(**arrays)
+
+
+RUNS = [(*case, small, "bfloat16") for case in CASES for small in DTYPES]
+RUNS += [(*CASES[0], small, "float16") for small in DTYPES]
+
+
+@pytest.mark.parametrize(
+    ("case", "group", "small", "dtype"),
+    RUNS,
+    ids=[f"{case.name}-{small}-{dtype}".replace(" ", "-") for case, _, small, dtype in RUNS],
+)
+def test_the_kernel_equals_the_reference(case, group, small, dtype):
+    inside, whole, options = segment(case, small, dtype, group)
+    expected = attention_cases.literal(whole, options)
+    check(run(inside, options), expected, 2 * TOLERANCE[dtype])  # queries are rounded twice
+
+
+def test_all_numbers_of_e4m3_are_made_whole():
+    """But NaN, which is not among those of a cache."""
+    numbers = jnp.arange(256, dtype=jnp.uint8)
+    small = jax.lax.bitcast_convert_type(numbers, jnp.float8_e4m3fn)
+    is_number = ~jnp.isnan(small.astype("float32"))
+    for dtype in ("bfloat16", "float16", "float32"):
+        wide = triton.eight_bits.Scales.wider(triton.eight_bits.bits(small), dtype)
+        wide = wide.astype("float32") * triton.eight_bits.LIFT[jnp.dtype("uint8")]
+        assert (wide == small.astype("float32"))[is_number].all()
+    assert is_number.sum() == 254
