@@ -10,7 +10,7 @@ import pytest
 import ruler_sources
 
 from star_jax import Dense, Ring, Star
-from star_jax.eval import config, lists, rows, ruler
+from star_jax.eval import config, lists, naming, rows, ruler
 from star_jax.eval.suites import SUITES
 from star_jax.eval.suites import ruler as ruler_suite
 from star_jax.runs import drawing
@@ -302,7 +302,7 @@ def test_samples_are_those_asked_for() -> None:
 
 
 # Where dense attention is as fast as any exact one.
-ON_A_CPU = ("demo", "smollm2_needles")
+ON_A_CPU = ("demo", "smollm2_cache", "smollm2_needles")
 
 
 ANSWERING = ("chat", "serve")  # are asked by somebody, and have no questions of their own
@@ -422,3 +422,23 @@ def test_known_overrides_pass() -> None:
         "eval", f"--config={__file__}", "--config.data.seed=3", "--config.output_dir", "out",
         "--noconfig.generation.ignore_eos", "--verbosity=1", "--", "--config.nothing=1",
     ])  # fmt: skip
+
+
+def test_a_row_of_each_cache():
+    """Exact attention over what was compressed is no exact row."""
+    given = config.AttentionConfig(kind="dense,star", block_size="64", anchor_size="8")
+    found = rows.rows(given, None, config.CacheConfig(dtype="model,int8"))
+    assert [row.name for row in found] == ["dense", "dense_int8", "star_b64_a8", "star_b64_a8_int8"]
+    assert [row.is_exact for row in found] == [True, False, False, False]
+    assert naming.described(found[1]) == {"kind": "dense", "is_exact": False, "cache": "int8"}
+    assert naming.settings(given, None, config.CacheConfig(dtype="fp8")).keys() == {
+        "dense_fp8",
+        "star_b64_a8_fp8",
+    }
+
+
+def test_an_unknown_cache_is_refused():
+    with pytest.raises(
+        ValueError, match=r"cache\.dtype: 'int4' is unknown; there is model, int8, fp8"
+    ):
+        config.resolve(make(cache__dtype="int4"))

@@ -11,7 +11,7 @@ import pytest
 from attention_cases import TOLERANCE, Case, check
 from test_compressed import DTYPES, segment
 
-from star_jax.attention import compressed, mosaic, partial_attention, triton
+from star_jax.attention import for_compressed, mosaic, triton
 from star_jax.attention.triton import decode
 
 FEW = decode.Tuning(rows=32, keys=16, num_warps=4, num_stages=2, keys_per_split=64)
@@ -30,8 +30,8 @@ CASES = [  # with the keys of a group
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     for head_dim in decode.FEW:
-        monkeypatch.setitem(decode.FEW, head_dim, FEW)
-        monkeypatch.setitem(decode.MANY, head_dim, MANY)
+        monkeypatch.setitem(decode.FEW_IN_8_BITS, head_dim, FEW)
+        monkeypatch.setitem(decode.MANY_IN_8_BITS, head_dim, MANY)
 
 
 def run(arrays: Any, options: Any) -> Any:
@@ -65,3 +65,19 @@ def test_all_numbers_of_e4m3_are_made_whole():
         wide = wide.astype("float32") * triton.eight_bits.LIFT[jnp.dtype("uint8")]
         assert (wide == small.astype("float32"))[is_number].all()
     assert is_number.sum() == 254
+
+
+def test_what_the_kernels_do_not_serve_is_named():
+    """Mosaic's are replaced by Triton's before they are asked."""
+    for name in ("triton", "xla", "reference"):
+        assert for_compressed(name) == name
+    assert for_compressed("mosaic") == "triton"
+    assert for_compressed("triton", with_keys=True) == "xla"
+    inside, _, options = segment(Case("", 3, 64, H=64, causal=False), "int8", "bfloat16")
+    with pytest.raises(NotImplementedError, match="mosaic has no kernel for keys in 8 bits"):
+        mosaic.attend(**inside, **options)
+    inside, _, options = segment(Case("", 64, 64, H=64), "int8", "bfloat16")
+    with pytest.raises(NotImplementedError, match="triton serves keys in 8 bits as one segment"):
+        triton.attend(**inside, **options)
+    with pytest.raises(NotImplementedError, match="implementation='cudnn' has no attention over"):
+        for_compressed("cudnn")

@@ -38,8 +38,8 @@ class Compressed(_Arrays):
     @classmethod
     def of(cls, k: Keys, v: Values) -> "Compressed":
         small_k, small_v, scales = eight_bits.compress(k, v, eight_bits.DTYPES[cls.name])
-        entries = (x[:, None] for x in (small_k, small_v, scales.k, scales.v))
-        return cls(*entries, feature=scales.feature)
+        k, v, k_scale, v_scale = (x[:, None] for x in (small_k, small_v, scales.k, scales.v))
+        return cls(k, v, k_scale, v_scale, scales.feature)
 
     @classmethod
     def layout(cls) -> Any:

@@ -1,7 +1,8 @@
 """Attention by Pallas Triton kernels, for Ampere, Ada, Blackwell, and Hopper on older JAX.
 
 Two kernels: `prefill`, one launch for the mask of Star Attention and for windows, and `decode`,
-few queries over many keys that they all see. Both read keys and values where they lie.
+few queries over many keys that they all see. Both read keys and values where they lie; those in
+8 bits `decode` alone, for any number of queries.
 """
 
 from collections.abc import Sequence
@@ -37,8 +38,7 @@ def attend(
     if not kernels.is_few(q, prefix, own):
         many = prefill.tuning_for(own, score, head_dim)
         return prefill.attend(q, prefix, own, tuning=many, **how)
-    is_decoding = kernels.rows(q, own) <= decode.FEW_ROWS
-    few = (decode.FEW if is_decoding else decode.MANY)[head_dim]
+    few = decode.tuning_for(own, kernels.rows(q, own), head_dim)
     first, head = kernels.without_head(own, few.keys)
     part = decode.attend(q, own, first, tuning=few, **how)
     if head is None:

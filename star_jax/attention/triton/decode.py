@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from star_jax.array_typing import PerRow, Queries
+from star_jax.array_typing import Array, PerRow, Queries
 from star_jax.attention.kernels import Score, per_row
 from star_jax.attention.partial import Partial, merge_stacked
 from star_jax.attention.segment import Segment
@@ -55,6 +55,25 @@ MANY = {
     128: Tuning(rows=128, keys=64, num_warps=8, num_stages=2),
     256: Tuning(rows=64, keys=32, num_warps=8, num_stages=2),
 }
+# The same where they are in 8 bits: a tile takes more registers, and fewer bytes.
+FEW_IN_8_BITS = {
+    64: Tuning(rows=FEW_ROWS, keys=64, num_warps=4, num_stages=3),
+    96: Tuning(rows=FEW_ROWS, keys=64, num_warps=8, num_stages=3),
+    128: Tuning(rows=FEW_ROWS, keys=64, num_warps=8, num_stages=3),
+    256: Tuning(rows=16, keys=32, num_warps=4, num_stages=3),
+}
+MANY_IN_8_BITS = {
+    64: Tuning(rows=64, keys=32, num_warps=8, num_stages=2),
+    96: Tuning(rows=64, keys=64, num_warps=8, num_stages=2),
+    128: Tuning(rows=64, keys=64, num_warps=8, num_stages=2),
+    256: Tuning(rows=16, keys=32, num_warps=4, num_stages=2),
+}
+
+
+def tuning_for(own: Segment, rows: int, head_dim: int) -> Tuning:
+    """The default tile for so many rows over these keys."""
+    few, many = (FEW, MANY) if own.is_plain else (FEW_IN_8_BITS, MANY_IN_8_BITS)
+    return (few if rows <= FEW_ROWS else many)[head_dim]
 
 
 # Under a jit of its own the kernel is lowered once, and not anew for every layer of a model.
@@ -86,14 +105,7 @@ def attend(
     row = pl.BlockSpec((None,), lambda i, n, s, b: (b,))
     begins = [] if first is None else [first]
     all_heads = (queries, heads, width)
-    of_features = lambda i, n, s, b: (b, 0, n, 0)  # noqa: E731
-    kv_head = pl.BlockSpec((None, keys, None, width), of_features)
-    scales, specs = (), []
-    if own.scales is not None:
-        scales = own.scales
-        of_keys = pl.BlockSpec((None, keys, None), lambda i, n, s, b: (b, 0, n))
-        groups = pl.BlockSpec((None, scales.feature.shape[1], None, width), of_features)
-        specs = [of_keys, of_keys, groups]
+    arrays = [eight_bits.bits(own.k), eight_bits.bits(own.v), *(own.scales or ())]
     out, lse = pl.pallas_call(
         functools.partial(
             _kernel,
@@ -108,9 +120,7 @@ def attend(
         in_specs=[
             *[row] * (1 + len(begins)),
             pl.BlockSpec((None, *all_heads), lambda i, n, s, b: (b, 0, 0, 0)),
-            kv_head,
-            kv_head,
-            *specs,
+            *(_of_head(x, width) for x in arrays),
         ],
         out_specs=[
             pl.BlockSpec((None, None, *all_heads), lambda i, n, s, b: (s, b, 0, 0, 0)),
@@ -125,8 +135,16 @@ def attend(
         ),
         interpret=interpret,
         name="star_decode",
-    )(per_row(own.length, keys, batch), *begins, q, *map(eight_bits.bits, (own.k, own.v)), *scales)
+    )(per_row(own.length, keys, batch), *begins, q, *arrays)
     return merge_stacked(Partial(out, lse))
+
+
+def _of_head(x: Array, width: int) -> pl.BlockSpec:
+    """One key head of an array [B, S, K, H], or [B, S, K], for a program."""
+    block = (None, x.shape[1], None)
+    if x.ndim == 3:
+        return pl.BlockSpec(block, lambda i, n, s, b: (b, 0, n))
+    return pl.BlockSpec((*block, width), lambda i, n, s, b: (b, 0, n, 0))
 
 
 def count_splits(programs: int, keys: int, tuning: Tuning) -> int:
@@ -169,9 +187,7 @@ def _kernel(
         q=q,
         k_ref=k_ref,
         v_ref=v_ref,
-        scales=eight_bits.Scales(*scales, keys=k_ref.shape[0], lift=eight_bits.LIFT[k_ref.dtype])
-        if scales
-        else None,
+        scales=eight_bits.Scales.of(scales, k_ref) if scales else None,
         length=length,
         tile=keys,
         head_dim=head_dim,

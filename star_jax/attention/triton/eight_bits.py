@@ -5,6 +5,7 @@ into the scores, and those of the values into the weights. What was measured of 
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -35,6 +36,12 @@ class Scales:
     feature: Any  # [groups, W]
     keys: int  # S
     lift: float
+
+    @classmethod
+    def of(cls, refs: Sequence[Any], k: Any) -> "Scales":
+        """refs: as `compressed.Scales` has them; k: of the keys [S, W]."""
+        of_k, of_v, feature = refs
+        return cls(of_k, of_v, feature, k.shape[0], LIFT[jnp.dtype(k.dtype)])
 
     def of_features(
         self, q: Array, k: Array, first: Array, *, head_dim: int
