@@ -5,9 +5,12 @@ Two layers stand for 32; `test_aot` says the same of XLA's attention.
 
 import dataclasses
 import functools
+from typing import Any
 
 import aot
 from programs import Programs, Shapes, layer_elements
+
+from star_jax.cache.layer import LayerCache, Plain
 
 LAYERS = 2
 SHAPES = Shapes(layers=LAYERS)
@@ -19,6 +22,7 @@ class Kernels:
 
     implementation: str
     kind: str
+    layer_cache: type[LayerCache] = Plain
 
     def check_first_wave(self):
         """One kernel a layer, and one broadcast, sent while queries are projected.
@@ -67,7 +71,8 @@ class Kernels:
 
     @functools.cache  # noqa: B019 - a few instances, for the length of a test run
     def compiled(self, name: str, shapes: Shapes = SHAPES):
-        programs = Programs(shapes, self.kind, implementation=self.implementation)
+        how: Any = {"implementation": self.implementation, "layer_cache": self.layer_cache}
+        programs = Programs(shapes, self.kind, **how)
         return getattr(programs, name)().lower().compile()
 
 

@@ -8,7 +8,9 @@ from jax.sharding import Mesh, PartitionSpec
 
 import star_jax
 from star_jax import models
-from star_jax.cache.layer import Plain
+from star_jax.attention import compressed as eight_bits
+from star_jax.cache import compressed
+from star_jax.cache.layer import LayerCache, Plain
 from star_jax.cache.sharded import KV, Cache
 from star_jax.generate import attention as phase2
 from star_jax.generate import compiled, sampling
@@ -71,12 +73,13 @@ class Programs:
         sampling: star_jax.Sampling = sampling.GREEDY,
         implementation: str = "xla",
         rules: waves.Rules | None = None,
+        layer_cache: type[LayerCache] = Plain,
     ):
         self.shapes, self.config = shapes, shapes.config
         self.context = DEVICES // shapes.tensor
         self.mesh: Mesh = aot.gpu_mesh(kind, context=self.context, tensor=shapes.tensor)
         self.model = models.build(self.config, self._weight)
-        self._runtime = Runtime(self.config, self.mesh, implementation, Plain)
+        self._runtime = Runtime(self.config, self.mesh, implementation, layer_cache)
         self.rules = waves.Rules(shapes.block) if rules is None else rules
         self._star = waves.programs(self._runtime, self.rules)
         self._sampling = sampling
@@ -194,8 +197,21 @@ class Programs:
     def _cache(self):
         length = self.context * self.shapes.block * self.shapes.waves
         kv = self._kv(length, mesh_lib.CACHE)
-        layers = tuple(Plain(k, v) for k, v in zip(*kv, strict=True))
+        layers: tuple[LayerCache, ...] = tuple(Plain(k, v) for k, v in zip(*kv, strict=True))
+        if self._runtime.layer_cache is not Plain:
+            layers = (self._compressed(),) * self.config.num_layers
         last = None
         if self.config.window is not None:
             last = self._array((1, self.context, self.config.reach), mesh_lib.PLACES)
         return Cache(layers, self._array((1, self.context), mesh_lib.BLOCKS), last=last)
+
+    def _compressed(self) -> LayerCache:
+        """What a layer keeps, whose kind is one of numbers in 8 bits."""
+        waves, heads = self.context * self.shapes.waves, self.config.num_kv_heads
+        scales = (1, waves, self.shapes.block, heads)
+        features = (1, waves, heads, self.config.head_dim)
+        kind = self._runtime.layer_cache
+        shapes = kind(*((*scales, features[-1]),) * 2, scales, scales, features)
+        small = eight_bits.DTYPES[str(compressed.dtype_of(kind))]
+        dtypes = kind(small, small, DTYPE, DTYPE, DTYPE)
+        return kind(*map(self._array, shapes, kind.layout(), dtypes))
