@@ -51,7 +51,8 @@ def test_the_kernel_compiles_without_spills(kind, small, head_dim, queries, tmp_
 def check_kernel(
     kind: str, small: str, head_dim: int, queries: int, folder: pathlib.Path, capsys: Any
 ) -> None:
-    compile_decode(kind, head_dim, small, queries=queries, **ptx.dump_to(folder))
+    how: Any = {"queries": queries, **ptx.dump_to(folder)}
+    compile_decode(kind, head_dim, small, **how)
     few = "few" if queries <= 8 else "many"
     check(folder, "star_decode", kind, f"decode {few} {head_dim} {small}", capsys)
 
@@ -67,7 +68,7 @@ SHAPES = Shapes(layers=2, waves=4)
 
 
 def cache_bytes(program: aot.Program) -> int:
-    """What the kernels of the context read: arrays with numbers for each key and head of a shard."""
+    """What the kernels of the context read: arrays with numbers for each key and head."""
     least, found = SHAPES.block * SHAPES.waves * SHAPES.config.num_kv_heads, 0
     for call in program.instructions():
         if call.opcode == "custom-call" and "star_decode" in call.text:
