@@ -61,7 +61,7 @@ def run(
       ValueError: the records are of another model or text.
     """
     path = pathlib.Path(records) if records else None
-    done = read(path, _about(engine)) if path else []
+    done = read(path, about(engine)) if path else []
     for length, some in kinds.items():
         for one in measure(engine, length, indices, some, done):
             done.append(one)
@@ -86,21 +86,24 @@ def measure(
         left = {name: k for name, k in kinds.items() if (length, index, name) not in there}
         if not left:
             continue
-        asked = _asked(engine, index, length)
+        context_ids, probes = asked(engine, index, length)
         for name, kind in left.items():
             yield {
                 "length": length,
                 "document": index,
                 "setting": name,
                 "flops": phase1_work.flops(engine.config, kind, length),
-                "probes": _probe(engine.with_attention(kind), *asked),
+                "probes": _probe(engine.with_attention(kind), context_ids, probes),
             }
 
 
-def _asked(
-    engine: Engine, index: int, length: int
+def asked(
+    engine: Engine, index: int, length: int, continuation: int = documents.CONTINUATION
 ) -> tuple[list[int], list[tuple[str, list[int], int]]]:
-    """The document's ids; and of each probe its kind, its ids, and how many of them to score."""
+    """The document's ids; and of each probe its kind, its ids, and how many of them to score.
+
+    continuation: tokens of the prose after it, at most.
+    """
     tokenizer = engine.tokenizer
     head, _ = tokenizer.chat("", "x")
     room = length - tokenizer.count("x") - len(tokenizer.encode_context(head))
@@ -114,7 +117,7 @@ def _asked(
         context = tokenizer.encode_context(before)
         answer = tokenizer.encode_query(probe.answer)
         if probe.kind == "prose":
-            answer = answer[: documents.CONTINUATION]
+            answer = answer[:continuation]
             probes.append((probe.kind, answer, len(answer) - 1))
         else:
             probes.append((probe.kind, tokenizer.encode_query(after) + answer, len(answer)))
@@ -131,7 +134,7 @@ def _probe(
         queries = [ids for ids, _ in asked]
         if kind == "needle":
             scores = engine.score(context, queries)
-            found += [_answered(*one) for one in zip(scores, asked, strict=True)]
+            found += [answered(*one) for one in zip(scores, asked, strict=True)]
             continue
         for one, (_, count) in zip(engine.likelihood(context, queries), asked, strict=True):
             nll = -float(one.logprobs[-count:].mean())
@@ -139,7 +142,7 @@ def _probe(
     return found
 
 
-def _answered(logits: np.ndarray, asked: tuple[list[int], int]) -> dict[str, Any]:
+def answered(logits: np.ndarray, asked: tuple[list[int], int]) -> dict[str, Any]:
     """What became of a needle: it is found if every token is the likeliest one after the others."""
     ids, count = asked
     rows, wanted = logits[-count - 1 : -1].astype(np.float64), np.asarray(ids[-count:])
@@ -150,7 +153,7 @@ def _answered(logits: np.ndarray, asked: tuple[list[int], int]) -> dict[str, Any
     return {"kind": "needle", "nll": round(float(nll.mean()), 6), "right": right}
 
 
-def _about(engine: Engine) -> dict[str, Any]:
+def about(engine: Engine) -> dict[str, Any]:
     """What records are of: another model or another Python's manual makes others."""
     mine = engine.fingerprint
     text = hashlib.sha256("\n".join(documents.sentences()).encode()).hexdigest()[:16]

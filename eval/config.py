@@ -44,7 +44,12 @@ __all__ = [  # what config files and the runner take from here
 ]
 
 # Fields that may be a number or a list, too: a config file need not write them as text.
-_LISTS = {"kind", "cache.dtype", *itertools.chain(*FIELDS.values()), "tasks", "lengths", "stop"}
+_LISTS = {
+    "kind",
+    *("cache.dtype", "keep", "criterion"),
+    *itertools.chain(*FIELDS.values()),
+    *("tasks", "lengths", "stop"),
+}
 
 
 def resolve(config: object) -> EvalConfig:

@@ -47,6 +47,8 @@ def described(row: Row) -> dict[str, Any]:
     """A row's kind, whether it is exact attention, and its sizes and all."""
     attention = row.attention
     how: dict[str, Any] = {**attention.sizes, **attention.mending}
+    if row.keep is not None:
+        how |= dataclasses.asdict(row.keep)
     if row.cache_dtype is not None:
         how["cache"] = row.cache_dtype
     return {"kind": attention.name, "is_exact": row.is_exact, **how}

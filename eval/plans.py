@@ -65,6 +65,7 @@ def make(config: EvalConfig) -> Plan:
             asked,
             config=model,
             dtype=config.model.dtype,
+            keep=row.keep,
             cache_dtype=row.cache_dtype,
         )
     tokenizer = Tokenizer.from_pretrained(directory)
@@ -127,6 +128,11 @@ def _settings(
         f"attention.{name}": sorted(items(f"attention.{name}", getattr(config.attention, name)))
         for name in fields(config.attention)
     }
+    shares = sorted(items("cache.keep", config.cache.keep))
+    kept = {
+        "cache.keep": shares,
+        "cache.criterion": sorted(items("cache.criterion", config.cache.criterion)),
+    }
     caches = sorted(items("cache.dtype", config.cache.dtype))
     return {
         "model.files": hashes.of_checkpoint(directory),
@@ -135,6 +141,7 @@ def _settings(
         **sizes,
         "attention.implementation": implementation,
         # Runs that were begun before there was such a setting go on.
+        **({} if shares == ["1"] else kept),
         **({} if caches == [MODELS_OWN] else {"cache.dtype": caches}),
         **{f"mesh.{name}": size for name, size in mesh.shape.items()},
         "mesh.device": mesh.devices.flat[0].device_kind,

@@ -9,6 +9,7 @@ from star_jax.eval.lists import items
 from star_jax.eval.settings import AttentionConfig, CacheConfig
 from star_jax.prefill.anchors import CONTENTS, POSITIONS, OtherAnchor
 from star_jax.prefill.correction import CORRECTIONS
+from star_jax.prefill.keeping import Keep
 from star_jax.prefill.kinds import KINDS, Kind
 from star_jax.prefill.star import Star
 from star_jax.prefill.streaming import Streaming
@@ -31,16 +32,19 @@ SIZES = {"block_size", "anchor_size", "halo", "sinks", "window"}  # which may be
 class Row:
     """One way to encode contexts and to keep them: a row of the result.
 
-    cache_dtype: of what is kept; None: the model's.
+    keep: the share of the keys that is kept; None: all. cache_dtype: of what is kept; None: the
+    model's.
     """
 
     attention: Kind
+    keep: Keep | None = None
     cache_dtype: str | None = None
 
     @property
     def name(self) -> str:
-        """Its kind, its sizes by the letters that they begin with, its cache: star_b64_a8_int8."""
-        return "_".join(filter(None, (self.attention.label, self.cache_dtype)))
+        """Its kind, sizes by the letters that they begin with, share, dtype: star_b64_a8_int8."""
+        share = None if self.keep is None else self.keep.label
+        return "_".join(filter(None, (self.attention.label, share, self.cache_dtype)))
 
     @property
     def is_exact(self) -> bool:
@@ -64,6 +68,7 @@ def rows(
     attention: AttentionConfig, length: int | None, cache: CacheConfig | None = None
 ) -> tuple[Row, ...]:
     """The rows at a length; `L` in sizes stands for it. Rows that come out the same are one."""
+    keeps = _keeps(cache or CacheConfig())
     dtypes = items("cache.dtype", (cache or CacheConfig()).dtype)
     caches = [None if dtype == MODELS_OWN else dtype for dtype in dtypes]
     found: dict[Row, None] = {}
@@ -74,8 +79,30 @@ def rows(
             kinds = _streaming(attention, length)
         else:
             kinds = [KINDS[name]()]
-        found |= dict.fromkeys(Row(kind, dtype) for kind in kinds for dtype in caches)
+        found |= dict.fromkeys(
+            Row(kind, keep, dtype)
+            for kind in kinds
+            for keep in (keeps if isinstance(kind, Star) else [None])
+            for dtype in caches
+        )
     return tuple(found)
+
+
+def _keeps(cache: CacheConfig) -> list[Keep | None]:
+    """Each share of keys with each criterion; one row keeps all of them."""
+    found: list[Keep | None] = []
+    for text in items("cache.keep", cache.keep):
+        try:
+            share = float(text)
+        except ValueError:
+            raise ValueError(f"cache.keep={text!r} must be a number above 0, at most 1") from None
+        for criterion in items("cache.criterion", cache.criterion):
+            try:
+                keep = Keep(share=share, criterion=criterion)
+            except ValueError as e:
+                raise ValueError(f"cache.keep={text!r}, cache.criterion={criterion!r}: {e}") from e
+            found.append(None if share == 1 else keep)
+    return found
 
 
 def _items(attention: AttentionConfig, name: str) -> tuple[str, ...]:

@@ -156,7 +156,9 @@ def _answer_all(plan: Plan, engine: Engine, jobs: Sequence[Job]) -> None:
     with Progress(sum(job.left() * _work(job.cell) for job in jobs)) as progress:
         for job in jobs:
             engines = {
-                part.row: engine.with_cache(part.row.cache_dtype).with_attention(part.row.attention)
+                part.row: engine.with_attention(part.row.attention)
+                .with_keep(part.row.keep)
+                .with_cache(part.row.cache_dtype)
                 for part in job.parts
             }
             least = min(len(part.scores) for part in job.parts)

@@ -57,12 +57,16 @@ class AttentionConfig:
 
 @dataclasses.dataclass
 class CacheConfig:
-    """How what was encoded is kept. Each of the comma list is a row of the result.
+    """How what was encoded is kept. Each of the comma lists' combinations is a row of the result.
 
-    dtype: of keys and values: model (the model's own), int8, fp8 (E4M3). A comma list.
+    dtype: of keys and values: model (the model's own), int8, fp8 (E4M3).
+    keep: the share of the keys of each block that star keeps, above 0; 1: all of them.
+    criterion: what chooses them: attention, compactor, expected, keydiff, norm, random.
     """
 
     dtype: str = "model"
+    keep: str = "1"
+    criterion: str = "compactor"
 
 
 @dataclasses.dataclass

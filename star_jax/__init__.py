@@ -17,6 +17,7 @@ from star_jax.generate.sampling import Sampling
 from star_jax.generate.stopping import Answer, Event
 from star_jax.prefill.anchors import OtherAnchor
 from star_jax.prefill.dense import Dense
+from star_jax.prefill.keeping import Keep
 from star_jax.prefill.ring import Ring
 from star_jax.prefill.star import Star
 from star_jax.prefill.steps import Prefilling
@@ -34,6 +35,7 @@ __all__ = [
     "Engine",
     "Event",
     "Generation",
+    "Keep",
     "OtherAnchor",
     "Prefilling",
     "Ring",

@@ -7,7 +7,9 @@ from jax.sharding import AxisType, Mesh
 from star_jax.advice import Advice, warn
 from star_jax.attention import for_compressed, resolve
 from star_jax.models import DecoderConfig
+from star_jax.prefill.keeping import Keep
 from star_jax.prefill.kinds import Kind, check_kind
+from star_jax.prefill.star import Star
 from star_jax.runtime import mesh as mesh_lib
 from star_jax.runtime.placement import weight_specs
 from star_jax.sizes import shown
@@ -23,6 +25,7 @@ def check(
     config: DecoderConfig | None = None,
     dtype: str | None = None,
     cache_dtype: str | None = None,
+    keep: Keep | None = None,
 ) -> str:
     """Refuses what cannot run, of this model if its config is there; names the implementation.
 
@@ -42,11 +45,27 @@ def check(
         # Raises if a weight cannot be divided. One layer stands for all.
         weight_specs(dataclasses.replace(config, num_layers=1), mesh)
         attention.check(config, mesh)
+    if keep is not None:
+        _check_keep(keep, attention, config, mesh)
     head_dim = None if config is None else config.head_dim
     found = resolve(implementation, mesh, dtype=dtype, head_dim=head_dim)
     if cache_dtype is not None:
         for_compressed(found)
     return found
+
+
+def _check_keep(keep: Keep, attention: Kind, config: DecoderConfig | None, mesh: Mesh) -> None:
+    if not isinstance(keep, Keep):
+        raise ValueError(f"keep={shown(keep)} must be Keep(share=..., criterion=...), or None")
+    if not isinstance(attention, Star):
+        raise NotImplementedError(f"{keep!r} with {attention!r}: it needs blocks, and so Star")
+    if attention.correction is not None:
+        raise NotImplementedError(
+            f"{keep!r} with correction={attention.correction!r}: rows of later blocks read all "
+            "keys of earlier ones; use a halo without a correction"
+        )
+    if config is not None:
+        keep.check(config, tensor=mesh.shape[mesh_lib.TENSOR])
 
 
 def advise(rows: list[list[int]], config: DecoderConfig, mesh: Mesh, attention: Kind) -> None:

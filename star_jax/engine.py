@@ -1,37 +1,34 @@
 """The façade: load a model, encode contexts once, ask them often."""
 
-import dataclasses
 import os
 import warnings
-from collections.abc import Generator
 from typing import Any, overload
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from star_jax import checkpoint, checks, models
+from star_jax import checkpoint, models
 from star_jax.cache import compressed, reading
-from star_jax.cache.context import Asked, Context, ContextBatch
-from star_jax.cache.group import Group, grouped
+from star_jax.cache.context import Context, ContextBatch
 from star_jax.cache.layer import LayerCache, Plain
 from star_jax.checkpoint.fingerprint import Fingerprint, Weights, of_tokenizer
 from star_jax.checks import DTYPES, check
+from star_jax.encoding import Encoding
 from star_jax.generate import inputs
 from star_jax.generate.answering import Answering
 from star_jax.generate.inputs import Ids, Many, One
 from star_jax.generate.likelihood import Scores, score_document
 from star_jax.models import Decoder, DecoderConfig
 from star_jax.prefill import kinds
+from star_jax.prefill.keeping import Keep
 from star_jax.prefill.kinds import Kind
-from star_jax.prefill.steps import Prefilling, Step, after
-from star_jax.runtime import mesh as mesh_lib
 from star_jax.runtime.placement import place
 from star_jax.runtime.runtime import Runtime
 from star_jax.text.tokenizer import Tokenizer
 
 
-class Engine(Answering):
+class Engine(Encoding, Answering):
     """A model on a mesh, with one kind of attention for its contexts."""
 
     def __init__(
@@ -43,11 +40,15 @@ class Engine(Answering):
         implementation: str | None = None,
         tokenizer: Tokenizer | None = None,
         layer_cache: type[LayerCache] = Plain,
+        keep: Keep | None = None,
     ):
         dtype = str(jax.tree.leaves(model)[0].dtype)
         how = {"dtype": dtype, "cache_dtype": compressed.dtype_of(layer_cache)}
-        implementation = check(mesh, attention, implementation, config=model.config, **how)
+        implementation = check(
+            mesh, attention, implementation, config=model.config, keep=keep, **how
+        )
         self.model = place(model, mesh)
+        self.keep = keep
         self.runtime = Runtime(model.config, mesh, implementation, layer_cache)
         self.attention = attention
         self.tokenizer = tokenizer
@@ -64,6 +65,7 @@ class Engine(Answering):
         dtype: str = "bfloat16",
         cache_dtype: str | None = None,
         implementation: str | None = None,
+        keep: Keep | None = None,
     ) -> "Engine":
         """Loads a Hugging Face checkpoint: a local directory, or an id on the hub.
 
@@ -77,6 +79,7 @@ class Engine(Answering):
           cache_dtype: "int8" or "fp8" (E4M3) keeps the keys and values of contexts in 8 bits; None
             in `dtype`.
           implementation: of attention; None picks the best for the mesh's devices.
+          keep: the share of a context's keys that is kept, and what chooses them; None: all.
 
         Raises:
           FileNotFoundError, ValueError: the checkpoint is not there, torn, or does not fit.
@@ -86,11 +89,12 @@ class Engine(Answering):
             raise ValueError(f"{dtype=} must be one of {DTYPES}")
         layer_cache = compressed.of_dtype(cache_dtype)
         # Before anything is fetched.
-        check(mesh, attention, implementation, cache_dtype=cache_dtype)
+        check(mesh, attention, implementation, cache_dtype=cache_dtype, keep=keep)
         directory = checkpoint.resolve(path)
         config = models.read(directory)
+        how = {"dtype": dtype, "cache_dtype": cache_dtype}
         # Before weights are read.
-        check(mesh, attention, implementation, config=config, dtype=dtype, cache_dtype=cache_dtype)
+        check(mesh, attention, implementation, config=config, keep=keep, **how)
         if (tokenizer := Tokenizer.from_pretrained(directory)) is not None:
             for problem in tokenizer.problems(
                 vocab_size=config.vocab_size, eos_token_ids=config.eos_token_ids
@@ -102,6 +106,7 @@ class Engine(Answering):
             attention=attention,
             implementation=implementation,
             tokenizer=tokenizer,
+            keep=keep,
             layer_cache=layer_cache,
         )
 
@@ -136,29 +141,32 @@ class Engine(Answering):
 
     def with_attention(self, attention: Kind) -> "Engine":
         """The same weights with another kind of attention."""
-        return self._with(attention, self.runtime.layer_cache)
+        return self._with(attention=attention)
+
+    def with_keep(self, keep: Keep | None) -> "Engine":
+        """The same weights, keeping another share of a context's keys."""
+        return self._with(keep=keep)
 
     def with_cache(self, cache_dtype: str | None) -> "Engine":
         """The same weights, and contexts kept in another dtype; see `from_pretrained`."""
-        return self._with(self.attention, compressed.of_dtype(cache_dtype))
+        return self._with(layer_cache=compressed.of_dtype(cache_dtype))
 
-    def _with(self, attention: Kind, layer_cache: type[LayerCache]) -> "Engine":
+    def _with(self, **how: Any) -> "Engine":
+        mine = {
+            "attention": self.attention,
+            "layer_cache": self.runtime.layer_cache,
+            "keep": self.keep,
+        }
         other = Engine(
             self.model,
             mesh=self.mesh,
-            attention=attention,
             implementation=self.implementation,
             tokenizer=self._tokenizer,
-            layer_cache=layer_cache,
+            **{**mine, **how},
         )
         other.eos_token_ids = self.eos_token_ids
         other._weights = self._weights
         return other
-
-    @property
-    def encoding(self) -> dict[str, Any] | None:
-        """What files tell of how its contexts are encoded; None of a baseline."""
-        return kinds.fields(self.attention)
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -168,109 +176,9 @@ class Engine(Answering):
             config=self.config,
             dtype=str(jax.tree.leaves(self.model)[0].dtype),
             tokenizer=of_tokenizer(self._tokenizer),
-            attention=repr(self.attention),
+            attention=self._how,
             cache=compressed.dtype_of(self.runtime.layer_cache),
         )
-
-    @overload
-    def prefill(self, context_ids: One) -> Context: ...
-    @overload
-    def prefill(self, context_ids: Many) -> ContextBatch: ...
-    def prefill(self, context_ids: Ids) -> Context | ContextBatch:
-        """Phase 1: encodes a context, or a batch of contexts of any lengths.
-
-        Args:
-          context_ids: token ids; or a list of such lists, one per context of a batch.
-
-        Raises:
-          ValueError: no context, an empty one, or an id outside the vocabulary.
-        """
-        return self._prefilling(context_ids).finish()
-
-    @overload
-    def prefilling(self, context_ids: One) -> Prefilling[Context]: ...
-    @overload
-    def prefilling(self, context_ids: Many) -> Prefilling[ContextBatch]: ...
-    def prefilling(self, context_ids: Ids) -> Prefilling[Any]:
-        """`prefill` in steps: to tell how far it is, and to do something else in between.
-
-        prefilling = engine.prefilling(ids)
-        for done in prefilling:
-            print(f"{done} of {prefilling.tokens} tokens")
-        context = prefilling.context
-        """
-        return self._prefilling(context_ids)
-
-    def _prefilling(self, context_ids: Ids) -> Prefilling[Any]:
-        rows, is_batch = inputs.rows(context_ids, "context", vocab_size=self.config.vocab_size)
-        checks.advise(rows, self.config, self.mesh, self.attention)
-        data = self.mesh.shape[mesh_lib.DATA]
-        groups = grouped([len(row) for row in rows], data=data)
-        kind = ContextBatch if is_batch else Context
-        return Prefilling(self._encode(rows, groups, kind), tokens=sum(map(len, rows)))
-
-    def _encode(
-        self,
-        rows: list[list[int]],
-        groups: list[tuple[int, ...]],
-        kind: type[Context] | type[ContextBatch],
-    ) -> Generator[Step, None, Context | ContextBatch]:
-        encoded, done = [], 0
-        for group in groups:
-            tokens = [rows[i] for i in group]
-            steps = self.attention.encode(self.model, self._padded(tokens), runtime=self.runtime)
-            cache, shards = yield from after(done, steps)
-            lengths = [len(row) for row in tokens]
-            encoded.append(Group(group, tokens, lengths, cache, shards, self.mesh))
-            done += sum(lengths)
-        return kind(rows, tuple(encoded), self.mesh, self.fingerprint, self.encoding)
-
-    @overload
-    def extend(self, context: Context, more_ids: One) -> Context: ...
-    @overload
-    def extend(self, context: ContextBatch, more_ids: Many) -> ContextBatch: ...
-    def extend(self, context: Context | ContextBatch, more_ids: Ids) -> Context | ContextBatch:
-        """The context with more tokens at its end, as if all of it had been encoded at once.
-
-        Star Attention encodes only the new blocks, and anew those of the wave that the context
-        ends in: a block of each device at most. The contexts of a batch that were encoded side by
-        side start at the wave that the shortest one ends in. Exact attention encodes all of it
-        anew, and so is a dialogue's latest part. The context stays as it is; both are in memory.
-
-        Args:
-          context: from `prefill`, of this engine's attention.
-          more_ids: token ids; for a batch one list for each context, which may be empty.
-
-        Raises:
-          ValueError: the context is another engine's, or was encoded by another attention; or
-            see `prefill`.
-        """
-        return self._extending(context, more_ids).finish()
-
-    @overload
-    def extending(self, context: Context, more_ids: One) -> Prefilling[Context]: ...
-    @overload
-    def extending(self, context: ContextBatch, more_ids: Many) -> Prefilling[ContextBatch]: ...
-    def extending(self, context: Context | ContextBatch, more_ids: Ids) -> Prefilling[Any]:
-        """`extend` in steps, as `prefilling` is."""
-        return self._extending(context, more_ids)
-
-    def _extending(self, context: Context | ContextBatch, more_ids: Ids) -> Prefilling[Any]:
-        inputs.encoded(context).check(self.mesh, self.fingerprint)
-        if context.fingerprint.attention != repr(self.attention):
-            raise ValueError(
-                f"the context was encoded by {context.fingerprint.attention}, and this engine has "
-                f"{self.attention!r}: extend it with an engine that has the same"
-            )
-        vocab_size = self.config.vocab_size
-        more, is_batch = inputs.rows(
-            more_ids, "more_ids", vocab_size=vocab_size, may_be_empty=context.is_batch
-        )
-        if is_batch != context.is_batch or len(more) != len(context.tokens):
-            raise ValueError(f"more_ids must be a list for each of {len(context.tokens)} contexts")
-        rows = [[*told, *ids] for told, ids in zip(context.tokens, more, strict=True)]
-        checks.advise(rows, self.config, self.mesh, self.attention)
-        return Prefilling(self._extend(context, rows), tokens=sum(map(len, rows)))
 
     def load_context(self, path: str | os.PathLike[str]) -> Context | ContextBatch:
         """What `save` has written: the keys and values go to this engine's mesh; nothing runs.
@@ -287,27 +195,6 @@ class Engine(Answering):
             fingerprint=self.fingerprint,
             kind_of=kinds.of_fields,
         )
-
-    def _extend(self, context: Asked, rows: list[list[int]]) -> Generator[Step, None, Asked]:
-        extended, done = [], 0
-        for group in context.groups:
-            tokens = group.of(rows)
-            steps = self.attention.extend(
-                self.model,
-                self._padded(tokens),
-                cache=group.cache,
-                shards=group.shards,
-                encoded=min(group.encoded),
-                runtime=self.runtime.keeping(group.cache.kind),
-            )
-            cache, shards = yield from after(done, steps)
-            lengths = [len(row) for row in tokens]
-            extended.append(Group(group.rows, tokens, lengths, cache, shards, self.mesh))
-            done += sum(lengths)
-        return dataclasses.replace(context, tokens=rows, groups=tuple(extended))
-
-    def _padded(self, tokens: list[list[int]]) -> list[list[int]]:
-        return tokens + [[]] * (-len(tokens) % self.mesh.shape[mesh_lib.DATA])
 
     @overload
     def score_document(self, document_ids: One, *, window: int | np.integer = ...) -> Scores: ...

@@ -110,7 +110,7 @@ class Store:
         if not isinstance(context, Context):
             raise ValueError(f"context={context!r} must be one context, and no batch")
         context.check(self._engine.mesh, self._engine.fingerprint)
-        if context.encoding != self._engine.encoding:
+        if context.fingerprint.attention != self._engine.fingerprint.attention:
             raise ValueError(f"the engine of this store encodes otherwise than {context!r}")
         self.forget(context.tokens[0])
         entry = _Entry(_ids(context.tokens[0]), context)
@@ -122,6 +122,8 @@ class Store:
     def find(self, tokens: Sequence[int] | np.ndarray, *, least: int = 1) -> Context | None:
         """The context that shares the longest beginning with these tokens, cut to it.
 
+        Where it keeps some keys only, it is cut to whole blocks of that.
+
         It comes back to the devices, if it is not there. None: none shares `least` tokens.
         """
         ids = _ids(tokens)
@@ -132,8 +134,10 @@ class Store:
                 return None
             context = self._back(entry)
             if context is not None:
-                is_whole = shared[entry] == len(entry.ids)
-                return context if is_whole else context.prefix(shared[entry])
+                length = context.longest_prefix(shared[entry])
+                if length < max(least, 1):
+                    return None
+                return context if length == len(entry.ids) else context.prefix(length)
         return None
 
     def forget(self, tokens: Sequence[int] | None = None) -> None:

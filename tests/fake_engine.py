@@ -80,6 +80,10 @@ class FakeEngine(Engine):
     def with_attention(self, attention: Kind) -> "FakeEngine":
         return FakeEngine(self.tokenizer, attention)
 
+    def with_keep(self, keep: Any) -> "FakeEngine":
+        del keep  # it keeps nothing
+        return self
+
     def with_cache(self, cache_dtype: str | None) -> "FakeEngine":
         return self
 

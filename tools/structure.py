@@ -35,6 +35,7 @@ ROOMS = (
         "runs",
         "store",
         "engine",
+        "encoding",
         "checks",
         "prefill",
         "generate",

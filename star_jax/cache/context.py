@@ -75,6 +75,14 @@ class Encoded:
         """
         return self.cut(whole("length", length))
 
+    def longest_prefix(self, length: int) -> int:
+        """The longest that `prefix` can cut all rows to, if not `length`: of some keys, blocks."""
+        return min(
+            group.shards.longest(length, encoded)
+            for group in self.groups
+            for encoded in group.encoded
+        )
+
     def cut(self: Asked, length: int | np.integer) -> Asked:
         """`prefix`, but `length` may be 0: a query then attends to its own tokens alone."""
         return dataclasses.replace(

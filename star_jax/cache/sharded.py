@@ -28,6 +28,7 @@ ROUND = 8
 Layers = tuple[Array, ...]
 Pair = tuple[Array, Array]  # keys and values of a layer
 Pairs = dict[int, Pair]  # of some layers, by their index
+PerLayer = int | tuple[int, ...]
 
 
 class KV(NamedTuple):
@@ -87,6 +88,11 @@ class Shards:
         inside = np.asarray(lengths)[:, None, None] - begin
         return np.clip(inside, 0, self.size).sum(axis=-1, dtype=np.int32)
 
+    def longest(self, length: int, encoded: int) -> int:
+        """The longest part of at most `length` tokens that one of `encoded` can be cut to."""
+        del encoded
+        return length
+
     def last(self, lengths: list[int], count: int) -> np.ndarray:
         """Where the last `count` tokens of such contexts lie in every shard: int32 [B, C, count].
 
@@ -112,27 +118,38 @@ def dealt(kept: Kept, shards: Shards, lengths: list[int], runtime: Runtime) -> C
     return Cache(kept, valid, last=last)
 
 
-def resize(cache: Kept, keys: int, *, of: int, mesh: Mesh) -> Kept:
+def resize(cache: Kept, keys: PerLayer, *, of: PerLayer, mesh: Mesh) -> Kept:
     """A copy of the cache with room for `keys` keys on every device: zeros are added, or it is cut.
 
-    of: the keys that every device has room for now.
+    of: the keys that every device has room for now. Layers may have numbers of their own.
     """
-    return _resize(mesh, type(cache[0]), len(cache), keys, of)(cache)
+    both = (_per_layer(keys, len(cache)), _per_layer(of, len(cache)))
+    return _resize(mesh, type(cache[0]), *both)(cache)
+
+
+def _per_layer(numbers: PerLayer, count: int) -> tuple[int, ...]:
+    return (numbers,) * count if isinstance(numbers, int) else numbers
 
 
 @functools.cache
 def _resize(
-    mesh: Mesh, kind: type[LayerCache], layers: int, keys: int, of: int
+    mesh: Mesh, kind: type[LayerCache], rooms: tuple[int, ...], ofs: tuple[int, ...]
 ) -> Callable[[Kept], Kept]:
-    def one(x: Array) -> Array:
+    def one(x: Array, keys: int, of: int) -> Array:
         # A kind may keep fewer entries than keys: one number for each wave, say.
         entries = -(-keys * x.shape[1] // of)
         more = max(entries - x.shape[1], 0)
         return jnp.pad(x[:, :entries], ((0, 0), (0, more), *((0, 0),) * (x.ndim - 2)))
 
-    layout = (kind.layout(),) * layers
+    def all_layers(cache: Kept) -> Kept:
+        return tuple(
+            jax.tree.map(functools.partial(one, keys=keys, of=of), layer)
+            for layer, keys, of in zip(cache, rooms, ofs, strict=True)
+        )
+
+    layout = (kind.layout(),) * len(rooms)
     local = jax.shard_map(
-        lambda cache: jax.tree.map(one, cache),
+        all_layers,
         mesh=mesh,
         in_specs=(layout,),
         out_specs=layout,

@@ -30,9 +30,9 @@ from star_jax.engine import Engine
 from star_jax.eval import config as config_lib
 from star_jax.eval import help
 from star_jax.eval.config import EvalConfig
-from star_jax.eval.rows import rows
+from star_jax.eval.rows import Row, rows
 from star_jax.prefill import kinds
-from star_jax.prefill.kinds import BASELINES, Kind
+from star_jax.prefill.kinds import BASELINES
 from star_jax.runs import cli, devices, limits
 from star_jax.runs.terminal import say
 from star_jax.text.prompt import Prompt
@@ -64,7 +64,7 @@ class _Job:
     config: EvalConfig
     mesh: Mesh
     directory: str  # of the checkpoint
-    attention: Kind
+    row: Row
     form: Form
     ids: list[int] | None
 
@@ -78,8 +78,10 @@ def main(argv: Sequence[str]) -> None:
         engine = Engine.from_pretrained(
             job.directory,
             mesh=job.mesh,
-            attention=job.attention,
+            attention=job.row.attention,
             dtype=job.config.model.dtype,
+            cache_dtype=job.row.cache_dtype,
+            keep=job.row.keep,
             implementation=job.config.attention.implementation or None,
         )
         warnings.simplefilter("ignore", Advice)  # it has been said when the document was encoded
@@ -139,9 +141,11 @@ def _checked() -> _Job:
     ids = None if text is None else form.document(text)
     if ids is not None:
         limits.check_tokens("the document's tokens", len(ids), positions=positions)
-    attention = _attention(config, len(ids)) if ids else kinds.of_fields(saved)
-    engine_lib.check(mesh, attention, asked, config=model, dtype=config.model.dtype)
-    return _Job(config, mesh, directory, attention, form, ids)
+    row = _row(config, len(ids)) if ids else Row(kinds.of_fields(saved))
+    kept = {"cache_dtype": row.cache_dtype, "keep": row.keep}
+    dtype = config.model.dtype
+    engine_lib.check(mesh, row.attention, asked, config=model, dtype=dtype, **kept)
+    return _Job(config, mesh, directory, row, form, ids)
 
 
 def _check_flags() -> None:
@@ -179,22 +183,22 @@ def _form(tokenizer: Tokenizer) -> Form:
     return form
 
 
-def _attention(config: EvalConfig, length: int) -> Kind:
+def _row(config: EvalConfig, length: int) -> Row:
     """The one way to encode that the configuration gives; L in it is the document's length.
 
     It is rounded up: else L/4 of 4317 tokens would be 1079, and the last one a block of its own.
     """
-    found = rows(config.attention, -(-length // _ROUND) * _ROUND)
+    found = rows(config.attention, -(-length // _ROUND) * _ROUND, config.cache)
     if len(found) > 1:
         names = ", ".join(row.name for row in found)
         raise ValueError(
-            f"attention says {len(found)} ways to encode ({names}), and a dialogue has one: "
+            f"attention and cache say {len(found)} ways to encode ({names}), and a dialogue has one: "
             "--config.attention.kind=star, and one size each"
         )
     (row,) = found
     if row.attention.name in BASELINES:
         raise ValueError(f"attention {row.name} is to compare with: use star or an exact kind")
-    return row.attention
+    return row
 
 
 if __name__ == "__main__":

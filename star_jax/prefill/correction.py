@@ -37,6 +37,7 @@ from star_jax.attention import Partial, Segment, merge
 from star_jax.attention.partial import merge_stacked
 from star_jax.cache.layer import LayerCache
 from star_jax.models.decoder import precision
+from star_jax.prefill.keeping import Slots
 from star_jax.runtime.mesh import CONTEXT
 from star_jax.runtime.runtime import Attention
 
@@ -49,12 +50,16 @@ Sent = Float[Array, "C B R N H"]  # here, R rows of the block of each device
 
 
 class Rules(NamedTuple):
-    """What a block sees, as `star.Star` says it. Programs are compiled for each."""
+    """What a block sees, as `star.Star` says it, and what is kept of it: None, all of it.
+
+    Programs are compiled for each.
+    """
 
     anchor: int
     halo: int = 0
     correction: str | None = None
     stride: int = 64
+    slots: Slots | None = None
 
 
 class Earlier(NamedTuple):

@@ -16,12 +16,12 @@ ICML 2025, section 2.1; the shared anchor and the halo are ours.
 import dataclasses
 import functools
 from collections.abc import Generator, Iterator, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from star_jax.cache.in_two import apart, one_part
 from star_jax.cache.sharded import (
     ROUND,
     Cache,
@@ -37,6 +37,8 @@ from star_jax.cache.sharded import (
 from star_jax.models import Decoder, DecoderConfig
 from star_jax.prefill import waves as wave_lib
 from star_jax.prefill.correction import CORRECTIONS, WITH_KEYS, Rules
+from star_jax.prefill.keeping import Keep, KeptShards, Slots
+from star_jax.prefill.selecting import Filled, parts, together
 from star_jax.prefill.steps import Step, Steps
 from star_jax.runtime import mesh as mesh_lib
 from star_jax.runtime.mesh import CONTEXT
@@ -166,16 +168,20 @@ class Star:
     ) -> Steps:
         """See `kinds.Kind`. The wave that holds the first new token is encoded anew."""
         mesh, devices = runtime.mesh, runtime.mesh.shape[CONTEXT]
-        new = sizes(self, max(map(len, rows)), devices)
+        new = sizes(self, max(map(len, rows)), devices, runtime.keep)
         first = encoded // new.span
-        if first == 0 or new.block != shards.size:
+        lost = new.rules.halo and runtime.keep is not None  # not all of the halo was kept
+        if first == 0 or new.block != shards.size or lost:
             return (yield from self.encode(model, rows, runtime=runtime))
-        old = room(len(shards.starts[0]), shards.size)
         # A copy: the context that is extended stays as it is. It may have been longer once.
-        kept = resize(cache.layers, new.room, of=old, mesh=mesh)
-        before = wave_lib.resume(runtime, new.rules, new.block)(kept, np.int32(first * new.block))
+        old = new.rooms(runtime, waves=len(shards.starts[0]))
+        kept, *shared = apart(cache.layers)
+        runtime = runtime.keeping(type(kept[0]))
+        kept = resize(kept, new.rooms(runtime), of=old, mesh=mesh)
+        keys = np.int32(first * new.block)
+        before = wave_lib.resume(runtime, new.rules, new.block)(kept, keys, *shared)
         kept = yield from _later_waves(model, rows, new, kept, before, first, runtime)
-        return dealt_blocks(rows, new, kept, runtime)
+        return dealt_blocks(rows, new, kept, runtime, *shared)
 
 
 class Sizes(NamedTuple):
@@ -191,14 +197,32 @@ class Sizes(NamedTuple):
     room: int
     span: int
 
+    def rooms(self, runtime: Runtime, *, waves: int | None = None) -> tuple[int, ...]:
+        """How many keys of so many waves each device has room for, in each layer."""
+        waves, slots = waves or self.waves, self.rules.slots
+        return tuple(
+            room(waves, self.block) if slots is None or layer.window else slots.room(waves)
+            for layer in runtime.config.layers
+        )
 
-def sizes(attention: Star, longest: int, devices: int) -> Sizes:
+    def wave_keys(self, runtime: Runtime) -> tuple[int, ...]:
+        """How many keys a wave has on each device, in each layer."""
+        slots = self.rules.slots
+        return tuple(
+            self.block if slots is None or layer.window else slots.keys
+            for layer in runtime.config.layers
+        )
+
+
+def sizes(attention: Star, longest: int, devices: int, keep: Keep | None = None) -> Sizes:
     """Those of contexts of at most `longest` tokens, on so many devices of `context`."""
     block = min(attention.block_size, bucket(longest))  # 100 tokens do not cost a whole block
     waves = -(-longest // (devices * block))
     rules = Rules(min(attention.anchor, block))
     if longest > block:  # one block sees everything
         rules = Rules(rules.anchor, attention.halo, attention.correction, attention.stride)
+    if keep is not None:
+        rules = rules._replace(slots=Slots(keep, block, rules.anchor, devices))
     return Sizes(block, rules, waves, room(waves, block), devices * block)
 
 
@@ -209,15 +233,19 @@ def room(waves: int, block: int) -> int:
 
 def _encode(model: Decoder, rows: list[list[int]], attention: Star, runtime: Runtime) -> Steps:
     mesh, devices = runtime.mesh, runtime.mesh.shape[CONTEXT]
-    new = sizes(attention, max(map(len, rows)), devices)
-    tokens, starts = next(_inputs(rows, new, runtime, first=0))
-    kept, before = wave_lib.programs(runtime, new.rules)[0](model, tokens, starts)
-    if new.room > new.block:
+    runtime = runtime.keeping(one_part(runtime.layer_cache))
+    new = sizes(attention, max(map(len, rows)), devices, runtime.keep)
+    tokens, starts, *filled = next(_inputs(rows, new, runtime, first=0))
+    kept, before = wave_lib.programs(runtime, new.rules)[0](model, tokens, starts, *filled)
+    if (rooms := new.rooms(runtime)) != (of := new.wave_keys(runtime)):
         # One name for the wave and the cache: the first wave's arrays go when they are copied.
-        kept = resize(kept, new.room, of=new.block, mesh=mesh)
+        kept = resize(kept, rooms, of=of, mesh=mesh)
     yield Step.to(new.span, rows, kept)
+    shared, slots = [], new.rules.slots
+    if slots is not None and slots.shared:
+        shared = [parts(runtime, slots)(before.anchors)]
     kept = yield from _later_waves(model, rows, new, kept, before, 1, runtime)
-    return dealt_blocks(rows, new, kept, runtime)
+    return dealt_blocks(rows, new, kept, runtime, *shared)
 
 
 def _later_waves(
@@ -231,11 +259,12 @@ def _later_waves(
 ) -> Generator[Step, None, Kept]:
     """Encodes waves from `first` on, and writes them into the cache, which is donated."""
     later = wave_lib.programs(runtime, new.rules)[1]
-    for w, (tokens, starts) in enumerate(_inputs(rows, new, runtime, first=first), start=first):
+    inputs = enumerate(_inputs(rows, new, runtime, first=first), start=first)
+    for w, (tokens, starts, *filled) in inputs:
         if new.rules.correction is not None:
             valid = np.full(starts.shape, w * new.block, np.int32)
             before = before._replace(cache=Cache(kept, runtime.put(valid, mesh_lib.BLOCKS)))
-        wave, tails = later(model, tokens, starts, before)
+        wave, tails = later(model, tokens, starts, before, *filled)
         before = before._replace(tails=tails, cache=None)
         kept = write(kept, wave, w, mesh=runtime.mesh)
         yield Step.to((w + 1) * new.span, rows, kept)
@@ -244,21 +273,36 @@ def _later_waves(
 
 def _inputs(
     rows: list[list[int]], new: Sizes, runtime: Runtime, *, first: int
-) -> Iterator[tuple[jax.Array, jax.Array]]:
-    """Tokens [B, C*b] and starts of blocks [B, C] of the waves from `first` on, on the mesh."""
+) -> Iterator[tuple[Any, ...]]:
+    """Tokens [B, C*b] and starts of blocks [B, C] of the waves from `first` on, on the mesh.
+
+    Where some keys are kept only, also `Filled`: [B, C] each.
+    """
     tokens, devices = pad(rows, new.waves * new.span), new.span // new.block
     starts = np.broadcast_to(np.arange(devices, dtype=np.int32) * new.block, (len(rows), devices))
     put = functools.partial(runtime.put, spec=mesh_lib.BLOCKS)
     for at in range(first * new.span, new.waves * new.span, new.span):
-        yield put(tokens[:, at : at + new.span]), put(starts + np.int32(at))
+        inputs = put(tokens[:, at : at + new.span]), put(starts + np.int32(at))
+        if (slots := new.rules.slots) is None:
+            yield inputs
+        else:
+            filled = slots.filled(range(at, at + new.span, new.block), list(map(len, rows)))
+            yield *inputs, Filled(*map(put, filled))
 
 
 def dealt_blocks(
-    rows: list[list[int]], new: Sizes, kept: Kept, runtime: Runtime
+    rows: list[list[int]], new: Sizes, kept: Kept, runtime: Runtime, *shared: Kept
 ) -> tuple[Cache, Shards]:
-    """What the devices keep of contexts whose blocks went to them in turn, and how they lie."""
-    shards = blocks(new)
-    return dealt(kept, shards, [len(row) for row in rows], runtime), shards
+    """What the devices keep of contexts whose blocks went to them in turn, and how they lie.
+
+    shared: what they keep of the anchor beside, if there is any of it.
+    """
+    shards, lengths = blocks(new), [len(row) for row in rows]
+    if new.rules.slots is not None:
+        shards = KeptShards(shards.starts, shards.size, new.rules.slots, tuple(lengths))
+        for first in shared:
+            kept = together(kept, first, new.rules.slots, runtime)
+    return dealt(kept, shards, lengths, runtime), shards
 
 
 def blocks(new: Sizes) -> Shards:

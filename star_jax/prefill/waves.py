@@ -22,11 +22,14 @@ from jax.stages import Wrapped
 from star_jax.array_typing import Array, Int, Keys, PerRow, Queries, Tokens, Values
 from star_jax.attention import Segment
 from star_jax.attention.windowed import attend_windowed
+from star_jax.cache.layer import LayerCache
 from star_jax.cache.sharded import Cache, Kept, Pair, Pairs
 from star_jax.models import Decoder, LayerSpec
 from star_jax.prefill import correction as correction_lib
 from star_jax.prefill import window as window_lib
 from star_jax.prefill.correction import Rules
+from star_jax.prefill.criteria import Block
+from star_jax.prefill.selecting import Filled, heads_here, select
 from star_jax.prefill.sending import broadcast, first_has, send, unpack
 from star_jax.runtime import mesh as mesh_lib
 from star_jax.runtime.mesh import CONTEXT, TENSOR
@@ -63,31 +66,33 @@ def programs(runtime: Runtime, rules: Rules) -> tuple[Wrapped, Wrapped]:
 
     first_wave(model, tokens [B, C*b], starts [B, C]) -> (Kept, C*b keys; Before)
     later_wave(model, tokens, starts, Before) -> (Kept, tails); with a correction, it is compiled
-    for each capacity of the cache.
+    for each capacity of the cache. Where some keys are kept only, both also take `Filled`, whose
+    numbers are [B, C]: how much of each block is valid, and is kept.
     """
 
     kind = Wave if rules.correction is None else CorrectedWave
 
     def first_wave(
-        model: Decoder, tokens: Tokens, starts: Int[Array, "B 1"]
+        model: Decoder, tokens: Tokens, starts: Int[Array, "B 1"], *filled: Filled
     ) -> tuple[Kept, Before]:
-        state = _run(model, tokens, kind(starts[:, 0], rules, None, runtime))
+        state = _run(model, tokens, kind(starts[:, 0], rules, None, runtime, *_here(filled)))
         return state.kept, Before(state.anchors, state.tails)
 
     def later_wave(
-        model: Decoder, tokens: Tokens, starts: Int[Array, "B 1"], before: Before
+        model: Decoder, tokens: Tokens, starts: Int[Array, "B 1"], before: Before, *filled: Filled
     ) -> tuple[Kept, Pairs]:
-        state = _run(model, tokens, kind(starts[:, 0], rules, before, runtime))
+        state = _run(model, tokens, kind(starts[:, 0], rules, before, runtime, *_here(filled)))
         return state.kept, state.tails
 
     weights, layers, blocks = runtime.weights, runtime.layers, mesh_lib.BLOCKS
     cache = None if rules.correction is None else Cache(layers, blocks)  # type: ignore[arg-type]
     made = Before(mesh_lib.TAIL, mesh_lib.CACHE)  # type: ignore[arg-type]
+    filled = () if rules.slots is None else (blocks,)
     return (
-        runtime.program(first_wave, (weights, blocks, blocks), (layers, made)),
+        runtime.program(first_wave, (weights, blocks, blocks, *filled), (layers, made)),
         runtime.program(
             later_wave,
-            (weights, blocks, blocks, made._replace(cache=cache)),
+            (weights, blocks, blocks, made._replace(cache=cache), *filled),
             (layers, mesh_lib.CACHE),
         ),
     )
@@ -95,23 +100,46 @@ def programs(runtime: Runtime, rules: Rules) -> tuple[Wrapped, Wrapped]:
 
 @compiled_once
 def resume(runtime: Runtime, rules: Rules, block: int) -> Wrapped:
-    """resume(Kept, keys []) -> Before, of a context of so many keys on every device."""
+    """resume(Kept, keys [], *shared) -> Before, of a context of so many keys on every device.
 
-    def read(kept: Kept, keys: Int[Array, ""]) -> Before:
+    shared: what `selecting.parts` gave, where some keys are kept only.
+    """
+    is_shared = rules.slots is not None and rules.slots.shared > 0
+
+    def read(kept: Kept, keys: Int[Array, ""], *shared: Kept) -> Before:
         gpu, anchors, tails = mesh_lib.is_gpu(runtime.mesh), {}, {}
         for spec, layer in zip(runtime.config.layers, kept, strict=True):
             if spec.window is not None:
                 tails[spec.index] = window_lib.last(layer, spec.reach, keys, block)
                 continue
-            first = jnp.stack(layer.read(0, rules.anchor))
-            anchors[spec.index] = unpack(broadcast(first, gpu=gpu))
+            parts = [one[spec.index] for one in shared]
+            anchors[spec.index] = _anchor(layer, *parts, rules=rules, gpu=gpu)
             if rules.halo:
                 tail = layer.read(keys - rules.halo, rules.halo)
                 tails[spec.index] = unpack(send(jnp.stack(tail)))
         return Before(anchors, tails)
 
     made = Before(mesh_lib.TAIL, mesh_lib.CACHE)  # type: ignore[arg-type]
-    return runtime.program(read, (runtime.layers, P()), made)
+    more = (runtime.layers,) if is_shared else ()
+    return runtime.program(read, (runtime.layers, P(), *more), made)
+
+
+def _anchor(layer: LayerCache, *parts: LayerCache, rules: Rules, gpu: bool) -> Pair:
+    """The anchor of a context, whole on every device; `parts` of it lie on all of them."""
+    slots = rules.slots
+    shared = slots.shared if slots is not None and parts else 0
+    rest = broadcast(jnp.stack(layer.read(0, rules.anchor - shared)), gpu=gpu)
+    for part in parts:
+        first = jnp.stack(part.read(0, slots.part if slots is not None else 0))
+        if jax.lax.axis_size(CONTEXT) > 1:  # [2, B, part, K, H] -> [2, B, C*part, K, H]
+            first = jax.lax.all_gather(first, CONTEXT, axis=2, tiled=True)
+        rest = jnp.concatenate([first[:, :, :shared], rest], axis=2)
+    return unpack(rest)
+
+
+def _here(filled: tuple[Filled, ...]) -> tuple[Filled, ...]:
+    """Those of this device's block, [B, 1], as they are used."""
+    return tuple(jax.tree.map(lambda x: x[:, 0], one) for one in filled)
 
 
 def _run(model: Decoder, tokens: Tokens, attend: "Wave") -> State:
@@ -129,11 +157,13 @@ class Wave:
     rules: Rules
     before: Before | None
     runtime: Runtime
+    filled: Filled | None = None  # where some keys are kept only
 
     def start(self, spec: LayerSpec, k: Keys, v: Values, state: State) -> State:
         """Sends anchor and halo, or what windows reach."""
-        state = state._replace(kept=(*state.kept, self.runtime.layer_cache.of(k, v)))
         i, rules = spec.index, self.rules
+        if spec.window is not None or rules.slots is None:
+            state = self._keep(k, v, state)
         if spec.window is not None:
             earlier = None if self.before is None else self.before.tails[i]
             before, tail = window_lib.before_blocks(k, v, spec.reach, earlier)
@@ -154,7 +184,20 @@ class Wave:
             return self._windowed(spec, q, k, v, state), state
         own, attend = Segment(k, v, causal=True), self.runtime.attention(spec)
         received = self._received(spec, state)
-        return attend(q, [*self._seen(spec, received, block=own.keys), own]).out, state
+        out = attend(q, [*self._seen(spec, received, block=own.keys), own]).out
+        return out, self._select(spec, q, k, v, state)
+
+    def _keep(self, k: Keys, v: Values, state: State) -> State:
+        return state._replace(kept=(*state.kept, self.runtime.layer_cache.of(k, v)))
+
+    def _select(self, spec: LayerSpec, q: Queries, k: Keys, v: Values, state: State) -> State:
+        """Keeps some keys only, now that there are queries; does nothing where all are kept."""
+        slots, filled = self.rules.slots, self.filled
+        if slots is None or filled is None:
+            return state
+        heads = heads_here(k.shape[2], self.runtime)
+        block = Block(spec, q, k, v, self.starts, filled.valid, heads)
+        return self._keep(*select(block, slots, filled.kept), state)
 
     def _windowed(self, spec: LayerSpec, q: Queries, k: Keys, v: Values, state: State) -> Queries:
         if spec.window is None or state.before is None:

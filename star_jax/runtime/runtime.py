@@ -31,13 +31,14 @@ class Runtime:
     """A model's configuration, its mesh, and how attention is computed and kept there.
 
     implementation: of attention. layer_cache: what a layer keeps of a context; see
-    `cache.layer.LayerCache`.
+    `cache.layer.LayerCache`. keep: of phase 1 alone, the share of keys kept; see `prefill.keeping`.
     """
 
     config: DecoderConfig
     mesh: Mesh
     implementation: str
     layer_cache: type[Any]
+    keep: Any = None
 
     def keeping(self, layer_cache: type[Any]) -> "Runtime":
         """The same for contexts whose layers keep another kind."""

@@ -31,8 +31,8 @@ from star_jax.engine import Engine
 from star_jax.eval import config as config_lib
 from star_jax.eval import help
 from star_jax.eval.config import EvalConfig
-from star_jax.eval.rows import needs_length, rows
-from star_jax.prefill.kinds import BASELINES, Kind
+from star_jax.eval.rows import Row, needs_length, rows
+from star_jax.prefill.kinds import BASELINES
 from star_jax.runs import cli, devices
 from star_jax.runs.terminal import say
 from star_jax.serve import flags
@@ -51,7 +51,7 @@ class _Job:
     settings: Settings
     mesh: Mesh
     directory: str  # of the checkpoint
-    attention: Kind
+    row: Row
 
 
 def define_flags() -> None:
@@ -70,8 +70,9 @@ def main(argv: Sequence[str]) -> None:
         engine = Engine.from_pretrained(
             job.directory,
             mesh=job.mesh,
-            attention=job.attention,
+            attention=job.row.attention,
             dtype=job.config.model.dtype,
+            cache_dtype=job.row.cache_dtype,
             implementation=job.config.attention.implementation or None,
         )
         warnings.simplefilter("ignore", Advice)  # prompts have all lengths, and one setting
@@ -88,13 +89,14 @@ def _checked() -> _Job:
             "a server runs in one process, and encodes one context at a time: leave out "
             "mesh.coordinator and mesh.data, and let mesh.context devices share it"
         )
-    attention = _attention(config)
+    row = _row(config)
     mesh = devices.make_mesh(config.mesh, prefix="--config.mesh.")
     asked = config.attention.implementation or None
     implementations.resolve(asked, mesh)  # before anything is fetched
     directory = checkpoint.resolve(config.model.path)
     model = models.read(directory)
-    engine_lib.check(mesh, attention, asked, config=model, dtype=config.model.dtype)
+    kept = {"dtype": config.model.dtype, "cache_dtype": row.cache_dtype}
+    engine_lib.check(mesh, row.attention, asked, config=model, **kept)
     if Tokenizer.from_pretrained(directory) is None:
         raise ValueError(f"{config.model.path} has no tokenizer files, and requests are text")
     if settings.positions > (most := model.max_position_embeddings):
@@ -104,24 +106,28 @@ def _checked() -> _Job:
         name=settings.name or config.model.path.rstrip("/"),
         positions=settings.positions or most,
     )
-    return _Job(config, settings, mesh, directory, attention)
+    return _Job(config, settings, mesh, directory, row)
 
 
-def _attention(config: EvalConfig) -> Kind:
+def _row(config: EvalConfig) -> Row:
     """The one way to encode that the configuration gives, for prompts of all lengths."""
     if needs_length(config.attention):
         raise ValueError("prompts have all lengths: give attention's sizes in tokens, without L")
-    found = rows(config.attention, None)
+    found = rows(config.attention, None, config.cache)
     if len(found) > 1:
         names = ", ".join(row.name for row in found)
         raise ValueError(
-            f"attention says {len(found)} ways to encode ({names}), and a server has one: "
+            f"attention and cache say {len(found)} ways to encode ({names}), and a server has one: "
             "--config.attention.kind=star, and one size each"
         )
     (row,) = found
     if row.attention.name in BASELINES:
         raise ValueError(f"attention {row.name} is to compare with: use star or an exact kind")
-    return row.attention
+    if row.keep is not None:
+        raise NotImplementedError(
+            "cache.keep: a server shares beginnings of contexts, and fewer keys serve whole blocks"
+        )
+    return row
 
 
 def _listen(settings: Settings) -> socket.socket:
