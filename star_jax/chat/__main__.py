@@ -142,9 +142,15 @@ def _checked() -> _Job:
     if ids is not None:
         limits.check_tokens("the document's tokens", len(ids), positions=positions)
     row = _row(config, len(ids)) if ids else Row(kinds.of_fields(saved))
-    kept = {"cache_dtype": row.cache_dtype, "keep": row.keep}
-    dtype = config.model.dtype
-    engine_lib.check(mesh, row.attention, asked, config=model, dtype=dtype, **kept)
+    engine_lib.check(
+        mesh,
+        row.attention,
+        asked,
+        config=model,
+        dtype=config.model.dtype,
+        cache_dtype=row.cache_dtype,
+        keep=row.keep,
+    )
     return _Job(config, mesh, directory, row, form, ids)
 
 
@@ -192,7 +198,7 @@ def _row(config: EvalConfig, length: int) -> Row:
     if len(found) > 1:
         names = ", ".join(row.name for row in found)
         raise ValueError(
-            f"attention and cache say {len(found)} ways to encode ({names}), and a dialogue has one: "
+            f"attention and cache say {len(found)} ways ({names}), and a dialogue has one: "
             "--config.attention.kind=star, and one size each"
         )
     (row,) = found

@@ -95,8 +95,8 @@ def _checked() -> _Job:
     implementations.resolve(asked, mesh)  # before anything is fetched
     directory = checkpoint.resolve(config.model.path)
     model = models.read(directory)
-    kept = {"dtype": config.model.dtype, "cache_dtype": row.cache_dtype}
-    engine_lib.check(mesh, row.attention, asked, config=model, **kept)
+    dtype, cache_dtype = config.model.dtype, row.cache_dtype
+    engine_lib.check(mesh, row.attention, asked, config=model, dtype=dtype, cache_dtype=cache_dtype)
     if Tokenizer.from_pretrained(directory) is None:
         raise ValueError(f"{config.model.path} has no tokenizer files, and requests are text")
     if settings.positions > (most := model.max_position_embeddings):
@@ -117,7 +117,7 @@ def _row(config: EvalConfig) -> Row:
     if len(found) > 1:
         names = ", ".join(row.name for row in found)
         raise ValueError(
-            f"attention and cache say {len(found)} ways to encode ({names}), and a server has one: "
+            f"attention and cache say {len(found)} ways ({names}), and a server has one: "
             "--config.attention.kind=star, and one size each"
         )
     (row,) = found
