@@ -59,6 +59,18 @@ def test_numbers_are_off_by_half_a_step_of_their_scale(small, dtype):
         assert (np.abs(whole - x) > 0.9 * allowed)[x != 0].any()  # the bound is near
 
 
+@pytest.mark.parametrize("size", [1e-3, 1e-4, 2e-5, 5e-6])
+def test_small_numbers_of_float16_are_off_by_half_a_step_too(size):
+    """Their scales are subnormal."""
+    v = draw(1, 192, 2, 16, dtype="float16") * jnp.float16(size)
+    _, small, scales = compressed.compress(v, v, jnp.int8)
+    step = np.asarray(scales.v, np.float64)[..., None]
+    error = np.abs(np.asarray(small, np.float64) * step - np.asarray(v, np.float64))
+    assert (error <= 0.5001 * step).all()
+    largest = np.abs(np.asarray(v, np.float64)).max(axis=-1)
+    assert (scales.v <= largest / 127 * 1.01 + 2.0**-24).all()
+
+
 @pytest.mark.parametrize("small", DTYPES)
 def test_what_has_no_scale_in_common_does_not_matter(small):
     """Other heads and rows; of values other keys, too."""
@@ -256,6 +268,18 @@ def test_a_cache_takes_about_half_of_the_bytes(cache):
     )
     assert plain == 2 * 1024 * 2 * 64 * 2  # K and V, tokens, heads, head dim, bytes
     assert 0.5 * plain < small <= 0.53 * plain
+
+
+@pytest.mark.parametrize("waves", [1, 3])
+def test_a_block_that_is_no_whole_rows_of_a_copy_takes_no_more_waves(waves):
+    e = engine(Star(block_size=100), "int8")
+    context = e.prefill(tiny.ids(100 * waves))
+    assert rooms(context) == {waves}
+    assert rooms(e.extend(context, tiny.ids(200, seed=1))) == {waves + 2}
+
+
+def rooms(context: Any) -> set[int]:
+    return {layer.k.shape[1] for layer in context.groups[0].cache.layers}
 
 
 def test_a_context_says_what_it_is_kept_in_and_any_engine_may_ask_it():

@@ -79,6 +79,13 @@ def test_a_seed_gives_the_same_whatever_stands_beside(engine, context):
     assert len(pieces) > NEW // 8
 
 
+def test_draws_depend_on_the_tokens_and_not_on_where_they_are_cut(engine):
+    ids, e = tiny.ids(70), engine.with_attention(star_jax.Ring())
+    how = {"max_new_tokens": 4, "sampling": {"temperature": 1.0, "seed": 3}}
+    whole = e.generate(e.prefill(ids[:60]), ids[60:], **how)
+    assert e.generate(e.prefill(ids[:58]), ids[58:], **how) == whole
+
+
 @pytest.mark.long
 def test_equal_rows_draw_apart_and_say_how_to_draw_them_again(engine):
     """One seed for all rows; and none. Rows of padding, and other rows, change nothing."""

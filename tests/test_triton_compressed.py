@@ -55,6 +55,25 @@ def test_the_kernel_equals_the_reference(case, group, small, dtype):
     check(run(inside, options), expected, 2 * TOLERANCE[dtype])  # queries are rounded twice
 
 
+@pytest.mark.parametrize("small", DTYPES)
+def test_large_features_do_not_overflow_in_float16(small):
+    """Where a group ends within a tile, too: keys are of the dtype of the queries there."""
+    case, group = CASES[1]
+    inside, whole, options = segment(case, small, "float16", group)
+    q = inside["q"].at[..., 3].multiply(1 / 3000)
+
+    def larger(own: Any) -> Any:
+        if own.scales is None:
+            return dataclasses.replace(own, k=own.k.at[..., 3].multiply(3000))
+        feature = own.scales.feature.at[..., 3].multiply(3000)
+        return dataclasses.replace(own, scales=own.scales._replace(feature=feature))
+
+    inside, whole = (
+        {**arrays, "q": q, "segments": [larger(*arrays["segments"])]} for arrays in (inside, whole)
+    )
+    check(run(inside, options), attention_cases.literal(whole, options), 4 * TOLERANCE["float16"])
+
+
 def test_all_numbers_of_e4m3_are_made_whole():
     """But NaN, which is not among those of a cache."""
     numbers = jnp.arange(256, dtype=jnp.uint8)

@@ -7,8 +7,8 @@ keys that are compressed together. A scale for each feature and some 64 keys, wh
 no better than that, and worse where a group holds the first token of a text: that key is unlike
 all others, and most attention goes there. `tools/cache_study.py` compares them.
 
-Scales are of the model's dtype, which is also what is computed in. Numbers are divided by scales
-as these were rounded, so that their rounding adds no error: int8 is off by half a step at most.
+Scales are of the model's dtype, which is also what is computed in. They are rounded up, and numbers
+are divided by them as they were rounded: int8 is off by half a step at most, however small it is.
 """
 
 from typing import Any, NamedTuple
@@ -43,13 +43,18 @@ def compress(k: Keys, v: Values, dtype: Any) -> tuple[Array, Array, Scales]:
 
 def _compress(x: Array, dtype: Any, scale_dtype: Any) -> tuple[Array, Array]:
     """The numbers in 8 bits, and a scale for each row of features."""
-    largest = LARGEST[jnp.dtype(dtype)]
-    scale = (jnp.abs(x).max(axis=-1) / largest).astype(scale_dtype)
-    # A scale that was rounded down puts the largest a little above what there is.
-    divided = jnp.clip(_divide(x, scale[..., None]), -largest, largest)
+    scale = _rounded_up(jnp.abs(x).max(axis=-1) / LARGEST[jnp.dtype(dtype)], scale_dtype)
+    divided = _divide(x, scale[..., None])
     if jnp.issubdtype(dtype, jnp.integer):
         divided = jnp.round(divided)
     return divided.astype(dtype), scale
+
+
+def _rounded_up(x: Array, dtype: Any) -> Array:
+    """Numbers of the dtype that are as large, or by one or two steps larger; 0 stays."""
+    info = jnp.finfo(dtype)
+    half_a_step = x * (float(info.eps) / 2) + float(info.smallest_subnormal) / 2
+    return jnp.where(x == 0, 0, x + half_a_step).astype(dtype)
 
 
 def _divide(x: Array, scale: Array) -> Array:

@@ -64,13 +64,14 @@ class Encoded:
         return any(group.cache.turns is not None for group in self.groups)
 
     @functools.cached_property
-    def digests(self) -> list[bytes]:
-        """What tells the tokens of each row from others: see `digest`."""
-        return [digest(row) for row in self.tokens]
+    def hashed(self) -> list[Any]:
+        """A hash of the tokens of each row, to be copied and to go on with: see `token_bytes`."""
+        return [hashlib.blake2b(token_bytes(row), digest_size=8) for row in self.tokens]
 
     def prefix(self: Asked, length: int | np.integer) -> Asked:
         """The context of the first `length` tokens of each row, as if no more were encoded.
 
+        (In 8 bits it differs by what rounds otherwise: keys have scales in common with later ones.)
         It shares the keys and values; nothing is computed. Shorter rows stay whole.
         """
         return self.cut(whole("length", length))
@@ -143,6 +144,6 @@ class ContextBatch(Encoded):
     is_batch = True
 
 
-def digest(ids: Sequence[int]) -> bytes:
-    """8 bytes that tell one list of token ids from another."""
-    return hashlib.blake2b(np.asarray(ids, "<i8").tobytes(), digest_size=8).digest()
+def token_bytes(ids: Sequence[int]) -> bytes:
+    """Token ids as they are hashed."""
+    return np.asarray(ids, "<i8").tobytes()

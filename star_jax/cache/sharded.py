@@ -118,13 +118,14 @@ def dealt(kept: Kept, shards: Shards, lengths: list[int], runtime: Runtime) -> C
     return Cache(kept, valid, last=last)
 
 
-def resize(cache: Kept, keys: PerLayer, *, of: PerLayer, mesh: Mesh) -> Kept:
+def resize(cache: Kept, keys: PerLayer, *, of: PerLayer, wave: PerLayer, mesh: Mesh) -> Kept:
     """A copy of the cache with room for `keys` keys on every device: zeros are added, or it is cut.
 
-    of: the keys that every device has room for now. Layers may have numbers of their own.
+    of: the keys that every device has room for now. wave: those that one wave gives it. Layers may
+    have numbers of their own.
     """
-    both = (_per_layer(keys, len(cache)), _per_layer(of, len(cache)))
-    return _resize(mesh, type(cache[0]), *both)(cache)
+    numbers = (_per_layer(one, len(cache)) for one in (keys, of, wave))
+    return _resize(mesh, type(cache[0]), tuple(zip(*numbers, strict=True)))(cache)
 
 
 def _per_layer(numbers: PerLayer, count: int) -> tuple[int, ...]:
@@ -133,21 +134,23 @@ def _per_layer(numbers: PerLayer, count: int) -> tuple[int, ...]:
 
 @functools.cache
 def _resize(
-    mesh: Mesh, kind: type[LayerCache], rooms: tuple[int, ...], ofs: tuple[int, ...]
+    mesh: Mesh, kind: type[LayerCache], sizes: tuple[tuple[int, int, int], ...]
 ) -> Callable[[Kept], Kept]:
-    def one(x: Array, keys: int, of: int) -> Array:
-        # A kind may keep fewer entries than keys: one number for each wave, say.
-        entries = -(-keys * x.shape[1] // of)
+    def one(x: Array, keys: int, of: int, wave: int) -> Array:
+        entries = keys
+        if x.shape[1] != of:
+            # A kind may keep a few entries for each wave. Keys are rounded up, and waves are not.
+            entries = keys // wave * -(-x.shape[1] * wave // of)
         more = max(entries - x.shape[1], 0)
         return jnp.pad(x[:, :entries], ((0, 0), (0, more), *((0, 0),) * (x.ndim - 2)))
 
     def all_layers(cache: Kept) -> Kept:
         return tuple(
-            jax.tree.map(functools.partial(one, keys=keys, of=of), layer)
-            for layer, keys, of in zip(cache, rooms, ofs, strict=True)
+            jax.tree.map(functools.partial(one, keys=keys, of=of, wave=wave), layer)
+            for layer, (keys, of, wave) in zip(cache, sizes, strict=True)
         )
 
-    layout = (kind.layout(),) * len(rooms)
+    layout = (kind.layout(),) * len(sizes)
     local = jax.shard_map(
         all_layers,
         mesh=mesh,

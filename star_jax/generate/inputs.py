@@ -1,14 +1,13 @@
 """What callers hand in, checked: token ids as rows, queries for contexts, where answers end."""
 
 import dataclasses
-import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
-from star_jax.cache.context import Context, ContextBatch, Encoded, digest
+from star_jax.cache.context import Context, ContextBatch, Encoded, token_bytes
 from star_jax.cache.group import Group
 from star_jax.cache.sharded import bucket, pad
 from star_jax.generate.compiled import Question
@@ -20,6 +19,7 @@ T = TypeVar("T")
 
 SAMPLES = 2**16  # answers to one question, at once; more come from other seeds
 QUESTIONS = 2**12  # questions to one context, at once
+STOP = 256  # characters of a stop word
 
 # Token ids, for type checkers: of one text, and of a batch. The type of JAX's arrays does not tell
 # how many axes they have: with two they are a batch, though they count as one text here.
@@ -184,14 +184,14 @@ def question(group: Group, of_rows: Sequence[Sequence[list[int]]]) -> Question:
 
 
 def prompts(context: Encoded, of_rows: Sequence[Sequence[list[int]]]) -> list[list[int]]:
-    """For each question a hash, 64 bits, of the tokens of context and query."""
-    return [
-        [
-            int.from_bytes(hashlib.blake2b(told + digest(query), digest_size=8).digest())
-            for query in row
-        ]
-        for told, row in zip(context.digests, of_rows, strict=True)
-    ]
+    """For each question a hash, 64 bits, of the tokens of context and query, as of one text."""
+    found = []
+    for told, row in zip(context.hashed, of_rows, strict=True):
+        hashes = [told.copy() for _ in row]
+        for one, query in zip(hashes, row, strict=True):
+            one.update(token_bytes(query))
+        found.append([int.from_bytes(one.digest()) for one in hashes])
+    return found
 
 
 def seen(
@@ -235,6 +235,8 @@ def limits(
         raise ValueError(f"{told} must be a list of strings")
     if not all(stop):
         raise ValueError(f"{told} has an empty string, which would end every answer")
+    if long := [word for word in stop if len(word) > STOP]:  # each token looks for it behind itself
+        raise ValueError(f"stop={shown(long)} has more than {STOP} characters")
     if stop and not has_tokenizer:
         raise ValueError(f"{told} needs a tokenizer, and the checkpoint has none")
     return Limits(max_new_tokens, stop, eos)

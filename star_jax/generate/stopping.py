@@ -112,6 +112,8 @@ class Row:
         Tokens that may still be cut, and text that may still change, are held back.
         """
         ended = self.stop_reason is not None
+        if self._told_end:
+            return None
         settled = self._checked if self.limits.stop and self.decode and not ended else None
         tokens = self.tokens[self._told : settled]
         logprobs = self.logprobs[self._told : settled]

@@ -132,7 +132,7 @@ class OtherAnchor:
         )
         kept = next(waves)
         if new.room > new.block:
-            kept = resize(kept, new.room, of=new.block, mesh=mesh)
+            kept = resize(kept, new.room, of=new.block, wave=new.block, mesh=mesh)
         yield Step.to(new.span, rows, kept)
         for w, wave in enumerate(waves, start=1):
             kept = write(kept, wave, w, mesh=mesh)

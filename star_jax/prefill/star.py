@@ -177,7 +177,8 @@ class Star:
         old = new.rooms(runtime, waves=len(shards.starts[0]))
         kept, *shared = apart(cache.layers)
         runtime = runtime.keeping(type(kept[0]))
-        kept = resize(kept, new.rooms(runtime), of=old, mesh=mesh)
+        wave = new.wave_keys(runtime)
+        kept = resize(kept, new.rooms(runtime), of=old, wave=wave, mesh=mesh)
         keys = np.int32(first * new.block)
         before = wave_lib.resume(runtime, new.rules, new.block)(kept, keys, *shared)
         kept = yield from _later_waves(model, rows, new, kept, before, first, runtime)
@@ -239,7 +240,7 @@ def _encode(model: Decoder, rows: list[list[int]], attention: Star, runtime: Run
     kept, before = wave_lib.programs(runtime, new.rules)[0](model, tokens, starts, *filled)
     if (rooms := new.rooms(runtime)) != (of := new.wave_keys(runtime)):
         # One name for the wave and the cache: the first wave's arrays go when they are copied.
-        kept = resize(kept, rooms, of=of, mesh=mesh)
+        kept = resize(kept, rooms, of=of, wave=of, mesh=mesh)
     yield Step.to(new.span, rows, kept)
     shared, slots = [], new.rules.slots
     if slots is not None and slots.shared:

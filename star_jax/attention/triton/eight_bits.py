@@ -14,7 +14,7 @@ from jax.experimental.pallas import triton as plgpu
 
 from star_jax.array_typing import Array
 
-# Queries are divided by this before they are multiplied with the features' scales, lest they
+# What is multiplied with the features' scales, queries or keys, is divided by this before, lest it
 # overflow in float16.
 ROOM = 128.0
 # How many times as large as in the kernel E4M3 is: its bits are made a float16's there, whose
@@ -49,14 +49,14 @@ class Scales:
         """Queries [rows, W] for the tile of keys [keys, W] from `first` on; and the keys, wider."""
         group, (size, width) = self.keys // self.feature.shape[0], k.shape
         wide, lane = self.wider(k, q.dtype), jnp.arange(width)[None, :]
-        scaled = q.astype(jnp.float32) * (1 / ROOM)
         if group % size == 0:
+            scaled = q.astype(jnp.float32) * (1 / ROOM)
             of_all = jnp.broadcast_to(lax.div(first, jnp.int32(group)), (1, 1))
             return (scaled * self._feature(of_all, lane, head_dim)).astype(q.dtype), wide
         # A group ends within a tile: each key has scales of its own.
         at = jnp.minimum(first + jnp.arange(size), self.keys - 1)
         of_each = self._feature(lax.div(at, jnp.int32(group))[:, None], lane, head_dim)
-        return scaled.astype(q.dtype), (wide.astype(jnp.float32) * of_each).astype(q.dtype)
+        return q, (wide.astype(jnp.float32) * of_each * (1 / ROOM)).astype(q.dtype)
 
     def _feature(self, group: Array, lane: Array, head_dim: int) -> Array:
         mask = jnp.broadcast_to(lane < head_dim, jnp.broadcast_shapes(group.shape, lane.shape))
