@@ -175,7 +175,7 @@ def test_a_run_goes_on_from_its_records(tmp_path, monkeypatch):
         nll = 1.0 + len(engine.attention.label)
         return [{"kind": kind, "nll": nll, "right": True} for kind in accuracy_table.KINDS]
 
-    monkeypatch.setattr(accuracy_probes, "_asked", lambda *a: ([1], []))
+    monkeypatch.setattr(accuracy_probes, "asked", lambda *a: ([1], []))
     monkeypatch.setattr(accuracy_probes, "_probe", probe)
     engine = Engine(tiny.model(), mesh=star_jax.make_mesh(), attention=Dense())
     names = ("block=L/8", "block=L/8 halo=8")

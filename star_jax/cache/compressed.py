@@ -1,8 +1,9 @@
 """Layer caches that keep keys and values in 8 bits: half of the bytes of a 16-bit model.
 
 Each wave is compressed where it is encoded, and what is kept is made whole again inside the
-attention, a tile at a time. What goes from block to block in phase 1 is not compressed; a context
-that is extended, though, takes its anchor and what windows reach from here.
+attention, a tile at a time. Anchor, halo and what windows reach go from block to block in phase 1
+as they are; but a context that is extended takes them from here, and a correction reads the keys of
+earlier waves here.
 """
 
 from typing import Any, ClassVar, NamedTuple
