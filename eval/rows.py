@@ -82,7 +82,7 @@ def rows(
         found |= dict.fromkeys(
             Row(kind, keep, dtype)
             for kind in kinds
-            for keep in (keeps if isinstance(kind, Star) else [None])
+            for keep in (keeps if kind.has_blocks else [None])
             for dtype in caches
         )
     return tuple(found)

@@ -9,7 +9,6 @@ from star_jax.attention import for_compressed, resolve
 from star_jax.models import DecoderConfig
 from star_jax.prefill.keeping import Keep
 from star_jax.prefill.kinds import Kind, check_kind
-from star_jax.prefill.star import Star
 from star_jax.runtime import mesh as mesh_lib
 from star_jax.runtime.placement import weight_specs
 from star_jax.sizes import shown
@@ -57,11 +56,11 @@ def check(
 def _check_keep(keep: Keep, attention: Kind, config: DecoderConfig | None, mesh: Mesh) -> None:
     if not isinstance(keep, Keep):
         raise ValueError(f"keep={shown(keep)} must be Keep(share=..., criterion=...), or None")
-    if not isinstance(attention, Star):
+    if not attention.has_blocks:
         raise NotImplementedError(f"{keep!r} with {attention!r}: it needs blocks, and so Star")
-    if attention.correction is not None:
+    if (correction := attention.mending.get("correction")) is not None:
         raise NotImplementedError(
-            f"{keep!r} with correction={attention.correction!r}: rows of later blocks read all "
+            f"{keep!r} with {correction=}: rows of later blocks read all "
             "keys of earlier ones; use a halo without a correction"
         )
     if config is not None:

@@ -55,6 +55,7 @@ class OtherAnchor:
 
     name: ClassVar[str] = "anchors"
     is_exact: ClassVar[bool] = False
+    has_blocks: ClassVar[bool] = False
 
     block_size: int
     anchor_size: int

@@ -29,6 +29,7 @@ class Exact(abc.ABC):
 
     name: ClassVar[str]
     is_exact: ClassVar[bool] = True
+    has_blocks: ClassVar[bool] = False
 
     @abc.abstractmethod
     def chunks(self, devices: int) -> tuple[tuple[int, ...], ...]:

@@ -23,11 +23,12 @@ class Kind(Hashable, Protocol):
     """How contexts are encoded. It is frozen: programs are kept by kind.
 
     name: what configurations and reports call it. is_exact: it is causal attention, and has no
-    sizes.
+    sizes. has_blocks: a share of the keys of each block can be kept, see `Keep`.
     """
 
     name: ClassVar[str]
     is_exact: ClassVar[bool]
+    has_blocks: ClassVar[bool]
 
     @property
     def sizes(self) -> dict[str, int]:

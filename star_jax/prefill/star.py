@@ -58,6 +58,7 @@ class Star:
 
     name: ClassVar[str] = "star"
     is_exact: ClassVar[bool] = False
+    has_blocks: ClassVar[bool] = True
 
     block_size: int
     anchor_size: int | None = None
