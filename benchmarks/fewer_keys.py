@@ -199,6 +199,11 @@ def _ratio(some: Sequence[Mapping[str, Any]], full: Sequence[Mapping[str, Any]])
     return round(sum(r["bytes"] for r in some) / sum(r["bytes"] for r in full), 4)
 
 
+def about(engine: Engine, blocks: int) -> dict[str, Any]:
+    """What records are of. Those that do not tell the blocks are of 8, as the first ones were."""
+    return accuracy_probes.about(engine) | ({} if blocks == 8 else {"blocks": blocks})
+
+
 def main(argv: Sequence[str]) -> None:
     del argv
     given = flags.FLAGS
@@ -209,7 +214,7 @@ def main(argv: Sequence[str]) -> None:
         engine = Engine.from_pretrained(
             given.model, mesh=star_jax.make_mesh(), attention=star, dtype=given.dtype
         )
-        done = accuracy_probes.read(path, accuracy_probes.about(engine))
+        done = accuracy_probes.read(path, about(engine, given.blocks))
         for record in measure(engine, given, some, done):
             with path.open("a") as file:
                 file.write(json.dumps(record) + "\n")

@@ -7,10 +7,10 @@ from star_jax.eval.settings import DataConfig
 from star_jax.runs import limits
 
 
-def items(field: str, value: str | int | Sequence[str | int]) -> tuple[str, ...]:
+def items(field: str, value: str | int | float | Sequence[str | int | float]) -> tuple[str, ...]:
     """The items of a comma list, each once; a config file may also give a tuple or one number."""
     parts = value.split(",") if isinstance(value, str) else value
-    parts = [parts] if isinstance(parts, int) else parts
+    parts = [parts] if isinstance(parts, int | float) else parts
     found = tuple(dict.fromkeys(str(part).strip() for part in parts))
     if not all(found) or not found:
         raise ValueError(f"{field}={value!r} has an empty item: write it like a,b,c")

@@ -128,7 +128,7 @@ def _settings(
         f"attention.{name}": sorted(items(f"attention.{name}", getattr(config.attention, name)))
         for name in fields(config.attention)
     }
-    shares = sorted(items("cache.keep", config.cache.keep))
+    shares = sorted({f"{float(text):g}" for text in items("cache.keep", config.cache.keep)})
     kept = {
         "cache.keep": shares,
         "cache.criterion": sorted(items("cache.criterion", config.cache.criterion)),

@@ -1,11 +1,12 @@
 """The benchmark of fewer keys: its documents, its table, its picture."""
 
 import json
-from typing import Any
+import pathlib
+from typing import Any, cast
 
 import pytest
 
-from benchmarks import fewer_keys, fewer_keys_plot
+from benchmarks import accuracy_probes, fewer_keys, fewer_keys_plot
 
 
 def record(document: int, share: float, criterion: str, right: list[int], size: int) -> Any:
@@ -45,6 +46,15 @@ def test_cells_are_all_keys_and_each_share_by_each_criterion() -> None:
     found = fewer_keys.cells(["0.5", "0.25"], ["norm", "random"], ["model"])
     assert [cell.name["share"] for cell in found] == [1.0, 0.5, 0.5, 0.25, 0.25]
     assert [cell.name["criterion"] for cell in found] == ["", *["norm", "random"] * 2]
+
+
+def test_records_of_other_blocks_are_others(tmp_path: pathlib.Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(accuracy_probes, "about", lambda engine: {"weights": "some"})
+    path, engine = tmp_path / "records.jsonl", cast(Any, None)
+    path.write_text('{"of": {"weights": "some"}}\n{"document": 0}\n')  # of 8, untold
+    assert accuracy_probes.read(path, fewer_keys.about(engine, 8)) == [{"document": 0}]
+    with pytest.raises(ValueError, match=r"this run is of.*'blocks': 16"):
+        accuracy_probes.read(path, fewer_keys.about(engine, 16))
 
 
 def test_a_picture_has_a_line_for_each_criterion() -> None:
