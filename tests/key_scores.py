@@ -1,5 +1,7 @@
 """The criteria for fewer keys, written out: of one block, float64 [S, K], with no padding.
 
+`attention` and `expected` are logarithms.
+
 q: [S, N, H]; k, v: [S, K, H], after RoPE; start: the position of the first token.
 """
 
@@ -43,18 +45,22 @@ def keydiff(q: Any, k: Any, v: Any, start: int, spec: Any) -> np.ndarray:
 
 
 def softmax(x: Any) -> np.ndarray:
-    x = np.exp(x - x.max())
-    return x / x.sum()
+    return np.exp(log_softmax(x))
+
+
+def log_softmax(x: Any) -> np.ndarray:
+    return x - np.logaddexp.reduce(x)
 
 
 def attention(q: Any, k: Any, v: Any, start: int, spec: Any, *, block: int = 32) -> np.ndarray:
     del v, start
     size, heads = k.shape[:2]
     group, last = q.shape[1] // heads, min(128, block // 8)
-    found = np.zeros((size, heads))
+    found = np.full((size, heads), -np.inf)
     for t in range(max(size - last, 0), size):
         for n in range(q.shape[1]):
-            found[: t + 1, n // group] += softmax(spec.scale * k[: t + 1, n // group] @ q[t, n])
+            weights = log_softmax(spec.scale * k[: t + 1, n // group] @ q[t, n])
+            found[: t + 1, n // group] = np.logaddexp(found[: t + 1, n // group], weights)
     found[-last:] = 1e6 + np.arange(min(last, size))[:, None]
     return found
 
@@ -75,7 +81,7 @@ def expected(q: Any, k: Any, v: Any, start: int, spec: Any) -> np.ndarray:
     """Each future position by itself, before the mean over them is taken."""
     del start
     size, heads = k.shape[:2]
-    group, found = q.shape[1] // heads, np.zeros((size, heads))
+    group, found = q.shape[1] // heads, np.full((size, heads), -np.inf)
     for n in range(q.shape[1]):
         ahead = np.zeros_like(q[:, n])
         for position in range(size, size + 512):
@@ -83,8 +89,9 @@ def expected(q: Any, k: Any, v: Any, start: int, spec: Any) -> np.ndarray:
         mean, covariance = ahead.mean(axis=0), np.cov(ahead.T, bias=True)
         keys = k[:, n // group]
         spread = np.einsum("si,ij,sj->s", keys, covariance, keys)
-        found[:, n // group] += softmax(spec.scale * keys @ mean + spec.scale**2 / 2 * spread)
-    return found / group * np.linalg.norm(v, axis=-1)
+        weights = log_softmax(spec.scale * keys @ mean + spec.scale**2 / 2 * spread)
+        found[:, n // group] = np.logaddexp(found[:, n // group], weights)
+    return found - np.log(group) + np.log(np.linalg.norm(v, axis=-1))
 
 
 def compactor(q: Any, k: Any, v: Any, start: int, spec: Any, *, chunk: int = 256) -> np.ndarray:
@@ -103,7 +110,8 @@ def compactor(q: Any, k: Any, v: Any, start: int, spec: Any, *, chunk: int = 256
     for head in range(heads):
         x = turned(k[:, head], -np.arange(size), spec)
         x = x - x.mean(axis=0)
-        inverse = np.linalg.inv(x.T @ x + 0.01 * np.eye(x.shape[1]))
+        ridge = max(0.01, 1e-6 * (x**2).sum())
+        inverse = np.linalg.inv(x.T @ x + ridge * np.eye(x.shape[1]))
         leverage[:, head] = np.einsum("si,ij,sj->s", x, inverse, x)
     return standard(found) + 0.35 * standard(leverage)
 

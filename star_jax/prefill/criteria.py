@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from star_jax.array_typing import Array, Bool, Float, Int, Keys, PerRow, Queries, Values
 from star_jax.checkpoint.fingerprint import mix
@@ -19,7 +20,8 @@ LAST = 128  # queries of a block at most that `attention` asks, and whose keys i
 FUTURE = 512  # positions behind the block over which `expected` averages
 CHUNK = 256  # tokens that `compactor` lets attend to each other
 LEVERAGE = 0.35  # what leverage counts in it, beside attention
-RIDGE = 0.01  # added to the diagonal of a matrix that may be singular
+RIDGE = 0.01  # added to the diagonal of a matrix that may be singular, at least
+RELATIVE = 1e-6  # of its trace, where that is more: float32 loses 0.01 beside large keys
 
 Scores = Float[Array, "B S K"]
 
@@ -84,9 +86,9 @@ def attention(block: Block) -> Scores:
     """How much the block's last queries attend to the key, of all keys of the block.
 
     The attention weight is causal, over the block's own keys, and summed over the last `LAST`
-    queries (of an eighth of the block, if that is fewer) and the query heads. The keys of these
-    last tokens come first, the latest before the others: no later query of the block tells what
-    they are worth.
+    queries (of an eighth of the block, if that is fewer) and the query heads. The score is the
+    logarithm, since most of them may be too small for float32. The keys of these last tokens come
+    first, the latest before the others: no later query of the block tells what they are worth.
 
     Source: Li et al., "SnapKV", NeurIPS 2024, without its pooling; the end of the block stands
     for the question.
@@ -100,10 +102,11 @@ def attention(block: Block) -> Scores:
     if (cap := block.spec.soft_cap) is not None:
         scores = cap * jnp.tanh(scores / cap)
     sees = (token <= row[..., None])[:, :, None, None]
-    weights = jax.nn.softmax(jnp.where(sees, scores, -jnp.inf), axis=-1)  # [B, R, K, G, S]
+    weights = jax.nn.log_softmax(jnp.where(sees, scores, -jnp.inf), axis=-1)  # [B, R, K, G, S]
     asked = row < block.valid[:, None]
-    found = jnp.where(asked[..., None, None, None], weights, 0).sum(axis=(1, 3))
-    above = last * block.q.shape[2] + 1 + token  # a weight is at most 1
+    weights = jnp.where(asked[..., None, None, None], weights, -jnp.inf)
+    found = jax.nn.logsumexp(weights, axis=(1, 3))
+    above = last * block.q.shape[2] + 1 + token  # the log of a weight is at most 0
     return jnp.where((token >= first)[..., None], above[:, None], found.transpose(0, 2, 1))
 
 
@@ -114,9 +117,10 @@ def expected(block: Block) -> Scores:
 
         E[exp(scale * q . k)] = exp(scale * m . k + scale^2 / 2 * k . C k)
 
-    These numbers, divided by their sum over the block, are averaged over the query heads. For m and
-    C each query is turned back by RoPE from where it stood, and to the `FUTURE` positions
-    behind the block's last token, over which the rotations are averaged.
+    These numbers, divided by their sum over the block, are averaged over the query heads. The score
+    is the logarithm, since most of them may be too small for float32. For m and C each query is
+    turned back by RoPE from where it stood, and to the `FUTURE` positions behind the block's last
+    token, over which the rotations are averaged.
 
     Source: Devoto et al., "Expected Attention", arXiv 2510.00636.
     """
@@ -133,8 +137,9 @@ def expected(block: Block) -> Scores:
     spread = _products("bkghi,bskh,bski->bkgs", covariance, k, k)
     exponent = scale * _of_group(centre, k)[:, 0] + scale**2 / 2 * spread
     exponent = jnp.where(block.is_valid[:, None, None], exponent, -jnp.inf)
-    weights = jax.nn.softmax(exponent, axis=-1).mean(axis=2)  # [B, K, S]
-    return weights.transpose(0, 2, 1) * _norm(block.v)
+    weights = jax.nn.logsumexp(jax.nn.log_softmax(exponent, axis=-1), axis=2)  # [B, K, S]
+    weights -= np.log(rest.shape[3])
+    return weights.transpose(0, 2, 1) + jnp.log(_norm(block.v))
 
 
 def compactor(block: Block) -> Scores:
@@ -143,7 +148,8 @@ def compactor(block: Block) -> Scores:
     Attention is within chunks of `CHUNK` tokens, of all queries to all keys, later ones too, and
     without the scale; summed over the queries, averaged over the query heads, times the value's
     norm, and averaged with the two neighbours. Leverage is that of the key before RoPE among all
-    of the block, less their mean: x . (X' X + ridge)^-1 x. Both are standardised over the block.
+    of the block, less their mean: x . (X' X + ridge)^-1 x; see `RIDGE` and
+    `RELATIVE`. Both are standardised over the block.
 
     Source: Chari and Van Durme, "Compactor", arXiv 2507.08143; leverage here is without a sketch.
     """
@@ -181,7 +187,9 @@ def _leverage(block: Block) -> Scores:
     if block.spec.rope is not None:
         k = rope.apply(k, _turn(block, -jnp.arange(block.size)))
     x = jnp.where(block.is_valid[..., None, None], k - block.mean(k), 0)
-    gram = _products("bskh,bski->bkhi", x, x) + RIDGE * jnp.eye(x.shape[-1])
+    gram = _products("bskh,bski->bkhi", x, x)
+    ridge = jnp.maximum(RELATIVE * jnp.trace(gram, axis1=-2, axis2=-1), RIDGE)
+    gram += ridge[..., None, None] * jnp.eye(x.shape[-1])
     solved = jnp.linalg.solve(gram, x.transpose(0, 2, 3, 1))  # [B, K, H, S]
     return _products("bskh,bkhs->bsk", x, solved)
 

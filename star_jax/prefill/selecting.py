@@ -40,12 +40,13 @@ def chosen(
 ) -> Int[Array, "B n K"]:
     """Which tokens of the block stay, for each head: those with the highest scores.
 
-    Of the first block the rest of the anchor, whatever its scores.
+    Of the first block the rest of the anchor, whatever its scores. NaN is the lowest score.
     """
     size = scores.shape[1]
     token, is_first = jnp.arange(size), (starts == 0)[:, None]
     anchor = is_first & (token < slots.anchor)
     out = (is_first & (token < slots.shared)) | (token >= valid[:, None])
+    scores = jnp.nan_to_num(scores, nan=jnp.finfo(scores.dtype).min)  # infinities become finite
     scores = jnp.where(anchor[..., None], jnp.inf, scores)
     scores = jnp.where(out[..., None], -jnp.inf, scores)
     _, at = jax.lax.top_k(scores.transpose(0, 2, 1), slots.keys)  # [B, K, n]
