@@ -7,7 +7,7 @@ from jax.sharding import AxisType, Mesh
 from star_jax.advice import Advice, warn
 from star_jax.attention import for_compressed, resolve
 from star_jax.models import DecoderConfig
-from star_jax.prefill.keeping import Keep
+from star_jax.prefill.keeping import Keep, longest_part
 from star_jax.prefill.kinds import Kind, check_kind
 from star_jax.runtime import mesh as mesh_lib
 from star_jax.runtime.placement import weight_specs
@@ -65,6 +65,19 @@ def _check_keep(keep: Keep, attention: Kind, config: DecoderConfig | None, mesh:
         )
     if config is not None:
         keep.check(config, tensor=mesh.shape[mesh_lib.TENSOR])
+
+
+def check_window(window: int, rows: list[list[int]], attention: Kind, keep: Keep | None) -> None:
+    """Raises NotImplementedError if documents cannot be cut where their windows begin."""
+    if keep is None or not isinstance(attention, Star):
+        return
+    block, anchor = attention.block_size, attention.anchor
+    for start in range(0, max(map(len, rows)) - 1, window):
+        if longest_part(start, block=block, anchor=anchor) < start:
+            raise NotImplementedError(
+                f"{window=} with {keep!r}: a document can be cut where a block ends, and not "
+                f"after {start} tokens; use a multiple of block_size={block}"
+            )
 
 
 def advise(rows: list[list[int]], config: DecoderConfig, mesh: Mesh, attention: Kind) -> None:

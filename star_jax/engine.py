@@ -13,7 +13,7 @@ from star_jax.cache import compressed, reading
 from star_jax.cache.context import Context, ContextBatch
 from star_jax.cache.layer import LayerCache, Plain
 from star_jax.checkpoint.fingerprint import Fingerprint, Weights, of_tokenizer
-from star_jax.checks import DTYPES, check
+from star_jax.checks import DTYPES, check, check_window
 from star_jax.encoding import Encoding
 from star_jax.generate import inputs
 from star_jax.generate.answering import Answering
@@ -213,9 +213,12 @@ class Engine(Encoding, Answering):
 
         Args:
           document_ids: token ids, at least two; or a list of such lists.
-          window: tokens that are asked at once. Logits are never held for all of them.
+          window: tokens that are asked at once. Logits are never held for all of them. With
+            `keep` a multiple of the block, unless the document has one window.
         """
         size = inputs.whole("window", window)
+        rows, _ = inputs.rows(document_ids, "context", vocab_size=self.config.vocab_size)
+        check_window(size, rows, self.attention, self.keep)
         document = self.prefill(document_ids)
         programs = self._programs(document)
         scores = score_document(self.model, document, window=size, programs=programs)

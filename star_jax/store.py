@@ -122,21 +122,19 @@ class Store:
     def find(self, tokens: Sequence[int] | np.ndarray, *, least: int = 1) -> Context | None:
         """The context that shares the longest beginning with these tokens, cut to it.
 
-        Where it keeps some keys only, it is cut to whole blocks of that.
+        Of one that keeps some keys only, the beginning counts as far as it can be cut to.
 
         It comes back to the devices, if it is not there. None: none shares `least` tokens.
         """
         ids = _ids(tokens)
         while self._entries:
-            shared = {entry: _common(entry.ids, ids) for entry in reversed(self._entries)}
+            shared = {entry: _shared(entry, ids) for entry in reversed(self._entries)}
             entry = max(shared, key=shared.__getitem__)
-            if shared[entry] < max(least, 1):
+            length = shared[entry]
+            if length < max(least, 1):
                 return None
             context = self._back(entry)
             if context is not None:
-                length = context.longest_prefix(shared[entry])
-                if length < max(least, 1):
-                    return None
                 return context if length == len(entry.ids) else context.prefix(length)
         return None
 
@@ -260,6 +258,13 @@ def _common(a: np.ndarray, b: np.ndarray) -> int:
     length = min(len(a), len(b))
     differ = a[:length] != b[:length]
     return int(differ.argmax()) if differ.any() else length
+
+
+def _shared(entry: _Entry, ids: np.ndarray) -> int:
+    """The longest beginning of these tokens that the entry's context can be cut to."""
+    length, held = _common(entry.ids, ids), entry.device or entry.host
+    # What is on disk alone keeps all keys: others cannot be saved.
+    return length if held is None else held.longest_prefix(length)
 
 
 def _caches(context: Context) -> tuple[Cache, ...]:

@@ -160,6 +160,55 @@ def test_a_dialogue_goes_on() -> None:
     assert tiny.difference(e.score(generation.context, more), both[-len(more) :]) < 1e-5
 
 
+def test_an_empty_query_needs_a_context_that_can_lose_its_last_token() -> None:
+    e, how = engine(HALF, context=4), {"max_new_tokens": 3, "ignore_eos": True}
+    rows = [WHOLE[:200], WHOLE[: 3 * BLOCK + 1]]
+    batch: Any = e.prefill(rows)
+    says = "an empty query of a context of 200 tokens.*without its last token, and ask that"
+    with pytest.raises(NotImplementedError, match=says):
+        e.generate(batch, [[], QUERY], **how)
+    found = e.generate(batch, [QUERY, []], **how)  # the other row is not cut
+    asked: Any = e.prefill([rows[0], rows[1][:-1]])
+    expected = e.generate(asked, [QUERY, rows[1][-1:]], **how)
+    assert [one.tokens for one in found] == [one.tokens for one in expected]
+
+
+def test_documents_are_scored_in_windows_of_whole_blocks(monkeypatch: Any) -> None:
+    e = engine(HALF)
+    expected = e.likelihood(e.prefill(WHOLE[:64]), WHOLE[64:129]).logprobs
+    for window in (BLOCK, 2 * BLOCK):
+        found = e.score_document(WHOLE[:129], window=window).logprobs
+        assert found.shape == (128,)
+        if window == 2 * BLOCK:
+            assert np.abs(found[64:] - expected).max() < 1e-4
+    short = e.score_document(WHOLE[:40], window=24)  # it is cut within the anchor alone
+    assert short.logprobs.shape == (39,)
+    monkeypatch.setattr(Star, "encode", None)  # it is refused before anything runs
+    says = r"window=24 with Keep\(.*not after 48 tokens; use a multiple of block_size=32"
+    with pytest.raises(NotImplementedError, match=says):
+        e.score_document([WHOLE[:30], WHOLE[:129]], window=24)
+
+
+def test_a_store_finds_what_can_be_cut_to_the_most() -> None:
+    """Of the longer one, all 31 shared tokens are a part of its first block."""
+    e = engine(HALF, Star(block_size=BLOCK, anchor_size=0))
+    store = Store(e, device_bytes=2**30)
+    shared, other = WHOLE[:31], WHOLE[300:303]
+    store.add(e.prefill(WHOLE[:30]))
+    store.add(e.prefill(WHOLE[:200]))
+    found = store.find([*shared, *other])
+    assert found is not None and found.tokens == [WHOLE[:30]]
+    # What serves nothing stays where it is.
+    store = Store(e, device_bytes=0, host_bytes=2**30)
+    store.add(e.prefill(WHOLE[:200]))
+    monkey = store._back
+    store._back = None  # type: ignore[assignment,method-assign]
+    assert store.find([*shared, *other]) is None
+    store._back = monkey  # type: ignore[method-assign]
+    found = store.find([*WHOLE[:70], *other])
+    assert found is not None and found.tokens == [WHOLE[:64]]
+
+
 def test_layers_with_windows_keep_all() -> None:
     """Every other layer has one."""
     fields: Any = {

@@ -29,8 +29,8 @@ from star_jax.chat.session import Session, watch
 from star_jax.engine import Engine
 from star_jax.eval import config as config_lib
 from star_jax.eval import help
-from star_jax.eval.config import EvalConfig
-from star_jax.eval.rows import Row, rows
+from star_jax.eval.config import AttentionConfig, EvalConfig
+from star_jax.eval.rows import SOME_LENGTH, Row, rows
 from star_jax.prefill import kinds
 from star_jax.prefill.kinds import BASELINES
 from star_jax.runs import cli, devices, limits
@@ -125,6 +125,8 @@ def _checked() -> _Job:
     config.generation.max_new_tokens = config.generation.max_new_tokens or _MAX_NEW_TOKENS
     _check_flags()
     text, saved = _document()
+    if text is None:
+        _check_saved(config)
     mesh = devices.make_mesh(config.mesh, prefix="--config.mesh.")
     asked = config.attention.implementation or None
     implementations.resolve(asked, mesh)  # before anything is fetched
@@ -164,6 +166,16 @@ def _check_flags() -> None:
         Prompt.of(text or "", f"--{name}")
     if not given.question:
         keyboard.check(given.context)
+
+
+def _check_saved(config: EvalConfig) -> None:
+    """Refuses settings of what is kept, which a document that was saved does not read."""
+    found = rows(AttentionConfig(kind="star"), SOME_LENGTH, config.cache)
+    if any(row.keep is not None or row.cache_dtype is not None for row in found):
+        raise ValueError(
+            "--config.cache is for a new document: one that was saved keeps all keys, in the "
+            "model's dtype"
+        )
 
 
 def _document() -> tuple[str | None, dict]:

@@ -8,6 +8,7 @@ from typing import Generic
 import numpy as np
 
 from star_jax.cache.context import Asked, Encoded
+from star_jax.cache.group import Group
 from star_jax.generate import inputs
 from star_jax.generate.inputs import Questions
 from star_jax.generate.run import Part, Run, Settings
@@ -178,8 +179,23 @@ def _parts(context: Encoded, questions: Questions) -> Iterator[Part]:
             of_rows = [[ids for _, ids in row] for row in chosen]
             asked = group
             if empty:
-                of_rows = [
-                    [t[-1:]] * len(row) for t, row in zip(group.tokens, of_rows, strict=True)
-                ]
-                asked = group.cut([len(tokens) - 1 for tokens in group.tokens])
+                asked, of_rows = _last_asked(group, list(map(len, of_rows)))
             yield Part(asked, of_rows, [[i for i, _ in row] for row in chosen])
+
+
+def _last_asked(group: Group, queries: list[int]) -> tuple[Group, list[list[list[int]]]]:
+    """The group without the last token of the rows that have queries, and that token as each.
+
+    Raises:
+      NotImplementedError: some of a row's keys were chosen with its last token among them.
+    """
+    lengths = [len(row) - bool(n) for row, n in zip(group.tokens, queries, strict=True)]
+    for length, encoded in zip(lengths, group.encoded, strict=True):
+        if group.shards.longest(length, encoded) < length:
+            raise NotImplementedError(
+                f"an empty query of a context of {length + 1} tokens that keeps fewer keys: they "
+                "were chosen with its last token among them; encode the context without its last "
+                "token, and ask that token as the query"
+            )
+    asked = [[row[-1:]] * n for row, n in zip(group.tokens, queries, strict=True)]
+    return group.cut(lengths), asked

@@ -125,6 +125,11 @@ class Slots:
         return valid.astype(np.int32), np.asarray(kept, np.int32)
 
 
+def longest_part(length: int, *, block: int, anchor: int) -> int:
+    """The longest part of at most `length` tokens of a longer context: blocks, or of the anchor."""
+    return length if length <= anchor else max(length - length % block, anchor)
+
+
 @dataclasses.dataclass(frozen=True)
 class KeptShards(Shards):
     """Shards of contexts of these lengths that keep some of their keys only."""
@@ -134,9 +139,9 @@ class KeptShards(Shards):
 
     def longest(self, length: int, encoded: int) -> int:
         """See `Shards.longest`: all of it, a part of the anchor, or whole blocks."""
-        if length >= encoded or length <= self.slots.anchor:
+        if length >= encoded:
             return length
-        return max(length - length % self.size, self.slots.anchor)
+        return longest_part(length, block=self.size, anchor=self.slots.anchor)
 
     def valid(self, lengths: list[int]) -> np.ndarray:
         """See `Shards.valid`.
