@@ -69,9 +69,9 @@ def _check_keep(keep: Keep, attention: Kind, config: DecoderConfig | None, mesh:
 
 def check_window(window: int, rows: list[list[int]], attention: Kind, keep: Keep | None) -> None:
     """Raises NotImplementedError if documents cannot be cut where their windows begin."""
-    if keep is None or not isinstance(attention, Star):
+    if keep is None:
         return
-    block, anchor = attention.block_size, attention.anchor
+    block, anchor = attention.sizes["block_size"], attention.sizes["anchor_size"]
     for start in range(0, max(map(len, rows)) - 1, window):
         if longest_part(start, block=block, anchor=anchor) < start:
             raise NotImplementedError(

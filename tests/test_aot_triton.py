@@ -21,14 +21,14 @@ HEAD_DIMS = tuple(prefill.DEFAULTS)
 HEADS, KV_HEADS, BLOCK, SHARD = 32, 8, 4096, 65536
 
 # The other dtype is as wide, and takes as many registers: the widest head speaks for it.
-RUNS = [(k, h, "bfloat16") for k in KINDS for h in HEAD_DIMS]
-RUNS += [(k, max(HEAD_DIMS), d) for k in KINDS for d in kernels.DTYPES if d != "bfloat16"]
+ALL = [(k, h, "bfloat16") for k in KINDS for h in HEAD_DIMS]
+ALL += [(k, max(HEAD_DIMS), d) for k in KINDS for d in kernels.DTYPES if d != "bfloat16"]
 # `make test-large` has the others: on GPUs of workstations all but the usual head dim.
 RUNS = [
-    run
-    if run[0] in ("a100", "h200") or run[1] == 128
-    else pytest.param(*run, marks=pytest.mark.long)
-    for run in RUNS
+    pytest.param(
+        *run, marks=[] if run[0] in ("a100", "h200") or run[1] == 128 else pytest.mark.long
+    )
+    for run in ALL
 ]
 
 

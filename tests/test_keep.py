@@ -161,7 +161,8 @@ def test_a_dialogue_goes_on() -> None:
 
 
 def test_an_empty_query_needs_a_context_that_can_lose_its_last_token() -> None:
-    e, how = engine(HALF, context=4), {"max_new_tokens": 3, "ignore_eos": True}
+    e = engine(HALF, context=4)
+    how: Any = {"max_new_tokens": 3, "ignore_eos": True}
     rows = [WHOLE[:200], WHOLE[: 3 * BLOCK + 1]]
     batch: Any = e.prefill(rows)
     says = "an empty query of a context of 200 tokens.*without its last token, and ask that"

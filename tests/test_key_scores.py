@@ -99,10 +99,9 @@ def test_nan_is_the_lowest_score() -> None:
     slots = Slots(Keep(share=0.5, criterion="norm"), block=8, anchor=2, devices=1)
     assert (slots.shared, slots.keys) == (1, 4)
     scores = jnp.asarray([0, 0, jnp.nan, 3, jnp.inf, -jnp.inf, 1, jnp.nan])[None, :, None]
-    of_first = (jnp.asarray(x, jnp.int32) for x in ([0], [8], [4]))
-    assert chosen(scores, *of_first, slots)[0, :, 0].tolist() == [1, 3, 4, 6]
-    all_nan = (jnp.asarray(x, jnp.int32) for x in ([0], [8], [4]))
-    found = chosen(jnp.full_like(scores, jnp.nan), *all_nan, slots)
+    start, valid, kept = (jnp.asarray(x, jnp.int32) for x in ([0], [8], [4]))
+    assert chosen(scores, start, valid, kept, slots)[0, :, 0].tolist() == [1, 3, 4, 6]
+    found = chosen(jnp.full_like(scores, jnp.nan), start, valid, kept, slots)
     assert found[0, :, 0].tolist() == [1, 2, 3, 4]
 
 
