@@ -1,6 +1,7 @@
 """Dialogues in chat templates: as `transformers` renders them, and nobody's text for another's."""
 
 import pathlib
+import time
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import tokenizer_files
 import transformers
 from test_tokenizer import load
 
+from star_jax.text import chat, dialogue
 from tools import smollm2
 
 LLAMA2 = (
@@ -167,6 +169,20 @@ def test_an_old_answer_may_be_one_that_a_template_shortens(tmp_path: pathlib.Pat
 
 def each(text: str) -> str:
     return "{% for m in messages %}" + text + "{% endfor %}"
+
+
+@pytest.mark.parametrize("texts", [["a"] * 8001, ["".join(f"[[{i}:" for i in range(50000))]])
+def test_the_time_of_a_dialogue_grows_with_its_text_and_no_faster(
+    monkeypatch: pytest.MonkeyPatch, texts: list[str]
+) -> None:
+    def rendered(template: str, given: list[Any]) -> list[str]:
+        return ["".join(m["content"] + "|" for m in one["messages"]) for one in given]
+
+    monkeypatch.setattr(chat, "rendered", rendered)
+    begin = time.thread_time()
+    found = dialogue.render("a template", messages(*texts), {})
+    assert time.thread_time() - begin < 2  # it was 7 s and more
+    assert [text for text, is_template in found.parts if not is_template] == texts
 
 
 REFUSED = [

@@ -1,9 +1,9 @@
 """A model's chat template, rendered in another process, and cut between context and query."""
 
 import atexit
-import itertools
 import json
 import os
+import secrets
 import subprocess
 import sys
 import threading
@@ -113,8 +113,7 @@ def cut(
 
     variables: of the template, beside the messages. special: tokens that users may not write.
     """
-    taken = context + query + (system or "")
-    marker = next(m for i in itertools.count() if (m := f"[[cut{i}]]") not in taken)
+    marker = f"[[cut{unused(context + query + (system or ''))}]]"
     marked, whole = rendered(
         template,
         [_given(context + between + query, system, variables) for between in (marker, "")],
@@ -141,6 +140,13 @@ def cut(
         Prompt((*head.parts, (before[end:], False))),
         Prompt(((after[:start], False), (after[start:], True))),
     )
+
+
+def unused(text: str) -> str:
+    """A number for marks that a text does not have. Nobody can guess it: one look is enough."""
+    while (number := str(secrets.randbelow(10**18))) in text:
+        pass
+    return number
 
 
 def given(messages: Sequence[Mapping[str, str]], variables: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -100,8 +101,7 @@ def _pieces(
 
     A template sees the messages as they are, and with marks around each.
     """
-    taken = "".join(message["content"] for message in messages)
-    number = next(i for i in itertools.count() if f"[[{i}:" not in taken)
+    number = chat.unused("".join(message["content"] for message in messages))
     marks = [(f"[[{number}:{i}<]]", f"[[{number}:{i}>]]") for i in range(len(messages))]
     marked_messages = [
         {**message, "content": _between(message["content"], *marks[i])}
@@ -110,10 +110,13 @@ def _pieces(
     whole, marked = chat.rendered(
         template, [chat.given(some, variables) for some in (messages, marked_messages)]
     )
+    found: dict[str, list[int]] = {}  # where each mark is
+    for mark in re.finditer(rf"\[\[{number}:\d+[<>]\]\]", marked):
+        found.setdefault(mark[0], []).append(mark.start())
     places = []
     for i, message in enumerate(messages):
         if core := message["content"].strip():
-            places.append((*_place(marked, core, marks[i], _name(i, messages)), i))
+            places.append((*_place(marked, core, marks[i], found, _name(i, messages)), i))
     order = [i for *_, i in sorted(places) if messages[i]["role"] != "system"]
     if (moved := next((i for i, j in itertools.pairwise(order) if i > j), None)) is not None:
         raise ValueError(f"{_name(moved, messages)}: the chat template puts it in another place")
@@ -144,18 +147,22 @@ def _between(text: str, begin: str, end: str) -> str:
     return text[:start] + begin + core + end + text[start + len(core) :]
 
 
-def _place(text: str, core: str, marks: tuple[str, str], name: str) -> tuple[int, int]:
+def _place(
+    text: str, core: str, marks: tuple[str, str], found: Mapping[str, Sequence[int]], name: str
+) -> tuple[int, int]:
     """Where a message, `core`, lies with its marks in the text: start and end.
+
+    found: where in the text each mark is.
 
     Raises:
       ValueError: it is not there once, as it is.
     """
     for mark in marks:
-        if (count := text.count(mark)) != 1:
+        if (count := len(found.get(mark, ()))) != 1:
             what = f"shows it {count} times" if count else "drops it"
             raise ValueError(f"{name}: the chat template {what}")
     begin, close = marks
-    start = text.index(begin)
+    (start,) = found[begin]
     if not text.startswith(core + close, start + len(begin)):
         raise ValueError(f"{name}: the chat template changes it")
     return start, start + len(begin + core + close)

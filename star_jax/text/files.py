@@ -15,6 +15,7 @@ from star_jax.printable import printable
 # A directory with none of these has no tokenizer.
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
+_LONG = 2**14  # characters, from which a text takes tens of milliseconds
 _SOME = "The sky is blue."  # text that any tokenizer has tokens for
 
 _NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")  # `bos_token` and so on
@@ -82,7 +83,10 @@ def encode(file: tokenizers.Tokenizer, text: str) -> tokenizers.Encoding:
       ValueError: the tokenizer cannot take it; what a file says may fail on some texts only.
     """
     with _named("the tokenizer fails on a text"):
-        return file.encode(text, add_special_tokens=False)
+        if len(text) < _LONG:
+            return file.encode(text, add_special_tokens=False)
+        # A batch is encoded without the GIL: a long text does not keep other threads waiting.
+        return file.encode_batch([text], add_special_tokens=False)[0]
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ A user's text is text: where it spells a special token, it gets the tokens of th
 Templates have special tokens; see `Prompt`.
 """
 
+import bisect
 import functools
 import hashlib
 import itertools
@@ -80,6 +81,11 @@ class Tokenizer(Templated):
     def special_ids(self) -> frozenset[int]:
         """Ids that no text of a user has."""
         return self._special
+
+    @functools.cached_property
+    def longest(self) -> int:
+        """The characters that a token stands for, at most, where no normaliser takes text away."""
+        return max(map(len, self._file.get_vocab(with_added_tokens=True)), default=1)
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike[str]) -> "Tokenizer | None":
@@ -197,10 +203,9 @@ class Tokenizer(Templated):
         if not users or (self._special.isdisjoint(found.ids) and not self._spells_unknown(text)):
             return found
         if self._spells_unknown(text) or any(
-            start < user_end and end > user_start
+            _overlaps(users, start, end)
             for token, (start, end) in zip(found.ids, found.offsets, strict=True)
             if token in self._special
-            for user_start, user_end in users
         ):
             return self._unspellable.encode(prompt)
         return found
@@ -281,6 +286,12 @@ class Tokenizer(Templated):
             ):
                 return token, shown
         return None
+
+
+def _overlaps(parts: list[tuple[int, int]], start: int, end: int) -> bool:
+    """Whether one of the parts, which are in order and apart, has a character of [start, end)."""
+    after = bisect.bisect_left(parts, (end, end))  # the first one that begins there or later
+    return after > 0 and parts[after - 1][1] > start
 
 
 def _whole(ids: Any) -> list[int]:
