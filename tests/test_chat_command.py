@@ -15,6 +15,7 @@ import pytest
 import test_dialogue
 
 import star_jax
+from star_jax.chat.keyboard import Stop
 from star_jax.engine import Engine
 
 CONFIG = """
@@ -249,3 +250,15 @@ def test_templates_that_do_not_serve_are_refused_before_the_model_is_loaded(
     ]:  # fmt: skip
         (here / "checkpoint" / "chat_template.jinja").write_text(template)
         assert says in commands.run(here, "star_jax.chat", *arguments).error
+
+
+def test_a_third_interrupt_is_not_heard_until_the_next_line() -> None:
+    stop = Stop()
+    stop.begin()
+    stop._take(2, None)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            stop._take(2, None)
+        for _ in range(3):  # while it is said that all is stopped
+            stop._take(2, None)
+        stop.listen()

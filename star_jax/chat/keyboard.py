@@ -82,11 +82,15 @@ class Stop:
     """Ctrl-C, as a session takes it; `is_busy` says whether there is anything to stop.
 
     The first asks to stop where that is safe. Another one, or one while nothing is done, raises
-    KeyboardInterrupt.
+    KeyboardInterrupt. Then no other is heard until `listen`: what is said about it is not cut off.
     """
 
     def __init__(self) -> None:
-        self.is_asked = self.is_busy = False
+        self.is_asked = self.is_busy = self.is_deaf = False
+
+    def listen(self) -> None:
+        """From now on there is nothing to stop, and Ctrl-C is heard."""
+        self.is_asked = self.is_busy = self.is_deaf = False
 
     def begin(self) -> None:
         """From now on there is something to stop."""
@@ -103,6 +107,9 @@ class Stop:
 
     def _take(self, number: int, frame: object) -> None:
         del number, frame
+        if self.is_deaf:
+            return
         if self.is_asked or not self.is_busy:
+            self.is_deaf = True
             raise KeyboardInterrupt
         self.is_asked = True

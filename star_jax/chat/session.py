@@ -64,12 +64,13 @@ class Session:
     def _goes_on(self, keyboard: Keyboard) -> bool:
         """Does what the next line says; whether there may be another one."""
         try:
-            self._stop.is_busy = False
+            self._stop.listen()
             line = keyboard.line()
             self._stop.begin()
         except Interrupt:  # SIGTERM, say
             raise
         except KeyboardInterrupt:
+            self._stop.is_deaf = True  # an editor's Ctrl-C does not say so
             if not keyboard.typed.strip():
                 say(LEAVING)
             return True
