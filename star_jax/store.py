@@ -93,6 +93,11 @@ class Store:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __contains__(self, tokens: Sequence[int] | np.ndarray) -> bool:
+        """Whether there is a context of just these tokens."""
+        ids = _ids(tokens)
+        return any(np.array_equal(entry.ids, ids) for entry in self._entries)
+
     @property
     def bytes(self) -> Bytes:
         return Bytes(

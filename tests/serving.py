@@ -13,6 +13,7 @@ import tiny
 import star_jax
 from star_jax import Engine, Star
 from star_jax.serve.app import Service
+from star_jax.serve.bodies import Bodies
 from star_jax.serve.metrics import Metrics
 from star_jax.serve.prompts import Reader
 from star_jax.serve.scheduler import Limits, Scheduler
@@ -44,7 +45,9 @@ def service(engine: Engine, *, limits: Limits = LIMITS, token: str = "") -> Serv
         engine, Store(engine, device_bytes=limits.stored), limits=limits, metrics=metrics
     )
     reader = Reader(engine=engine, positions=4096, new_tokens=64, samples=8)
-    return Service(model="tiny", reader=reader, scheduler=scheduler, body=2**16, token=token)
+    return Service(
+        model="tiny", reader=reader, scheduler=scheduler, bodies=Bodies(2**16), token=token
+    )
 
 
 @contextlib.contextmanager

@@ -86,6 +86,7 @@ def where(folder):
         ({"config.mesh.context": 7}, "cpu_devices=7"),
         ({"max_model_len": 99999}, "--max_model_len=99999"),
         ({"max_answers": 0}, "--max_answers=0 must be at least 1"),
+        ({"store_disk_gb": -1}, "--store_disk_gb=-1"),
         ({"request_timeout": 0}, "--request_timeout=0"),
         ({"host": "no.such.host.invalid"}, "--host=no.such.host.invalid"),
         ({"port": 99999}, "--port=99999"),

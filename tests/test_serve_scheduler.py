@@ -252,6 +252,21 @@ def test_what_takes_too_long_is_told_so(engine):
     assert [one.problem for one in asked] == [504, 504]
 
 
+def test_an_answer_that_takes_too_long_is_told_so_and_its_batch_goes_on(engine):
+    s = scheduler(engine)
+
+    def then(update):
+        if isinstance(update, Event):
+            late.job.arrived = -float("inf")
+
+    late = Asked(s, ask(ids(9), most=2000, streamed=True), then)
+    other = Asked(s, ask(ids(9, first=6), most=40, streamed=True))
+    run(s)
+    assert late.problem == 504
+    assert sum(isinstance(update, Event) for update in late.updates) == 1
+    assert other.tokens == expected(engine, ids(9, first=6), most=40)
+
+
 def test_what_fails_fails_for_itself_alone(engine, monkeypatch):
     s = scheduler(engine)
     failing, fine = Asked(s, ask(ids(4 * WAVE))), Asked(s, ask(ids(9)))

@@ -104,7 +104,8 @@ def _checked() -> _Job:
     settings = dataclasses.replace(
         settings,
         name=settings.name or config.model.path.rstrip("/"),
-        positions=settings.positions or most,
+        positions=(positions := settings.positions or most),
+        body=settings.body or flags.TOKEN_BYTES * positions + flags.MORE_BYTES,
     )
     return _Job(config, settings, mesh, directory, row)
 
@@ -145,6 +146,7 @@ def _listen(settings: Settings) -> socket.socket:
 
 def _serve(engine: Engine, settings: Settings, listening: socket.socket) -> None:
     from star_jax.serve.app import Service  # what it needs may not be installed
+    from star_jax.serve.bodies import Bodies
     from star_jax.serve.metrics import Metrics
     from star_jax.serve.prompts import Reader
     from star_jax.serve.scheduler import Limits, Scheduler
@@ -162,6 +164,7 @@ def _serve(engine: Engine, settings: Settings, listening: socket.socket) -> None
         device_bytes=settings.device_bytes,
         host_bytes=settings.host_bytes,
         directory=settings.directory or None,
+        disk_bytes=settings.disk_bytes,
     )
     service = Service(
         model=settings.name,
@@ -172,7 +175,7 @@ def _serve(engine: Engine, settings: Settings, listening: socket.socket) -> None
             samples=settings.answers,
         ),
         scheduler=Scheduler(engine, store, limits=limits, metrics=Metrics(settings.name)),
-        body=settings.body,
+        bodies=Bodies(settings.body),
         token=settings.api_key,
         created=int(time.time()),
     )

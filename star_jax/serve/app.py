@@ -16,6 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from star_jax.serve import protocol
+from star_jax.serve.bodies import Bodies
 from star_jax.serve.errors import Problem, failed
 from star_jax.serve.jobs import Ask, Job, Progress, Update
 from star_jax.serve.prompts import Reader, check_model
@@ -27,12 +28,12 @@ OPEN = ("/health",)  # needs no token
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Service:
-    """What the routes serve. body: bytes of a request, at most. token: of the bearer, or none."""
+    """What the routes serve. token: of the bearer, or none."""
 
     model: str
     reader: Reader
     scheduler: Scheduler
-    body: int
+    bodies: Bodies
     token: str = ""
     created: int = 0
 
@@ -60,13 +61,13 @@ class Service:
         )
 
     async def chat(self, request: Request) -> Response:
-        asked = await self._read(request, protocol.ChatRequest)
-        asks = await asyncio.to_thread(self.reader.chat, asked)
+        async with self._reading(request, protocol.ChatRequest) as asked:
+            asks = await asyncio.to_thread(self.reader.chat, asked)
         return await self._answer(request, asked, asks, chat=True)
 
     async def completions(self, request: Request) -> Response:
-        asked = await self._read(request, protocol.CompletionRequest)
-        asks = await asyncio.to_thread(self.reader.completion, asked)
+        async with self._reading(request, protocol.CompletionRequest) as asked:
+            asks = await asyncio.to_thread(self.reader.completion, asked)
         return await self._answer(request, asked, asks, chat=False)
 
     async def models(self, request: Request) -> Response:
@@ -83,14 +84,14 @@ class Service:
         return JSONResponse({"object": "list", "data": [told]})
 
     async def tokenize(self, request: Request) -> Response:
-        asked = await self._read(request, protocol.TokenizeRequest)
-        ids = await asyncio.to_thread(self.reader.tokenize, asked)
+        async with self._reading(request, protocol.TokenizeRequest) as asked:
+            ids = await asyncio.to_thread(self.reader.tokenize, asked)
         positions = self.reader.positions
         return JSONResponse({"count": len(ids), "max_model_len": positions, "tokens": ids})
 
     async def detokenize(self, request: Request) -> Response:
-        asked = await self._read(request, protocol.DetokenizeRequest)
-        text = await asyncio.to_thread(self.reader.detokenize, asked)
+        async with self._reading(request, protocol.DetokenizeRequest) as asked:
+            text = await asyncio.to_thread(self.reader.detokenize, asked)
         return JSONResponse({"prompt": text})
 
     async def health(self, request: Request) -> Response:
@@ -102,20 +103,15 @@ class Service:
         kind = "text/plain; version=0.0.4; charset=utf-8"
         return Response(self.scheduler.metrics.text(), media_type=kind)
 
-    async def _read(self, request: Request, kind: type[protocol.Request]) -> protocol.Request:
-        """The request's body, as far as it may be long, and for a model that is here."""
-        whole, seconds = bytearray(), self.scheduler.limits.seconds
-        try:
-            async with asyncio.timeout(seconds):
-                async for chunk in request.stream():
-                    whole += chunk
-                    if len(whole) > self.body:
-                        raise Problem(413, f"the request has more than {self.body} bytes")
-        except TimeoutError as e:
-            raise Problem(408, f"the request did not come within {seconds:g} s") from e
-        asked = await asyncio.to_thread(protocol.parse, kind, bytes(whole))
-        check_model(getattr(asked, "model", None), self.model)
-        return asked
+    @contextlib.asynccontextmanager
+    async def _reading(
+        self, request: Request, kind: type[protocol.Request]
+    ) -> AsyncIterator[protocol.Request]:
+        """What a request says, for a model that is here; its bytes count until the block ends."""
+        async with self.bodies.read(request, seconds=self.scheduler.limits.seconds) as body:
+            asked = await asyncio.to_thread(protocol.parse, kind, body)
+            check_model(getattr(asked, "model", None), self.model)
+            yield asked
 
     async def _answer(
         self,
@@ -130,9 +126,7 @@ class Service:
         answers = _Answers(self.scheduler, asks)
         if asked.stream:
             pieces = _pieces(answers, reply, wants_usage=asked.wants_usage)
-            return StreamingResponse(
-                pieces, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
-            )
+            return _Stream(answers, pieces)
         collecting = asyncio.create_task(_collected(answers, reply))
         leaving = asyncio.create_task(_until_gone(request))
         try:
@@ -208,6 +202,21 @@ async def _pieces(answers: _Answers, reply: Reply, *, wants_usage: bool) -> Asyn
         yield sent(problem.body())
     finally:
         answers.cancel()
+
+
+class _Stream(StreamingResponse):
+    """The events of answers. A client may be gone before the first: then `pieces` never begins."""
+
+    def __init__(self, answers: _Answers, pieces: AsyncIterator[str]):
+        headers = {"Cache-Control": "no-cache"}
+        super().__init__(pieces, media_type="text/event-stream", headers=headers)
+        self._answers = answers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._answers.cancel()
 
 
 async def _until_gone(request: Request) -> None:

@@ -9,6 +9,7 @@ from absl import flags
 from star_jax.sizes import whole
 
 API_KEY = "STAR_JAX_API_KEY"  # of the environment
+TOKEN_BYTES, MORE_BYTES = 16, 2**16  # of a request: for each token it may have, and beside them
 _GIB = 2**30
 _TEXTS = {
     "host": ("127.0.0.1", "The address to listen on."),
@@ -23,10 +24,15 @@ _NUMBERS = {  # the default, the least, and what it is
     "max_new_tokens": (4096, 1, "Tokens of an answer, at most."),
     "max_answers": (64, 1, "Answers under way at once, at most."),
     "max_waiting": (1024, 1, "Prompts in the queue, at most."),
-    "max_body_bytes": (2**25, 1, "Bytes of a request, at most."),
+    "max_body_bytes": (
+        0,
+        0,
+        "Bytes of a request, at most; 0: 16 a token of max_model_len, and 64 KiB.",
+    ),
     "request_timeout": (600, 1, "Seconds for a request, with its time in the queue."),
     "store_device_gb": (4, 1, "GiB of contexts on each device, at most."),
     "store_host_gb": (16, 0, "GiB of contexts in host memory, at most."),
+    "store_disk_gb": (64, 0, "GiB of contexts in store_dir, at most."),
 }
 
 
@@ -43,10 +49,11 @@ class Settings:
     new_tokens: int
     answers: int
     waiting: int
-    body: int
+    body: int  # 0: as many as the positions need
     seconds: float
     device_bytes: int
     host_bytes: int
+    disk_bytes: int
     directory: str
 
 
@@ -82,5 +89,6 @@ def read() -> Settings:
         seconds=float(number["request_timeout"]),
         device_bytes=number["store_device_gb"] * _GIB,
         host_bytes=number["store_host_gb"] * _GIB,
+        disk_bytes=number["store_disk_gb"] * _GIB,
         directory=given.store_dir,
     )

@@ -66,6 +66,7 @@ class Job:
         self.ids = np.asarray(ask.tokens[:context], np.int32)  # of the context
         self.cached = 0
         self.context: Context | None = None  # when it is there
+        self.held: dict[int, int] = {}  # by what was found, see `held`
         self.is_new = True  # nobody has looked for its context
         self.left = ask.samples  # answers that go on
         self.arrived = time.monotonic()
@@ -84,12 +85,7 @@ class Job:
         """This is its context; it may be a part of what was asked for, and the query is longer."""
         self.context_tokens = self.cached = len(context.tokens[0])
         self.ids = self.ids[: self.context_tokens]
-        self.context = context
-
-    @property
-    def held(self) -> dict[int, int]:
-        """See `held`."""
-        return {} if self.context is None or not self.context_tokens else held(self.context)
+        self.context, self.held = context, held(context)
 
     def cancel(self) -> None:
         """Nobody waits for it any more. Any thread may say so."""

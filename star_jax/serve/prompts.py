@@ -1,6 +1,7 @@
 """From requests to what the scheduler is asked: prompts as tokens, and limits that hold."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 from star_jax.engine import Engine
@@ -29,6 +30,11 @@ class Reader:
     positions: int
     new_tokens: int
     samples: int
+
+    @functools.cached_property
+    def characters(self) -> int:
+        """What no prompt with room in `positions` is longer than."""
+        return self.positions * self.engine.tokenizer.longest
 
     def completion(self, request: CompletionRequest) -> list[Ask]:
         """What a completion asks: as many as it has prompts.
@@ -96,6 +102,7 @@ class Reader:
             {"role": message.role.replace("developer", "system"), "content": message.text()}
             for message in messages
         ]
+        self._check_length(sum(len(turn["content"]) for turn in turns), "messages")
         try:
             return tokenizer.encode_context(tokenizer.dialogue(turns))
         except ValueError as e:
@@ -103,6 +110,7 @@ class Reader:
 
     def _ids(self, prompt: str | list[int], *, may_be_empty: bool = False) -> list[int]:
         if isinstance(prompt, str):
+            self._check_length(len(prompt), "prompt")
             try:
                 ids = self.engine.tokenizer.encode_context(prompt)
             except ValueError as e:
@@ -112,6 +120,16 @@ class Reader:
         if not ids and not may_be_empty:
             raise refused("prompt has no tokens", "prompt")
         return ids
+
+    def _check_length(self, characters: int, param: str) -> None:
+        """Refuses a text that cannot have room, before it takes the time of its tokens."""
+        if characters > self.characters:
+            raise refused(
+                f"This model's maximum context length is {self.positions} tokens, and the prompt "
+                f"has {characters} characters, which are more",
+                param,
+                "context_length_exceeded",
+            )
 
     def _checked(self, ids: list[int], param: str) -> list[int]:
         size = self.engine.config.vocab_size

@@ -5,9 +5,9 @@ that silently does nothing. Fields that change no answer (`user`, `metadata`) ar
 vLLM's `top_k`, `min_p`, `repetition_penalty` and `ignore_eos` are served as it has them.
 """
 
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from star_jax.generate.sampling import SEEDS, Sampling
 from star_jax.serve.errors import Problem, refused
@@ -16,19 +16,36 @@ Request = TypeVar("Request", bound=BaseModel)
 
 MOST_STOPS = 16
 MOST_PROMPTS = 256
+MOST_MESSAGES = 1024  # and parts of a message
+
+# Pydantic collects what is wrong with every element of a list, and every unknown field: hundreds
+# of bytes for each byte of a request. So lists end at the first error, and we look for fields.
 
 
-class StreamOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+class _Strict(BaseModel):
+    """Refuses fields that it does not have. WHERE: which field of a request has such a value."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    WHERE: ClassVar[str] = ""
+
+    @model_validator(mode="after")
+    def _knows_all(self) -> "_Strict":
+        for name in self.model_extra or ():
+            path = f"{self.WHERE}.{name:.200}" if self.WHERE else f"{name:.200}"
+            raise refused(f"unrecognized request argument: {path}", self.WHERE or path)
+        return self
+
+
+class StreamOptions(_Strict):
+    WHERE = "stream_options"
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None  # of nothing here
 
 
-class _Generating(BaseModel):
+class _Generating(_Strict):
     """What both kinds of completion have."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
     NEUTRAL: ClassVar[dict[str, tuple[Any, ...]]] = {  # not served, but for values that do nothing
         "frequency_penalty": (None, 0),
         "presence_penalty": (None, 0),
@@ -40,7 +57,7 @@ class _Generating(BaseModel):
     temperature: float | None = None
     top_p: float | None = None
     n: int | None = Field(None, ge=1)
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
     seed: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -144,13 +161,13 @@ class CompletionRequest(_Generating):
         return self.logprobs is not None
 
 
-class Message(BaseModel):
+class Message(_Strict):
     """A turn of a conversation; its content is text."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    WHERE = "messages"
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[dict[str, Any]]
+    content: str | Annotated[list[dict[str, Any]], Field(fail_fast=True, max_length=MOST_MESSAGES)]
     name: str | None = None
     # What replies have, and clients send back as it is.
     refusal: None = None
@@ -169,6 +186,9 @@ class Message(BaseModel):
         return "".join(part["text"] for part in self.content)
 
 
+Messages = Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MOST_MESSAGES)]
+
+
 class ChatRequest(_Generating):
     """POST /v1/chat/completions."""
 
@@ -184,7 +204,7 @@ class ChatRequest(_Generating):
         "web_search_options": (None,),
     }
 
-    messages: list[Message] = Field(min_length=1)
+    messages: Messages
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0)
@@ -221,23 +241,19 @@ class ChatRequest(_Generating):
         return bool(self.logprobs)
 
 
-class TokenizeRequest(BaseModel):
+class TokenizeRequest(_Strict):
     """POST /tokenize, as vLLM has it: a text, or a conversation."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[Message] | None = Field(None, min_length=1)
+    messages: Messages | None = None
 
 
-class DetokenizeRequest(BaseModel):
+class DetokenizeRequest(_Strict):
     """POST /detokenize, as vLLM has it."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
-
     model: str | None = None
-    tokens: list[int]
+    tokens: Annotated[list[int], Field(fail_fast=True)]
 
 
 def parse(kind: type[Request], body: bytes) -> Request:
@@ -255,8 +271,6 @@ def parse(kind: type[Request], body: bytes) -> Request:
 def _problem(e: ValidationError) -> Problem:
     error = e.errors(include_url=False, include_context=False, include_input=False)[0]
     where = [str(part) for part in error["loc"]]
-    if error["type"] == "extra_forbidden":
-        return refused(f"unrecognized request argument: {'.'.join(where)}", where[0])
     if not where:
         return refused(f"the body is no such request: {error['msg']}")
     return refused(f"{'.'.join(where)}: {error['msg']}", where[0])

@@ -10,6 +10,7 @@ from star_jax.generate.stopping import Event
 from star_jax.serve.jobs import Job
 
 _REASONS = {"eos": "stop", "stop": "stop", "length": "length"}
+_PART = "\N{REPLACEMENT CHARACTER}"  # what decoders show for a part of a character
 Json = dict[str, Any]
 
 
@@ -30,7 +31,7 @@ class Reply:
         self._texts: dict[int, list[str]] = {}
         self._logprobs: dict[int, list[Json]] = {}
         self._ends: dict[int, str] = {}
-        self._offsets: dict[int, int] = {}  # in characters, where the next token's text begins
+        self._offsets: dict[int, _Offsets] = {}
 
     def add(self, index: int, event: Event) -> Json | None:
         """What is new of a choice: a chunk of a stream, or nothing that a client would see."""
@@ -84,21 +85,43 @@ class Reply:
         texts = [self._decode([token]) for token in event.tokens]
         if self._chat:
             content = [
-                {"token": text, "logprob": value, "bytes": list(text.encode()), "top_logprobs": []}
+                {"token": text, "logprob": value, "bytes": _bytes(text), "top_logprobs": []}
                 for text, value in zip(texts, event.logprobs, strict=True)
             ]
             return {"content": content, "refusal": None}
-        offsets, at = [], self._offsets.get(index, 0)
-        for text in texts:
-            offsets.append(at)
-            at += len(text)
-        self._offsets[index] = at
+        offsets = self._offsets.setdefault(index, _Offsets(self._decode))
         return {
             "tokens": texts,
             "token_logprobs": list(event.logprobs),
             "top_logprobs": None,
-            "text_offset": offsets,
+            "text_offset": [offsets.add(token) for token in event.tokens],
         }
+
+
+class _Offsets:
+    """Where the tokens of an answer begin in its text, in characters.
+
+    A token that has a part of a character begins where the character does.
+    """
+
+    def __init__(self, decode: Callable[[list[int]], str]):
+        self._decode = decode
+        self._at = 0  # where the text of `_parts` begins
+        self._parts: list[int] = []  # tokens whose last character is not whole
+
+    def add(self, token: int) -> int:
+        """The offset of the next token."""
+        before = self._decode(self._parts) if self._parts else ""
+        self._parts.append(token)
+        text = self._decode(self._parts)
+        if text.endswith(_PART) or not text.startswith(before):  # a part of the same character
+            before = before.rstrip(_PART)
+        begin = self._at + len(before)
+        # Characters have four bytes at most: what is not whole by then, never will be.
+        if not text.endswith(_PART) or len(self._parts) >= 4:
+            self._at += len(text)
+            self._parts = []
+        return begin
 
 
 def usage(jobs: Sequence[Job]) -> Json:
@@ -116,6 +139,11 @@ def usage(jobs: Sequence[Job]) -> Json:
 def sent(data: Json | str) -> str:
     """A server-sent event."""
     return f"data: {data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+def _bytes(text: str) -> list[int] | None:
+    """The bytes of a token's text; None where it has a part of a character: they are not known."""
+    return None if _PART in text else list(text.encode())
 
 
 def _joined(parts: list[Json] | None) -> Json | None:

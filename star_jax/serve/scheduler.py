@@ -24,7 +24,7 @@ from star_jax.cache.sharded import bucket
 from star_jax.engine import Engine
 from star_jax.serve.batch import Batch
 from star_jax.serve.encoding import Encoding
-from star_jax.serve.errors import Problem, failed, overloaded, timed_out
+from star_jax.serve.errors import Problem, failed, overloaded, refused, timed_out
 from star_jax.serve.jobs import Ask, Job, Progress, Update
 from star_jax.serve.metrics import Metrics
 from star_jax.serve.splitting import SHORT, context_tokens
@@ -72,8 +72,10 @@ class Scheduler:
         """Takes all of the prompts, or none; `tell` is given the number of each and its updates.
 
         Raises:
-          Problem: too many wait, or the server is about to end.
+          Problem: too many wait, or the server is about to end, or they would never have room.
         """
+        if len(asks) > self.limits.waiting:
+            raise refused(f"{len(asks)} prompts are more than {self.limits.waiting}", "prompt")
         jobs = [self._job(ask, i, tell) for i, ask in enumerate(asks)]
         with self._wake:
             if self._closed:
@@ -161,22 +163,27 @@ class Scheduler:
 
     def _encode(self) -> None:
         """Looks for contexts that are stored, and begins with others."""
+        held = self._held() if self._waiting else {}
+        size = sum(held.values())  # of contexts in use, on each device
         for job in list(self._waiting):
-            if not self._has_room():
-                return
+            if size >= self.limits.stored:
+                return  # no more are brought to the devices
             if any(self._waits(job, encoding) for encoding in self._encodings):
                 continue  # then it will be found, or a part of it
             if job.is_new or len(self._encodings) < ENCODINGS:
                 self._waiting.remove(job)
                 with self._failing([job]):
                     self._look(job)
+                new = {key: many for key, many in job.held.items() if key not in held}
+                size += sum(new.values())
+                held |= new
 
-    def _has_room(self) -> bool:
-        """Whether one more context may be brought to the devices, beside those in use."""
+    def _held(self) -> dict[int, int]:
+        """The arrays of all contexts in use, see `jobs.held`."""
         held: dict[int, int] = {}
         for arrays in (*(job.held for job in self._ready), *(b.held for b in self._batches)):
             held |= arrays
-        return sum(held.values()) < self.limits.stored
+        return held
 
     def _look(self, job: Job) -> None:
         """Makes the job ready, if its context is stored; or else begins with it, if it may."""
@@ -216,7 +223,8 @@ class Scheduler:
         """Hands the context to all jobs that need no more than it."""
         context, first = encoding.context, encoding.job
         self._store.add(context)
-        if encoding.known:  # if that was a whole context, the new one serves in its place
+        # If what is known was a whole context, the new one serves in its place, where it is kept.
+        if encoding.known and encoding.ids in self._store:
             self._store.forget(encoding.known)
         cached = first.cached
         for job in (first, *self._waiting):
@@ -272,8 +280,10 @@ class Scheduler:
             self._fail(jobs, failed(f"the computation failed: {type(e).__name__}"))
 
     def _fail(self, jobs: Iterable[Job], problem: Problem) -> None:
+        """Tells those jobs that have answers to come."""
         for job in jobs:
-            job.tell(problem)
+            if job.left:
+                job.tell(problem)
             job.cancel()
             job.left = 0
         self._leave(jobs)
