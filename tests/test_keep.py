@@ -184,7 +184,11 @@ def test_documents_are_scored_in_windows_of_whole_blocks(monkeypatch: Any) -> No
             assert np.abs(found[64:] - expected).max() < 1e-4
     short = e.score_document(WHOLE[:40], window=24)  # it is cut within the anchor alone
     assert short.logprobs.shape == (39,)
-    monkeypatch.setattr(Star, "encode", None)  # it is refused before anything runs
+
+    def encodes(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("it is refused before anything runs")
+
+    monkeypatch.setattr(Star, "encode", encodes)
     says = r"window=24 with Keep\(.*not after 48 tokens; use a multiple of block_size=32"
     with pytest.raises(NotImplementedError, match=says):
         e.score_document([WHOLE[:30], WHOLE[:129]], window=24)
