@@ -10,7 +10,7 @@ from star_jax.eval.settings import AttentionConfig, CacheConfig
 from star_jax.prefill.anchors import CONTENTS, POSITIONS, OtherAnchor
 from star_jax.prefill.correction import CORRECTIONS
 from star_jax.prefill.keeping import Keep
-from star_jax.prefill.kinds import KINDS, Kind
+from star_jax.prefill.kinds import BASELINES, KINDS, Kind
 from star_jax.prefill.star import Star
 from star_jax.prefill.streaming import Streaming
 from star_jax.runs import limits
@@ -86,6 +86,25 @@ def rows(
             for dtype in caches
         )
     return tuple(found)
+
+
+def only_row(attention: AttentionConfig, length: int | None, cache: CacheConfig, *, of: str) -> Row:
+    """The one row of a configuration, for a command that answers in one way; `of` names it.
+
+    Raises:
+      ValueError: there are several, or it is a baseline.
+    """
+    found = rows(attention, length, cache)
+    if len(found) > 1:
+        names = ", ".join(row.name for row in found)
+        raise ValueError(
+            f"attention and cache say {len(found)} ways ({names}), and {of} has one: "
+            "--config.attention.kind=star, and one size each"
+        )
+    (row,) = found
+    if row.attention.name in BASELINES:
+        raise ValueError(f"attention {row.name} is to compare with: use star or an exact kind")
+    return row
 
 
 def _keeps(cache: CacheConfig) -> list[Keep | None]:

@@ -30,9 +30,8 @@ from star_jax.engine import Engine
 from star_jax.eval import config as config_lib
 from star_jax.eval import help
 from star_jax.eval.config import AttentionConfig, EvalConfig
-from star_jax.eval.rows import SOME_LENGTH, Row, rows
+from star_jax.eval.rows import SOME_LENGTH, Row, only_row, rows
 from star_jax.prefill import kinds
-from star_jax.prefill.kinds import BASELINES
 from star_jax.runs import cli, devices, limits
 from star_jax.runs.terminal import say
 from star_jax.text.prompt import Prompt
@@ -206,17 +205,8 @@ def _row(config: EvalConfig, length: int) -> Row:
 
     It is rounded up: else L/4 of 4317 tokens would be 1079, and the last one a block of its own.
     """
-    found = rows(config.attention, -(-length // _ROUND) * _ROUND, config.cache)
-    if len(found) > 1:
-        names = ", ".join(row.name for row in found)
-        raise ValueError(
-            f"attention and cache say {len(found)} ways ({names}), and a dialogue has one: "
-            "--config.attention.kind=star, and one size each"
-        )
-    (row,) = found
-    if row.attention.name in BASELINES:
-        raise ValueError(f"attention {row.name} is to compare with: use star or an exact kind")
-    return row
+    length = -(-length // _ROUND) * _ROUND
+    return only_row(config.attention, length, config.cache, of="a dialogue")
 
 
 if __name__ == "__main__":

@@ -31,8 +31,7 @@ from star_jax.engine import Engine
 from star_jax.eval import config as config_lib
 from star_jax.eval import help
 from star_jax.eval.config import EvalConfig
-from star_jax.eval.rows import Row, needs_length, rows
-from star_jax.prefill.kinds import BASELINES
+from star_jax.eval.rows import Row, needs_length, only_row
 from star_jax.runs import cli, devices
 from star_jax.runs.terminal import say
 from star_jax.serve import flags
@@ -114,16 +113,7 @@ def _row(config: EvalConfig) -> Row:
     """The one way to encode that the configuration gives, for prompts of all lengths."""
     if needs_length(config.attention):
         raise ValueError("prompts have all lengths: give attention's sizes in tokens, without L")
-    found = rows(config.attention, None, config.cache)
-    if len(found) > 1:
-        names = ", ".join(row.name for row in found)
-        raise ValueError(
-            f"attention and cache say {len(found)} ways ({names}), and a server has one: "
-            "--config.attention.kind=star, and one size each"
-        )
-    (row,) = found
-    if row.attention.name in BASELINES:
-        raise ValueError(f"attention {row.name} is to compare with: use star or an exact kind")
+    row = only_row(config.attention, None, config.cache, of="a server")
     if row.keep is not None:
         raise NotImplementedError(
             "cache.keep: a server shares beginnings of contexts, and fewer keys serve whole blocks"
