@@ -59,7 +59,10 @@ test-mosaic: mosaic-environment
 test-large: mosaic-environment
 	$(RUN) -m pytest tests/large
 	$(RUN) -m pytest -m long
-	@if [ -e $(MOSAIC)/.made ]; then $(MOSAIC)/bin/python -m pytest tests/large/mosaic; fi
+	@if [ -e $(MOSAIC)/.made ]; then \
+	  $(MOSAIC)/bin/python -m pytest tests/large/mosaic && \
+	  $(MOSAIC)/bin/python -m pytest -m long tests/mosaic; \
+	fi
 
 lint: $(VENV)/.test
 	$(RUN) -m ruff check .

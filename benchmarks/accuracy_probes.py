@@ -98,7 +98,12 @@ def measure(
 
 
 def asked(
-    engine: Engine, index: int, length: int, continuation: int = documents.CONTINUATION
+    engine: Engine,
+    index: int,
+    length: int,
+    *,
+    continuation: int = documents.CONTINUATION,
+    needles: int = documents.NEEDLES,
 ) -> tuple[list[int], list[tuple[str, list[int], int]]]:
     """The document's ids; and of each probe its kind, its ids, and how many of them to score.
 
@@ -107,7 +112,7 @@ def asked(
     tokenizer = engine.tokenizer
     head, _ = tokenizer.chat("", "x")
     room = length - tokenizer.count("x") - len(tokenizer.encode_context(head))
-    document = documents.document(index, room, tokenizer.count)
+    document = documents.document(index, room, tokenizer.count, needles=needles)
     context: list[int] = []
     probes = []
     for probe in document.probes:

@@ -36,20 +36,22 @@ class Document:
     probes: tuple[Probe, ...]
 
 
-def document(index: int, length: int, count: Callable[[str], int]) -> Document:
+def document(
+    index: int, length: int, count: Callable[[str], int], *, needles: int = NEEDLES
+) -> Document:
     """The same whenever it is made: of at most `length` tokens, which `count` counts.
 
     Raises:
       ValueError: what is asked for does not fit.
     """
     rng = random.Random(f"{index} {length}")
-    keys, values, needles = draw_needles(rng, NEEDLES)
+    keys, values, lines = draw_needles(rng, needles)
     names = [_name(rng) for _ in range(NAMES)]
     listed = f"{BEFORE}{', '.join(names)}{AFTER}"
 
-    text, room = sentences(), length - sum(map(count, [listed, *needles]))
+    text, room = sentences(), length - sum(map(count, [listed, *lines]))
     if room < 0:
-        raise ValueError(f"{length=} is too short for {NEEDLES} needles and {NAMES} names")
+        raise ValueError(f"{length=} is too short for {needles} needles and {NAMES} names")
     start = rng.randrange(len(text))
     prose: list[str] = []
     for i in range(len(text)):
@@ -63,7 +65,7 @@ def document(index: int, length: int, count: Callable[[str], int]) -> Document:
     rest = " ".join(text[(start + len(prose) + i) % len(text)] for i in range(20))
     last = len(prose) - 3  # the document ends with prose, which goes on
     prose.insert(rng.randint(0, last // 2), listed)
-    for needle in needles:
+    for needle in lines:
         prose.insert(rng.randint(0, last), needle)
 
     probes = [

@@ -2,8 +2,8 @@
 
     python -m benchmarks.fewer_keys --model=checkpoints/needle --dtype=float32 --length=1024 \\
         --documents=50 --records=benchmarks/results/fewer_keys_needle.jsonl
-    python -m benchmarks.fewer_keys --model=checkpoints/smollm2 --length=2048 --documents=40 \\
-        --records=benchmarks/results/fewer_keys_smollm2.jsonl
+    python -m benchmarks.fewer_keys --model=checkpoints/smollm2 --length=2048 --blocks=4 \\
+        --needles=8 --documents=26 --records=benchmarks/results/fewer_keys_smollm2.jsonl
 
 A document has needles, all asked in one batch, teacher-forced; one of prose also a continuation.
 Records are written document by document and cell by cell, and a run that is started again goes on
@@ -30,7 +30,6 @@ from star_jax.eval.ruler import niah
 from star_jax.prefill.criteria import CRITERIA
 from star_jax.runs import cli
 
-NEEDLES = 4  # of a document of noise
 CONTINUATION = 512  # tokens at most
 
 Asked = list[tuple[str, list[int], int]]  # of a probe: its kind, its ids, how many to score
@@ -42,6 +41,7 @@ def define_flags() -> None:
     flags.DEFINE_string("dtype", "bfloat16", "Of weights, activations and cache.")
     flags.DEFINE_integer("length", 1024, "Tokens of a document.", lower_bound=1)
     flags.DEFINE_integer("blocks", 8, "Blocks of a document.", lower_bound=1)
+    flags.DEFINE_integer("needles", 4, "Of a document; each is asked for.", lower_bound=1)
     flags.DEFINE_integer("documents", 50, "How many.", lower_bound=1)
     flags.DEFINE_list("shares", ["0.75", "0.5", "0.25"], "Of the keys that are kept.")
     flags.DEFINE_list("criteria", [*CRITERIA], "What chooses them.")
@@ -77,18 +77,20 @@ def cells(shares: Sequence[str], criteria: Sequence[str], caches: Sequence[str])
     return [Cell(keep, cache) for cache in caches for keep in (None, *keeps)]
 
 
-def noise(engine: Engine, keys: Sequence[str], index: int, length: int) -> tuple[list[int], Asked]:
+def noise(
+    engine: Engine, keys: Sequence[str], index: int, length: int, needles: int
+) -> tuple[list[int], Asked]:
     """A document as the needle model knows them: needles between lines of noise."""
     rng, tokenizer = random.Random(f"{index} {length}"), engine.tokenizer
-    asked = rng.sample(list(keys), NEEDLES)
+    asked = rng.sample(list(keys), needles)
     values = [str(rng.randint(10**6, 10**7 - 1)) for _ in asked]
-    needles = [
+    said = [
         niah.NEEDLE.format(kind="number", key=key, value=value)
         for key, value in zip(asked, values, strict=True)
     ]
-    room = length - tokenizer.count(niah.CONTEXT) - sum(map(tokenizer.count, needles)) - 2 * NEEDLES
+    room = length - tokenizer.count(niah.CONTEXT) - sum(map(tokenizer.count, said)) - 2 * needles
     lines = [niah.NOISE] * (room // tokenizer.count(f"{niah.NOISE}\n"))
-    for needle in needles:
+    for needle in said:
         lines.insert(rng.randint(0, len(lines)), needle)
     context = niah.CONTEXT.format(kind="number", lines="\n".join(lines))
     probes: Asked = []
@@ -132,9 +134,12 @@ def measure(
         if not left:
             continue
         if keys.exists():
-            asked = noise(engine, keys.read_text().split(), index, given.length)
+            known = keys.read_text().split()
+            asked = noise(engine, known, index, given.length, given.needles)
         else:
-            asked = accuracy_probes.asked(engine, index, given.length, CONTINUATION)
+            asked = accuracy_probes.asked(
+                engine, index, given.length, continuation=CONTINUATION, needles=given.needles
+            )
         for cell in left:
             one = _engine(engine, cell)
             found = probed(one, *asked)
@@ -199,9 +204,9 @@ def _ratio(some: Sequence[Mapping[str, Any]], full: Sequence[Mapping[str, Any]])
     return round(sum(r["bytes"] for r in some) / sum(r["bytes"] for r in full), 4)
 
 
-def about(engine: Engine, blocks: int) -> dict[str, Any]:
-    """What records are of. Those that do not tell the blocks are of 8, as the first ones were."""
-    return accuracy_probes.about(engine) | ({} if blocks == 8 else {"blocks": blocks})
+def about(engine: Engine, *, blocks: int, needles: int) -> dict[str, Any]:
+    """What records are of."""
+    return accuracy_probes.about(engine) | {"blocks": blocks, "needles": needles}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -214,7 +219,8 @@ def main(argv: Sequence[str]) -> None:
         engine = Engine.from_pretrained(
             given.model, mesh=star_jax.make_mesh(), attention=star, dtype=given.dtype
         )
-        done = accuracy_probes.read(path, about(engine, given.blocks))
+        what = about(engine, blocks=given.blocks, needles=given.needles)
+        done = accuracy_probes.read(path, what)
         for record in measure(engine, given, some, done):
             with path.open("a") as file:
                 file.write(json.dumps(record) + "\n")

@@ -11,6 +11,7 @@ import flops
 import jax
 import jax.numpy as jnp
 import pytest
+from further import further
 from programs import DEVICES, Programs, Shapes, layer_elements
 
 from star_jax import Sampling
@@ -77,7 +78,7 @@ def test_a_decode_step_gathers_at_any_batch():
     assert phase2.merge_method(jnp.zeros((1, 16, 4, 32)), DEVICES) == "gather"
 
 
-@pytest.mark.parametrize("kind", ["h200", "a100"])
+@pytest.mark.parametrize("kind", ["h200", *further("a100")])
 @pytest.mark.parametrize("waves", [1, 4])
 def test_decoding_copies_no_weight_and_no_cache_layer(kind, waves):
     """Nothing as large as the smallest weight matrix is written; scores are the largest array."""
@@ -105,6 +106,7 @@ def test_drawing_four_samples_copies_nothing_and_adds_no_collective():
     assert max(i.elements for i in decode.writes(1)) <= scores < smallest
 
 
+@pytest.mark.long
 def test_memory_of_a_wave_depends_on_the_block_alone():
     """No program of phase 1 has an argument that grows with the context."""
     for name in ("first_wave", "later_wave"):

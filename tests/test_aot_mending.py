@@ -29,6 +29,7 @@ def test_temporary_memory_does_not_depend_on_the_context():
     assert temporary(BOTH, 8) < 1.02 * temporary(BOTH, 2)
 
 
+@pytest.mark.long
 def test_no_layer_of_the_cache_is_copied():
     """Nothing is only moved that is as large as a layer's cache on one device."""
     keys = 8 * BLOCK * 8 * 128

@@ -12,16 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from attention_cases import CASES, TOLERANCE, WIDER, Case, check, literal, make, reference_of
+from further import further
 
 from star_jax import attention
 from star_jax.attention import Segment, dispatch, xla
 
 ALL = CASES + WIDER
-RUNS: list[tuple[Case, str, int | None]] = [(case, "float32", None) for case in ALL]
+Run = tuple[Case, str, int | None]
+RUNS: list[Run] = [(case, "float32", None) for case in CASES]
 RUNS += [(case, "float32", 0) for case in ALL]
-RUNS += [(case, "bfloat16", 0) for case in CASES if case.name not in ("mha", "tiny prefix")]
-RUNS += [(case, "float16", 0) for case in CASES if case.name in ("prefix", "decode with tail")]
-RUNS += [(case, "bfloat16", 0) for case in WIDER if case.name.startswith(("three", "soft cap and"))]
+HALF: list[Run] = [
+    (case, "bfloat16", 0) for case in CASES if case.name not in ("mha", "tiny prefix")
+]
+HALF += [(case, "float16", 0) for case in CASES if case.name in ("prefix", "decode with tail")]
+HALF += [(case, "bfloat16", 0) for case in WIDER if case.name.startswith(("three", "soft cap and"))]
 
 
 def label(run):
@@ -29,7 +33,11 @@ def label(run):
     return f"{case.name}-{dtype}-{'auto' if small is None else 'tiled'}".replace(" ", "-")
 
 
-@pytest.mark.parametrize(("case", "dtype", "small"), RUNS, ids=map(label, RUNS))
+@pytest.mark.parametrize(
+    ("case", "dtype", "small"),
+    [*RUNS, *HALF[:4], *further(*HALF[4:])],
+    ids=map(label, RUNS + HALF),
+)
 def test_xla_equals_the_reference(case, dtype, small, monkeypatch):
     if small is not None:
         monkeypatch.setattr(xla, "SMALL_SCORES", small)
@@ -45,8 +53,8 @@ def test_the_reference_is_attention_as_it_is_defined(case):
     check(reference_of(arrays, options), literal(arrays, options), 2e-6)
 
 
-@pytest.mark.parametrize("averaging", [("reference",), ("reference", "xla")])
-@pytest.mark.parametrize("small", [None, 0])
+@pytest.mark.parametrize("averaging", [("reference", "xla"), *further((("reference",),))])
+@pytest.mark.parametrize("small", [0, *further(None)])
 @pytest.mark.parametrize(
     "name", ["decode with tail", "prefix half hidden", "no keys at all", "mqa"]
 )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from further import further
 from jax.sharding import NamedSharding, PartitionSpec
 
 import star_jax
@@ -60,7 +61,7 @@ CONTEXT = tiny.ids(LENGTH)
 MOST = max(CONTEXT, key=lambda i: (CONTEXT.count(i), -CONTEXT.index(i)))
 
 
-@pytest.mark.parametrize("anchor", [8, BLOCK])
+@pytest.mark.parametrize("anchor", [8, *further(BLOCK)])
 @pytest.mark.parametrize(
     ("content", "positions", "tokens", "places"),
     [
@@ -92,7 +93,7 @@ def test_anchors_are_what_they_are_called(anchor, content, positions, tokens, pl
     close(e.score(context, QUERY), logits_after(CONTEXT, kept))
 
 
-@pytest.mark.parametrize("context", [1, 8])
+@pytest.mark.parametrize("context", [8, *further(1)])
 def test_the_first_block_as_anchor_is_star_attention(context):
     ours = engine(OtherAnchor(block_size=BLOCK, anchor_size=24), context=context)
     star = engine(Star(block_size=BLOCK, anchor_size=24), context=context)
@@ -171,8 +172,10 @@ class Sinks:
         return jnp.einsum("nts,snh->tnh", weights, values, precision="highest")[None], state
 
 
-@pytest.mark.parametrize("context", [1, 4])
-@pytest.mark.parametrize(("sinks", "window"), [(4, 40), (0, 16), (50, 1), (8, 200), (200, 8)])
+@pytest.mark.parametrize("context", [4, *further(1)])
+@pytest.mark.parametrize(
+    ("sinks", "window"), [(4, 40), (0, 16), (50, 1), *further((8, 200), (200, 8))]
+)
 def test_streaming_is_a_mask_and_what_it_keeps(sinks, window, context):
     e = engine(Streaming(sinks=sinks, window=window), context=context)
     tokens, positions = jnp.asarray(CONTEXT)[None], jnp.arange(LENGTH)[None]

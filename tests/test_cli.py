@@ -10,6 +10,7 @@ import tomllib
 import commands
 import pytest
 from command_folder import evaluate, files, fill, infer
+from further import further
 
 import star_jax
 from star_jax.eval import help, settings
@@ -148,6 +149,7 @@ def test_a_warning_is_one_line(tmp_path: pathlib.Path) -> None:
     assert "warnings.warn" not in result.stderr
 
 
+@pytest.mark.long
 def test_that_there_is_no_pytorch_is_not_said(tmp_path: pathlib.Path) -> None:
     here = fill(tmp_path)
     code = (
@@ -177,7 +179,7 @@ def shell(line: str, *argv: str, cwd: pathlib.Path) -> subprocess.CompletedProce
 
 
 @pytest.mark.parametrize(
-    ("module", "argument"), [("star_jax", "--help"), ("star_jax.convert", "--version")]
+    ("module", "argument"), [("star_jax", "--help"), *further(("star_jax.convert", "--version"))]
 )
 def test_help_that_cannot_be_written_is_one_line(
     tmp_path: pathlib.Path, module: str, argument: str
@@ -190,6 +192,7 @@ def test_help_that_cannot_be_written_is_one_line(
     assert "Exception ignored" not in done.stderr
 
 
+@pytest.mark.long
 def test_standard_output_may_be_closed(tmp_path: pathlib.Path) -> None:
     code = "from star_jax.runs import cli; cli.run(lambda argv: None)"
     done = shell('"$0" -c "$1" >&-', code, cwd=tmp_path)

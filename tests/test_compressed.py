@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 from attention_cases import Case
+from further import further
 from test_generate import Letters
 
 import star_jax
@@ -218,11 +219,15 @@ def as_plain(context: Any) -> Any:
     return dataclasses.replace(context, groups=groups)
 
 
-@pytest.mark.parametrize("cache", DTYPES)
+PLAIN, MENDED = Star(block_size=64, anchor_size=8), Star(block_size=37, halo=5, correction="both")
+
+
 @pytest.mark.parametrize(
-    "attention",
-    [Star(block_size=64, anchor_size=8), Star(block_size=37, halo=5, correction="both"), Ring()],
-    ids=["star", "corrected", "ring"],
+    ("attention", "cache"),
+    [
+        *((MENDED, "int8"), (PLAIN, "fp8"), (Ring(), "int8")),
+        *further((MENDED, "fp8"), (PLAIN, "int8"), (Ring(), "fp8")),
+    ],
 )
 def test_an_engine_answers_as_with_what_its_cache_stands_for(attention, cache):
     plain, small = engine(attention, None, context=2), engine(attention, cache, context=2)
@@ -240,8 +245,10 @@ def test_an_engine_answers_as_with_what_its_cache_stands_for(attention, cache):
     assert 0 < error < ERROR[cache]
 
 
-@pytest.mark.parametrize("attention", [Star(block_size=32, anchor_size=8, halo=4), Ring()])
-@pytest.mark.parametrize("cache", [None, "int8"])
+@pytest.mark.parametrize(
+    "attention", [Star(block_size=32, anchor_size=8, halo=4), *further(Ring())]
+)
+@pytest.mark.parametrize("cache", ["int8", *further(None)])
 def test_extending_in_steps_is_encoding_at_once(attention, cache):
     """Within a block, to its end, and beyond it. In 8 bits the anchor was rounded, too."""
     e, ids = engine(attention, cache, context=2), tiny.ids(300)

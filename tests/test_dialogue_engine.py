@@ -107,6 +107,7 @@ def test_each_turn_encodes_only_itself(engine: Engine, tokenizer: Tokenizer) -> 
     assert dialogue.context.tokens == [document] and not dialogue.turns
 
 
+@pytest.mark.long
 def test_a_longer_document_keeps_the_dialogue(
     engine: Engine, tokenizer: Tokenizer, tmp_path: pathlib.Path
 ) -> None:

@@ -104,6 +104,7 @@ def test_equal_rows_draw_apart_and_say_how_to_draw_them_again(engine):
     assert [a.seed for a in ask(engine, batch)][:2] == [7, 7]
 
 
+@pytest.mark.long
 def test_equal_contexts_with_other_queries_are_other_questions(engine):
     """With one seed for all, each draws as it would alone, whatever the order."""
     rows, queries = [tiny.ids(60)] * 3, [tiny.ids(5, seed=s) for s in (1, 2, 3)]

@@ -172,6 +172,7 @@ def test_bad_lines_are_named(here: pathlib.Path, line: dict[str, Any] | str, say
     assert files(here) == before
 
 
+@pytest.mark.long
 def test_a_warning_is_said_once(here: pathlib.Path) -> None:
     """Though commands read the tokenizer, and then the engine does."""
     path = here / "checkpoint" / "tokenizer.json"

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from further import further
 
 from star_jax.eval import intervals
 
@@ -72,7 +73,7 @@ def test_how_often_the_interval_of_a_mean_holds(n: int, parts: int, share: float
     assert holds(draw, share, intervals.of_mean) >= (0.91 if parts == 1 else 0.95)
 
 
-@pytest.mark.parametrize("n", [8, 32, 100])
+@pytest.mark.parametrize("n", [32, *further(8, 100)])
 @pytest.mark.parametrize(
     ("up", "down", "both"),
     [
@@ -85,7 +86,7 @@ def test_how_often_the_interval_of_a_mean_holds(n: int, parts: int, share: float
         (0, 0.3, 0.6),
     ],
 )
-@pytest.mark.parametrize("part", [1.0, 0.8])
+@pytest.mark.parametrize("part", [1.0, *further(0.8)])
 def test_how_often_the_interval_of_a_difference_holds(
     n: int, up: float, down: float, both: float, part: float
 ) -> None:

@@ -246,6 +246,7 @@ def test_intervals_hold_as_often_as_they_say() -> None:
     assert perplexity.of([-1e6], [1]) == math.inf
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::star_jax.advice.Advice")
 def test_the_shipped_models_logits_give_the_same(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch

@@ -51,10 +51,11 @@ def test_cells_are_all_keys_and_each_share_by_each_criterion() -> None:
 def test_records_of_other_blocks_are_others(tmp_path: pathlib.Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(accuracy_probes, "about", lambda engine: {"weights": "some"})
     path, engine = tmp_path / "records.jsonl", cast(Any, None)
-    path.write_text('{"of": {"weights": "some"}}\n{"document": 0}\n')  # of 8, untold
-    assert accuracy_probes.read(path, fewer_keys.about(engine, 8)) == [{"document": 0}]
+    of = fewer_keys.about(engine, blocks=8, needles=4)
+    path.write_text(json.dumps({"of": of}) + '\n{"document": 0}\n')
+    assert accuracy_probes.read(path, of) == [{"document": 0}]
     with pytest.raises(ValueError, match=r"this run is of.*'blocks': 16"):
-        accuracy_probes.read(path, fewer_keys.about(engine, 16))
+        accuracy_probes.read(path, fewer_keys.about(engine, blocks=16, needles=4))
 
 
 def test_a_picture_has_a_line_for_each_criterion() -> None:

@@ -9,6 +9,7 @@ import sys
 import commands
 import pytest
 from command_folder import files, fill
+from further import further
 
 from star_jax import interrupts
 
@@ -20,6 +21,7 @@ COMMANDS = {
     "star_jax.eval": "--config=config.py --config.output_dir=new/out",
     "star_jax.convert": "--input=checkpoint --output=out",
 }
+EVAL = "star_jax.eval"
 THEN = dict.fromkeys(COMMANDS, "the same command goes on from here") | {
     "star_jax.convert": "nothing is left behind, and the same command starts over"
 }
@@ -74,7 +76,9 @@ LOST = {
 
 
 @pytest.mark.parametrize("lose", LOST)
-@pytest.mark.parametrize("module", COMMANDS)
+@pytest.mark.parametrize(
+    "module", ["star_jax.eval", *further("star_jax.infer", "star_jax.convert")]
+)
 def test_a_signal_is_not_lost(tmp_path: pathlib.Path, module: str, lose: str) -> None:
     here = fill(tmp_path)
     before = files(here)
@@ -119,6 +123,7 @@ def test_importing_the_library_leaves_signals_alone(tmp_path: pathlib.Path) -> N
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.long
 def test_a_program_that_imports_the_library_keeps_its_signals(tmp_path: pathlib.Path) -> None:
     """Also one that is a package, which Python imports while it looks for the module to run."""
     (tmp_path / "mine").mkdir()

@@ -90,6 +90,7 @@ def test_places_that_a_signal_leaves_are_unmade(
     assert times > 50
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_raised")
 def test_a_first_batch_and_its_manifest_are_written_together(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from further import further
 from key_scores import FORMULAS, norm
 
 import star_jax
@@ -87,6 +88,7 @@ def kept_keys(context: Any) -> list[bytes]:
     return sorted(found)
 
 
+@pytest.mark.long
 def test_random_is_the_same_on_one_device_and_on_eight() -> None:
     """In the first layer, whose keys are the same bit for bit."""
     anchor = 8
@@ -118,7 +120,7 @@ def test_unequal_lengths_and_shards_on_every_axis() -> None:
         assert tiny.difference(score, defined(n, star, HALF)) < TOLERANCE
 
 
-@pytest.mark.parametrize("halo", [0, 8])
+@pytest.mark.parametrize("halo", [8, *further(0)])
 def test_an_extended_context_is_one_that_was_encoded_at_once(halo: int) -> None:
     e = engine(HALF, Star(block_size=BLOCK, halo=halo), context=4)
     expected = e.score(e.prefill(WHOLE), QUERY)
@@ -174,6 +176,7 @@ def test_an_empty_query_needs_a_context_that_can_lose_its_last_token() -> None:
     assert [one.tokens for one in found] == [one.tokens for one in expected]
 
 
+@pytest.mark.long
 def test_documents_are_scored_in_windows_of_whole_blocks(monkeypatch: Any) -> None:
     e = engine(HALF)
     expected = e.likelihood(e.prefill(WHOLE[:64]), WHOLE[64:129]).logprobs

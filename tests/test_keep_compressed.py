@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from further import further
 
 import star_jax
 from star_jax import Engine, Keep, Star
@@ -18,7 +19,7 @@ def held(context: Any) -> int:
     return sum(x.nbytes for x in jax.tree.leaves(context.groups[0].cache.layers))
 
 
-@pytest.mark.parametrize(("dtype", "error"), [("int8", 0.05), ("fp8", 0.2)])
+@pytest.mark.parametrize(("dtype", "error"), [("int8", 0.05), *further(("fp8", 0.2))])
 def test_keys_are_chosen_first_and_then_compressed(dtype: str, error: float) -> None:
     """The error is that of 8 bits, beside the same keys as they are; extending adds no more."""
     plain = Engine(

@@ -5,6 +5,7 @@ import functools
 import jax
 import pytest
 import tiny
+from further import further
 
 import star_jax
 from star_jax import Dense, Engine, Ring, Star, Ulysses
@@ -42,8 +43,7 @@ def answer(attention, implementation):
     "attention",
     [
         Star(block_size=32, anchor_size=20),
-        pytest.param(Ring(), marks=pytest.mark.long),
-        Ulysses(),  # dense is in it
+        *further(Ring(), Ulysses()),
     ],
     ids=["star", "ring", "ulysses"],
 )

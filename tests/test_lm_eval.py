@@ -157,6 +157,7 @@ def test_the_commands_dense_numbers_are_those_of_the_harness_own_adapter(
     assert "|needle_rolling " in result.stdout
 
 
+@pytest.mark.long
 def test_requests_that_are_too_long_lose_what_they_lose_in_the_harness_own_adapter(
     here: pathlib.Path,
 ) -> None:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from further import further
 from safetensors.numpy import load_file, save_file
 from test_generate import Letters
 
@@ -34,8 +35,9 @@ def engine(damage, dtype, attention=None):
     ("damage", "dtype", "attention"),
     [
         ("overflow", "float16", Star(block_size=32)),
-        ("infinite", "float32", Dense()),
-        ("not a number", "bfloat16", Star(block_size=32)),
+        *further(
+            ("infinite", "float32", Dense()), ("not a number", "bfloat16", Star(block_size=32))
+        ),
     ],
 )
 def test_nothing_is_answered(damage, dtype, attention):
@@ -59,7 +61,7 @@ def test_nothing_is_answered(damage, dtype, attention):
             call()
 
 
-@pytest.mark.parametrize("value", [np.inf, -np.inf])
+@pytest.mark.parametrize("value", [np.inf, *further(-np.inf)])
 def test_one_logit_is_enough(value):
     """Also one that is minus infinity, which no other token would notice."""
     e = engine(lambda x: x, "float32")
@@ -103,6 +105,7 @@ def test_logits_go_bad_in_the_middle_of_an_answer():
         bad.generate(bad.prefill(tiny.ids(100)), query, max_new_tokens=40, ignore_eos=True)
 
 
+@pytest.mark.long
 def test_what_follows_the_end_of_a_row_may_be_anything():
     """The row that has met its EOS goes on beside the others: from an embedding that is NaN."""
     e = engine(lambda x: x, "float32")
@@ -132,7 +135,7 @@ def damaged(folder):
     return folder
 
 
-@pytest.mark.parametrize("command", ["eval", "infer"])
+@pytest.mark.parametrize("command", ["eval", *further("infer")])
 def test_a_run_ends_with_one_line_and_no_record(tmp_path, command):
     here = damaged(tmp_path)
     before = set(command_folder.files(here))

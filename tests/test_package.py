@@ -50,6 +50,7 @@ def test_the_wheel_adds_only_star_jax(wheel: pathlib.Path) -> None:
     assert any(re.fullmatch(r".*\.dist-info/licenses/LICENSE", name) for name in names)
 
 
+@pytest.mark.long
 def test_an_unpacked_wheel_imports_by_itself(wheel: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """Nothing of the checkout is on the path: what imports `models` or `eval` would fail here."""
     with zipfile.ZipFile(wheel) as archive:

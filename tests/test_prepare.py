@@ -115,6 +115,7 @@ def test_what_is_prepared_is_what_is_drawn(here: pathlib.Path, template: str) ->
             assert ids(found, tokenizer) == ids(drawn, tokenizer)
 
 
+@pytest.mark.long
 def test_a_run_may_draw_read_and_draw_again(here: pathlib.Path) -> None:
     """Before anything is there, with all of it, and with questions in the file that it leaves."""
     run(output_dir="drawn")
@@ -359,6 +360,7 @@ def test_a_stop_anywhere_leaves_nothing_half_that_looks_whole(
     assert number > 10
 
 
+@pytest.mark.long
 def test_a_command_that_is_killed_goes_on(tmp_path: pathlib.Path) -> None:
     """And takes neither devices nor weights."""
     fake_engine.save_tokenizer(tmp_path / "checkpoint", adds="<s> $A")

@@ -20,6 +20,7 @@ import pytest
 import test_generate
 import tiny
 from command_folder import write_lines
+from further import further
 
 import star_jax
 from star_jax.runtime import processes
@@ -144,7 +145,7 @@ def wait_for(folder: pathlib.Path, *, lines: int) -> None:
     raise AssertionError(f"{lines} records never came")
 
 
-@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("index", [1, *further(0)])
 def test_one_that_never_comes(here: pathlib.Path, index: int) -> None:
     argv = [*evaluation("1x4x1", 2, "out"), *flags(index, 2, free_port(), "config.mesh.")]
     argv = [a.replace(f"timeout={TIMEOUT}", "timeout=3") for a in argv]
@@ -240,6 +241,7 @@ def test_what_only_the_first_can_see_ends_all(here: pathlib.Path) -> None:
     assert second.code != 0 and "error" not in second.stderr
 
 
+@pytest.mark.long
 def test_infer_draws_alike_on_all(here: pathlib.Path) -> None:
     """Without a seed, the first process draws one for all of them."""
     port = free_port()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import test_meshes
 import tiny
+from further import further
 from test_meshes import FIELDS, NEW, directory, engine, ids  # noqa: F401
 
 import star_jax
@@ -65,7 +66,7 @@ def test_a_question_runs_no_prefill(directory, monkeypatch):  # noqa: F811
     assert e.generate(context, QUESTIONS[0], max_new_tokens=NEW).tokens
 
 
-@pytest.mark.parametrize("kind", ["star", "dense"])
+@pytest.mark.parametrize("kind", ["star", *further("dense")])
 def test_an_empty_query_asks_the_last_token_of_the_context(kind, directory):  # noqa: F811
     e = engine(directory, (1, 4, 2), kind)
     tokens = ids(LENGTH)

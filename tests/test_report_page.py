@@ -219,6 +219,7 @@ def test_a_report_is_made_anew(tmp_path: pathlib.Path, monkeypatch: pytest.Monke
     assert {path.name for path in output.iterdir()} == {*written, "mine.png"}
 
 
+@pytest.mark.long
 def test_a_report_that_is_killed_anywhere_leaves_whole_files(tmp_path: pathlib.Path) -> None:
     """At each line that writes, every file is that of the last report, or of this one."""
     folder = run_folders.write(tmp_path / "run", lambda *args: 1.0, samples=2)

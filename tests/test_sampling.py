@@ -179,6 +179,7 @@ def test_extreme_temperatures() -> None:
             sampling.parse(fields)
 
 
+@pytest.mark.long
 def test_draws_of_steps_samples_seeds_and_prompts_are_independent() -> None:
     """Pairs of draws, as a contingency table, show no association."""
     options = Sampling(top_k=4, seed=5)

@@ -122,6 +122,7 @@ def test_short_requests_do_not_wait_for_a_long_one(engine):
     assert done == [min(size, i * WAVE) for i in range(1, 21)]
 
 
+@pytest.mark.long
 def test_two_long_ones_are_encoded_in_turn(engine):
     s = scheduler(engine)
     long, shorter = Asked(s, ask(ids(9 * WAVE))), Asked(s, ask(ids(3 * WAVE, first=9)))

@@ -86,24 +86,47 @@ def test_ids_of_chat_are_those_of_the_file(
     assert context + query == expected
 
 
-def test_logits_and_greedy_tokens_are_those_of_transformers(
-    engine: Engine, model: transformers.LlamaForCausalLM
-) -> None:
+@pytest.fixture(scope="module")
+def asked(engine: Engine) -> tuple[list[int], list[int]]:
+    """A document's ids, and a question's."""
     assert engine.tokenizer is not None
     document = demo_language.DOCUMENT.read_text()[:1200]
     question = "Of what shall the Congress consist?"
-    context_ids, query_ids = demo_language.prompt(engine.tokenizer, document, question)
-    context = engine.prefill(context_ids)
+    return demo_language.prompt(engine.tokenizer, document, question)
 
-    whole = torch.tensor([context_ids + query_ids])
+
+@pytest.fixture(scope="module")
+def greedy(model: transformers.LlamaForCausalLM, asked: tuple[list[int], list[int]]) -> list[int]:
+    """What `transformers` answers, with the token that ends it if there is one."""
+    whole = torch.tensor([asked[0] + asked[1]])
     with torch.no_grad():
-        theirs = model(whole).logits[0, len(context_ids) :].numpy()
-    logits = np.asarray(engine.score(context, query_ids))
-    assert np.abs(logits - theirs).max() < TOLERANCE * max(1, np.abs(theirs).max())
+        tokens = model.generate(whole, max_new_tokens=8, do_sample=False)
+    return tokens[0, whole.shape[1] :].tolist()
+
+
+def test_logits_and_greedy_tokens_are_those_of_transformers(
+    engine: Engine,
+    model: transformers.LlamaForCausalLM,
+    asked: tuple[list[int], list[int]],
+    greedy: list[int],
+) -> None:
+    """Those of the question and of the answer at once: of 30 layers each program costs."""
+    context_ids, query_ids = asked
+    query_ids = query_ids + greedy[:-1]
     with torch.no_grad():
-        tokens = model.generate(whole, max_new_tokens=8, do_sample=False)[0, whole.shape[1] :]
-    expected = [t for t in tokens.tolist() if t not in engine.eos_token_ids]
-    answer = engine.generate(context, query_ids, max_new_tokens=8)
+        theirs = model(torch.tensor([context_ids + query_ids])).logits[0, len(context_ids) :]
+    logits = np.asarray(engine.score(engine.prefill(context_ids), query_ids))
+    assert np.abs(logits - theirs.numpy()).max() < TOLERANCE * max(1, np.abs(theirs.numpy()).max())
+    assert logits[-len(greedy) :].argmax(axis=-1).tolist() == greedy
+    assert engine.tokenizer is not None
+    assert "United States" in engine.tokenizer.decode(greedy)  # it reads
+
+
+@pytest.mark.long
+def test_an_answer_has_the_greedy_tokens(
+    engine: Engine, asked: tuple[list[int], list[int]], greedy: list[int]
+) -> None:
+    context_ids, query_ids = asked
+    answer = engine.generate(engine.prefill(context_ids), query_ids, max_new_tokens=8)
     assert isinstance(answer, star_jax.Answer)
-    assert answer.tokens == expected
-    assert "United States" in (answer.text or "")  # it reads
+    assert answer.tokens == [token for token in greedy if token not in engine.eos_token_ids]

@@ -22,6 +22,7 @@ from attention_cases import (
     make,
     reference_of,
 )
+from further import further
 
 from star_jax.attention import Partial, Segment, kernels, triton
 from star_jax.attention.triton import decode, prefill
@@ -74,9 +75,9 @@ def run(arrays, options):
 
 def cases(some: list[Case]):
     runs = [(case, "bfloat16") for case in some]
-    runs += [(case, "float16") for case in some if case.name in FP16]
-    label = [f"{case.name}-{dtype}".replace(" ", "-") for case, dtype in runs]
-    return pytest.mark.parametrize(("case", "dtype"), runs, ids=label)
+    fp16 = [(case, "float16") for case in some if case.name in FP16]
+    label = [f"{case.name}-{dtype}".replace(" ", "-") for case, dtype in runs + fp16]
+    return pytest.mark.parametrize(("case", "dtype"), [*runs, *further(*fp16)], ids=label)
 
 
 @cases(KERNEL_CASES)

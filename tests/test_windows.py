@@ -9,6 +9,7 @@ import literal
 import numpy as np
 import pytest
 import tiny
+from further import further
 from jax.sharding import NamedSharding, PartitionSpec
 
 import star_jax
@@ -47,22 +48,23 @@ def check(star: Star, length: int, **axes: Any) -> None:
 
 
 # Blocks above, at and below what the window reaches.
-@pytest.mark.parametrize(("block", "context"), [(16, 4), (10, 4), (3, 4), (3, 1)])
+@pytest.mark.parametrize(("block", "context"), [(10, 4), (3, 4), *further((16, 4), (3, 1))])
 def test_star_with_windows_equals_masks(block: int, context: int) -> None:
     check(Star(block_size=block, anchor_size=2), 150, context=context)
 
 
-@pytest.mark.parametrize("length", [1, 17])
+@pytest.mark.parametrize("length", [17, *further(1)])
 def test_contexts_that_are_shorter_than_the_window_or_end_anywhere(length: int) -> None:
     check(Star(block_size=8, halo=3), length, context=4)
 
 
-@pytest.mark.parametrize("correction", ["delta", "both"])
+@pytest.mark.parametrize("correction", ["both", *further("delta")])
 def test_halo_and_corrections_are_of_the_layers_without_windows(correction: str) -> None:
     star = Star(block_size=12, anchor_size=3, halo=5, correction=correction, stride=4)
     check(star, 170, context=4)
 
 
+@pytest.mark.long
 def test_all_layers_with_windows_are_exact() -> None:
     of = model(windowed=(0, 1, 2))
     context, exact = tiny.ids(130), engine(Dense(), of)
@@ -74,7 +76,7 @@ def test_all_layers_with_windows_are_exact() -> None:
     assert tiny.difference(other.score(other.prefill(context), QUERY), expected) > 1e-2
 
 
-@pytest.mark.parametrize("window", [1, 2, 200])
+@pytest.mark.parametrize("window", [1, *further(2, 200)])
 def test_the_smallest_windows_and_one_that_hides_nothing(window: int) -> None:
     of, context = model(window, windowed=(0, 1), layers=2), tiny.ids(60)
     e = engine(Star(block_size=16), of, context=2)
@@ -117,7 +119,7 @@ def test_ragged_batches_prefixes_documents_and_samples(attention: Any) -> None:
     assert tiny.difference(part, whole[30:40]) < TOLERANCE
 
 
-@pytest.mark.parametrize("block", [16, 3])
+@pytest.mark.parametrize("block", [3, *further(16)])
 def test_a_context_that_is_extended_is_as_if_encoded_at_once(block: int) -> None:
     e = engine(Star(block_size=block, anchor_size=2, halo=1), context=4)
     ids = tiny.ids(200)
@@ -125,6 +127,7 @@ def test_a_context_that_is_extended_is_as_if_encoded_at_once(block: int) -> None
     assert tiny.difference(e.score(extended, QUERY), e.score(e.prefill(ids), QUERY)) < 1e-5
 
 
+@pytest.mark.long
 def test_a_dialogue_sees_its_turns_through_windows() -> None:
     """Turns are shorter and longer than the window; each is asked after the ones before."""
     e = engine(Dense(), context=2)

@@ -16,6 +16,7 @@ def test_the_program(program):
     getattr(HOPPER, f"check_{program}")()
 
 
+@pytest.mark.long
 def test_a_decoded_token_copies_no_keys_of_a_window():
     config = GEMMA.config
     decode = aot.Program(Programs(GEMMA, implementation="mosaic").decode().lower().compile())

@@ -7,8 +7,10 @@ from mosaic import test_mosaic_decode as decode
 from mosaic import test_mosaic_prefill as prefill
 from mosaic.test_aot_mosaic_programs import HOPPER
 
+from star_jax.attention import mosaic
+
 HALF = (128, "float16")
-HEAD_DIMS = [*compiled.RUNS, HALF]
+HEAD_DIMS = [*((head_dim, "bfloat16") for head_dim in mosaic.HEAD_DIMS), HALF]
 LEFT = [
     (module, run) for module in (prefill, decode) for run in module.ALL if run not in module.RUNS
 ]
