@@ -36,14 +36,14 @@ demo-language: $(VENV)/.language
 	$(RUN) -m tools.smollm2
 	$(RUN) -m tools.demo_language
 
-# Three processes for two cores, a file each: compiling is most of the work, and a file's tests
+# Four processes for two cores, a file each: compiling is most of the work, and a file's tests
 # share programs; those that start processes of their own wait for a third of their time.
 # Lint keeps one core busy, and so does making the other environment.
 test: $(VENV)/.test
 	@$(MAKE) --no-print-directory mosaic-environment & other=$$!; \
 	  $(MAKE) --no-print-directory lint; linted=$$?; wait $$other && exit $$linted
 	@$(MAKE) --no-print-directory test-mosaic
-	$(RUN) -m pytest -n 3 --dist loadfile
+	$(RUN) -m pytest -n 4 --dist loadfile
 
 # The kernels need JAX >= 0.11, and that Python >= 3.12: where .venv has neither, the newest
 # Python of the machine gets an environment of its own.

@@ -124,6 +124,7 @@ def test_memory_of_a_wave_depends_on_the_block_alone():
     assert two < 2.2 * half.temp_size_in_bytes
 
 
+@pytest.mark.long
 def test_logits_come_in_parts():
     """Llama-3.1-8B's 8K query tokens on eight H200s: no device holds more than 128 of them."""
     shapes = Shapes(layers=2, query=8192)

@@ -4,11 +4,12 @@ Later waves and queries are in `tests/large`.
 """
 
 import pytest
+from further import further
 from kernel_programs import Kernels
 
 AMPERE = Kernels("triton", "a100")
 
 
-@pytest.mark.parametrize("program", ["first_wave", "decode"])
+@pytest.mark.parametrize("program", ["first_wave", *further("decode")])
 def test_the_program(program):
     getattr(AMPERE, f"check_{program}")()

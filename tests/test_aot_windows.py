@@ -7,6 +7,7 @@ import functools
 
 import aot
 import jax
+import pytest
 from programs import DEVICES, GEMMA, Programs
 
 
@@ -15,6 +16,7 @@ def compiled(name: str) -> jax.stages.Compiled:
     return getattr(Programs(GEMMA, implementation="triton"), name)().lower().compile()
 
 
+@pytest.mark.long
 def test_a_window_is_one_permute_a_layer_and_no_anchor() -> None:
     """It is hidden by the projection of queries, but for the last layer, which has none."""
     program = aot.Program(compiled("first_wave"))

@@ -241,6 +241,7 @@ def test_a_run_that_is_told_to_end_leaves_nothing(
         assert done.stderr.splitlines()[-1] == "error: it goes on"
 
 
+@pytest.mark.long
 def test_an_output_that_nobody_reads_is_no_traceback(tmp_path: pathlib.Path) -> None:
     code = "from star_jax.runs import cli\ncli.run(lambda argv: print('x' * 10**6))"
     for to in ("> /dev/full", "| true"):

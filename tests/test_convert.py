@@ -106,7 +106,7 @@ def named(directory: str | pathlib.Path) -> dict[str, np.ndarray]:
         return checkpointer.restore(pathlib.Path(directory) / orbax_files.WEIGHTS)
 
 
-@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("stored", [STORED[0], *further(*STORED[1:])])
 @pytest.mark.parametrize("dtype", [None, "float32", "bfloat16", "float16"])
 def test_orbax_opens_it_and_casts_are_those_of_numpy(
     stored: type, dtype: str | None, tmp_path: pathlib.Path

@@ -21,7 +21,6 @@ COMMANDS = {
     "star_jax.eval": "--config=config.py --config.output_dir=new/out",
     "star_jax.convert": "--input=checkpoint --output=out",
 }
-EVAL = "star_jax.eval"
 THEN = dict.fromkeys(COMMANDS, "the same command goes on from here") | {
     "star_jax.convert": "nothing is left behind, and the same command starts over"
 }

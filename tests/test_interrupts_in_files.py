@@ -10,6 +10,7 @@ import types
 from collections.abc import Callable, Iterator
 
 import pytest
+from further import further
 from test_eval_records import INDICES, lines, record
 
 from star_jax import interrupts
@@ -70,9 +71,8 @@ def at_every_line(
 @pytest.mark.parametrize(
     "place",
     [
-        places.writable,
-        pytest.param(places.output_directory, marks=pytest.mark.long),
         places.output_file,
+        *further(places.writable, places.output_directory),
     ],
 )
 @pytest.mark.usefixtures("_raised")

@@ -151,6 +151,7 @@ def test_parts_end_where_blocks_do() -> None:
     assert tiny.difference(e.score(longer, QUERY), e.score(context, QUERY)) < 1e-5
 
 
+@pytest.mark.long
 def test_a_dialogue_goes_on() -> None:
     """Turns keep all of their keys."""
     e, more = engine(HALF, context=2), tiny.ids(7, seed=3)

@@ -113,6 +113,7 @@ def test_the_harness_own_adapter_answers(here: pathlib.Path) -> None:
     assert found["needle_rolling"] != theirs(128)["needle_rolling"]
 
 
+@pytest.mark.long
 def test_star_in_one_block_is_dense_and_encodes_each_context_once(
     here: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,7 +59,7 @@ MENDED = [
     Star(block_size=BLOCK, correction="tangent", stride=64),
 ]
 BESIDE = [(0, 1), (8, 31), (32, 32)]  # anchors and halos
-ALL_BESIDE = itertools.product((0, 8, 32), (0, 1, 31, 32))
+ALL_BESIDE = [*itertools.product((0, 8, 32), (0, 1, 31, 32))]
 
 
 @pytest.mark.long

@@ -36,6 +36,7 @@ def test_five_questions_equal_five_single_runs(kind, directory):  # noqa: F811
         assert tiny.difference(scored.logprobs, alone) < 1e-5
 
 
+@pytest.mark.long
 def test_a_batch_of_contexts_with_different_numbers_of_questions(directory):  # noqa: F811
     e = engine(directory, MESH, "star")
     contexts = [ids(n) for n in (200, 60, 250)]

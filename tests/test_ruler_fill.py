@@ -33,7 +33,7 @@ def test_samples_fill_their_length(chosen: tuple[Counter, list[int]], task: str)
         assert fill.counts <= 4
 
 
-@pytest.mark.parametrize("mode", ["ruler", "star"])
+@pytest.mark.parametrize("mode", ["star", *further("ruler")])
 @pytest.mark.parametrize("task", TASKS)
 def test_the_published_modes_fit_too(task: str, mode: str) -> None:
     """But the frequent words of Star Attention's scripts, which are too long on purpose."""

@@ -64,6 +64,7 @@ def test_a_context_of_eight_devices_is_asked_on_fewer(kind: Any, tmp_path: pathl
     same_keys(e, e.load_context(tmp_path / "again"), e, context)
 
 
+@pytest.mark.long
 def test_a_batch_that_was_cut(tmp_path: pathlib.Path) -> None:
     """In two groups, with a row of padding."""
     e, other = engine(context=2, data=2), engine(context=4)

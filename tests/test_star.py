@@ -127,6 +127,7 @@ def test_one_block_is_dense_attention():
             assert tiny.difference(one, exact.score(exact.prefill(tiny.ids(length)), query)) < 1e-4
 
 
+@pytest.mark.long
 def test_a_ragged_batch_equals_single_runs():
     """So do the exact kinds: `test_meshes`."""
     e = engine(Star(block_size=BLOCK, anchor_size=8), data=2, context=4)

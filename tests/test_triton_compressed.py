@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from attention_cases import TOLERANCE, Case, check
+from further import further
 from test_compressed import DTYPES, segment
 
 from star_jax.attention import for_compressed, mosaic, triton
@@ -41,13 +42,13 @@ def run(arrays: Any, options: Any) -> Any:
 
 
 RUNS = [(*case, small, "bfloat16") for case in CASES for small in DTYPES]
-RUNS += [(*CASES[0], small, "float16") for small in DTYPES]
+FP16 = [(*CASES[0], small, "float16") for small in DTYPES]
 
 
 @pytest.mark.parametrize(
     ("case", "group", "small", "dtype"),
-    RUNS,
-    ids=[f"{case.name}-{small}-{dtype}".replace(" ", "-") for case, _, small, dtype in RUNS],
+    RUNS + further(*FP16),
+    ids=[f"{c.name}-{small}-{t}".replace(" ", "-") for c, _, small, t in RUNS + FP16],
 )
 def test_the_kernel_equals_the_reference(case, group, small, dtype):
     inside, whole, options = segment(case, small, dtype, group)
