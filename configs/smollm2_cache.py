@@ -1,11 +1,12 @@
-"""SmolLM2-135M-Instruct with its contexts in 8 bits: needles, and how likely prose goes on.
+"""How likely SmolLM2-135M-Instruct finds prose after contexts that are kept in 8 bits.
 
     python -m tools.smollm2
-    python -m star_jax.eval --config=configs/smollm2_cache.py
     python -m tools.prose_documents --output=results/prose.jsonl --length=2048
-    python -m star_jax.eval --config=configs/smollm2_cache.py:prose
+    python -m star_jax.eval --config=configs/smollm2_cache.py
 
-Needles are 200 questions; of prose it is 20 times 1000 tokens, each after a context of 2048.
+It is 20 times 1000 tokens, each after a context of 2048; some ten minutes a row on two cores, and
+as much once to compile. Perplexity: 18.06 with the plain cache, 18.05 with int8, 18.06 with fp8.
+`benchmarks.fewer_keys` asks for needles.
 """
 
 from star_jax.eval.config import (
@@ -18,23 +19,14 @@ from star_jax.eval.config import (
     ModelConfig,
 )
 
-DATA = {
-    "needles": DataConfig(
-        suite="ruler", tasks="niah_single_1", lengths="2048", num_samples=200, template="chat"
-    ),
-    "prose": DataConfig(suite="jsonl", path="results/prose.jsonl", metric="perplexity"),
-}
 
-
-def get_config(what: str = "needles") -> EvalConfig:
-    if what not in DATA:
-        raise ValueError(f"{what=} is none of {', '.join(DATA)}")
+def get_config() -> EvalConfig:
     return EvalConfig(
         model=ModelConfig(path="checkpoints/smollm2", dtype="bfloat16"),
-        attention=AttentionConfig(kind="dense,star", block_size="L/4", anchor_size="b"),
+        attention=AttentionConfig(kind="star", block_size="L/4", anchor_size="b"),
         mesh=MeshConfig(),
-        data=DATA[what],
-        generation=GenerationConfig(max_new_tokens=12),
-        output_dir="results/smollm2_cache" + "_prose" * (what == "prose"),
+        data=DataConfig(suite="jsonl", path="results/prose.jsonl", metric="perplexity"),
+        generation=GenerationConfig(),
+        output_dir="results/smollm2_cache",
         cache=CacheConfig(dtype="model,int8,fp8"),
     )

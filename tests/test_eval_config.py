@@ -302,7 +302,7 @@ def test_samples_are_those_asked_for() -> None:
 
 
 # Where dense attention is as fast as any exact one.
-ON_A_CPU = ("demo", "smollm2_cache", "smollm2_needles")
+ON_A_CPU = ("demo", "smollm2_needles")
 
 
 ANSWERING = ("chat", "serve")  # are asked by somebody, and have no questions of their own
@@ -319,8 +319,20 @@ def test_the_config_files_of_commands_that_answer_are_sound(name: str) -> None:
     assert f"python -m star_jax.{name} --config=configs/{name}.py" in names["__doc__"]
 
 
+def test_the_config_file_of_caches_is_sound() -> None:
+    names = runpy.run_path(str(REPOSITORY / "configs" / "smollm2_cache.py"))
+    given = config.resolve(names["get_config"]())
+    (row,) = rows.rows(given.attention, 2048)
+    assert row.attention == Star(block_size=512, anchor_size=512)
+    assert given.cache.dtype == "model,int8,fp8"
+    assert given.output_dir == "results/smollm2_cache"
+    assert "python -m star_jax.eval --config=configs/smollm2_cache.py\n" in names["__doc__"]
+
+
 @pytest.mark.parametrize(
-    "path", [path for path in CONFIGS if path.stem not in ANSWERING], ids=lambda p: p.stem
+    "path",
+    [path for path in CONFIGS if path.stem not in (*ANSWERING, "smollm2_cache")],
+    ids=lambda p: p.stem,
 )
 def test_the_config_files_are_sound(path: pathlib.Path) -> None:
     names = runpy.run_path(str(path))
