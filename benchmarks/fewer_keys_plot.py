@@ -39,13 +39,15 @@ def lines(rows: Sequence[Row]) -> dict[str, list[tuple[float, float]]]:
 
 
 def draw(rows: Sequence[Row]) -> bytes:
-    """A picture of a table of one length."""
+    """A picture of a table of one length: a colour for each criterion, dashes for 8 bits."""
     figure, axes = drawing.paper()
-    found = lines(rows)
-    looks = drawing.looks(list(found), ["random"])
-    for name, points in found.items():
+    criteria = dict.fromkeys(row["criterion"] for row in rows if row["criterion"] != "all")
+    looks = drawing.looks(list(criteria), ["random"])
+    for name, points in lines(rows).items():
+        criterion, *small = name.split(", ")
+        look, style = looks[criterion], "--" if small else "-"
         x, y = zip(*sorted(points), strict=True)
-        axes.plot(x, y, label=name, color=looks[name].colour, marker=looks[name].mark)
+        axes.plot(x, y, style, label=name, color=look.colour, marker=look.mark)
     axes.set_xlabel("bytes, of those of all keys")
     axes.set_ylabel("needles found, %")
     axes.set_title(f"{rows[0]['length']} tokens, {rows[0]['questions']} questions a point")
