@@ -82,6 +82,8 @@ def noise(
 ) -> tuple[list[int], Asked]:
     """A document as the needle model knows them: needles between lines of noise."""
     rng, tokenizer = random.Random(f"{index} {length}"), engine.tokenizer
+    if needles > len(keys):
+        raise ValueError(f"{needles=} is above {len(keys)}, the keys that the model knows")
     asked = rng.sample(list(keys), needles)
     values = [str(rng.randint(10**6, 10**7 - 1)) for _ in asked]
     said = [

@@ -224,10 +224,10 @@ def test_groups_are_few_and_waste_little():
 def test_rows_set_apart_answer_as_they_would_alone():
     """Greedy and drawn tokens, logits, likelihoods, parts: in the order that they came in."""
     e = engine(Star(block_size=64, anchor_size=8), data=2, devices=2)
-    rows = [tiny.ids(n, seed=n) for n in (70, 1500, 90, 1450)]
-    asks = [tiny.ids(n, seed=n) for n in (5, 9, 3, 15)]
+    rows = [tiny.ids(n, seed=n) for n in (70, 1500, 90, 1450, 80)]
+    asks = [tiny.ids(n, seed=n) for n in (5, 9, 3, 15, 4)]
     batch = e.prefill(rows)
-    assert [group.rows for group in batch.groups] == [(1, 3), (0, 2)]
+    assert [group.rows for group in batch.groups] == [(1, 3), (0, 2, 4)]
     draw = star_jax.Sampling(seed=3, repetition_penalty=1.3)
     greedy = e.generate(batch, asks, max_new_tokens=6)
     drawn = e.generate(batch, asks, max_new_tokens=6, sampling=draw, samples=2)
