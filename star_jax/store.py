@@ -61,7 +61,7 @@ class Store:
 
     device_bytes: how much of each device's memory they may take. host_bytes: of host memory.
     directory: where what finds no room there is saved; None: it is forgotten. Contexts that an
-      earlier run of the same model and attention has saved there are found again.
+      earlier run has saved there are found again, of the same model, attention and cache.
     disk_bytes: how much may be there; None: no bound.
     """
 
@@ -115,7 +115,8 @@ class Store:
         if not isinstance(context, Context):
             raise ValueError(f"context={context!r} must be one context, and no batch")
         context.check(self._engine.mesh, self._engine.fingerprint)
-        if context.fingerprint.attention != self._engine.fingerprint.attention:
+        mine, its = self._engine.fingerprint, context.fingerprint
+        if (its.attention, its.cache) != (mine.attention, mine.cache):
             raise ValueError(f"the engine of this store encodes otherwise than {context!r}")
         self.forget(context.tokens[0])
         entry = _Entry(_ids(context.tokens[0]), context)
@@ -245,7 +246,9 @@ class Store:
                 )
             except (OSError, ValueError):
                 continue
-            if not about.is_batch and about.attention == self._engine.encoding:
+            how = about.attention, about.fingerprint["cache"]
+            mine = self._engine.encoding, self._engine.fingerprint.cache
+            if not about.is_batch and how == mine:
                 size = orbax_files.size(folder, KEYS)
                 each = size // self._engine.mesh.shape[mesh_lib.CONTEXT]
                 found.append(

@@ -13,6 +13,7 @@ import commands
 import pexpect
 import pytest
 import test_dialogue
+from further import further
 
 import star_jax
 from star_jax.chat.keyboard import Stop
@@ -117,9 +118,12 @@ def saved(engine: Engine, path: pathlib.Path) -> tuple[list[int], int]:
     return context.tokens[0], context.groups[0].encoded[0]
 
 
-def test_a_person_asks_stops_saves_and_comes_back(here: pathlib.Path, engine: Engine) -> None:
+@pytest.mark.parametrize("cache", ["model", *further("int8")])
+def test_a_person_asks_stops_saves_and_comes_back(
+    cache: str, here: pathlib.Path, engine: Engine
+) -> None:
     tokenizer = engine.tokenizer
-    person = Terminal(here, "--context=book.txt")
+    person = Terminal(here, "--context=book.txt", f"--config.cache.dtype={cache}")
     person.sees(r"100% \[#{20}\] ([0-9]+)/\1 tokens, [0-9]+ tokens/s  ETA 0s")
     person.sees("Ask about the document. /help lists the commands.")
     person.types(FIRST)
@@ -167,6 +171,8 @@ def test_a_person_asks_stops_saves_and_comes_back(here: pathlib.Path, engine: En
     person.child.sendeof()
     person.ends()
 
+    kept_in = engine.load_context(here / "longer").fingerprint.cache
+    assert kept_in == (None if cache == "model" else cache)
     after, encoded = saved(engine, here / "longer")
     text = tokenizer.decode(after[:encoded])
     assert encoded == longer and text.endswith(f"{header}{DOCUMENT.strip()}\n{MORE.strip()}\n")

@@ -102,8 +102,8 @@ class About:
         if not lengths or rows != list(range(len(lengths))):
             raise _wrong("rows", rows)
         fingerprint = fields["fingerprint"]
-        if not isinstance(fingerprint, dict) or not isinstance(
-            fingerprint.get("tokenizer", 0), str | None
+        if not isinstance(fingerprint, dict) or not all(
+            isinstance(fingerprint.get(name, 0), str | None) for name in ("tokenizer", "cache")
         ):
             raise _wrong("fingerprint", fingerprint)
         attention = fields["attention"]

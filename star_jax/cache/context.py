@@ -100,7 +100,8 @@ class Encoded:
 
         Raises:
           ValueError: something else is there already, or there is no directory to put it in.
-          NotImplementedError: a baseline encoded it, or its mesh is not of all processes.
+          NotImplementedError: a baseline encoded it, it keeps some of its keys only, or its mesh is
+            not of all processes.
           OSError: it cannot be written; then nothing is left of it.
         """
         self.write(path, self.hashes)

@@ -4,7 +4,6 @@ Nothing on disk depends on the mesh that reads it: a device reads its tokens fro
 """
 
 import dataclasses
-import functools
 import math
 import os
 from collections.abc import Callable
@@ -12,16 +11,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from star_jax import json_files
 from star_jax.cache import digest
 from star_jax.cache.about import ABOUT, KEYS, About, GroupAbout, Torn
+from star_jax.cache.compressed import of_dtype
 from star_jax.cache.context import Context, ContextBatch
+from star_jax.cache.forms import FORMS, Form
 from star_jax.cache.group import Group
-from star_jax.cache.layer import Plain
-from star_jax.cache.sharded import KV, Shards, Turns, dealt
+from star_jax.cache.layer import LayerCache, Plain
+from star_jax.cache.redealing import Dealing, Source, put
+from star_jax.cache.sharded import KV, Turns, dealt
 from star_jax.checkpoint import orbax_files
 from star_jax.checkpoint.fingerprint import Fingerprint
 from star_jax.models import DecoderConfig
@@ -81,8 +81,16 @@ def _opened(
         raise Torn("; ".join(problems[:3]))
     _check_size(directory, tensors)
     files = _Files(tensors, config, fingerprint.dtype)
-    files.check_names(about)
+    files.check_names(about, _kept_as(about))
     return about, files, [files.tokens(i, length) for i, length in enumerate(about.lengths)]
+
+
+def _kept_as(about: About) -> type[LayerCache]:
+    """The kind of layer cache that was saved."""
+    try:
+        return of_dtype(about.fingerprint["cache"])
+    except ValueError as e:
+        raise Torn(f"{ABOUT}: {e}") from e
 
 
 def _load(
@@ -94,10 +102,15 @@ def _load(
     except ValueError as e:
         raise Torn(f"{ABOUT}: {e}") from e
     made = dataclasses.replace(
-        fingerprint, attention=repr(kind), tokenizer=about.fingerprint["tokenizer"], cache=None
+        fingerprint,
+        attention=repr(kind),
+        tokenizer=about.fingerprint["tokenizer"],
+        cache=about.fingerprint["cache"],
     )
+    kept_as = _kept_as(about)
     groups = tuple(
-        _group(files, g, group, rows, kind, runtime) for g, group in enumerate(about.groups)
+        _group(files, g, group, rows, kind, kept_as, runtime)
+        for g, group in enumerate(about.groups)
     )
     for group, expected in zip(groups, about.digests, strict=True):
         if digest.of_group(group, num_kv_heads=runtime.config.num_kv_heads) != expected:
@@ -122,12 +135,11 @@ class _Files:
     config: DecoderConfig
     dtype: str
 
-    def check_names(self, about: About) -> None:
-        layers, kinds = range(self.config.num_layers), ("k", "v")
+    def check_names(self, about: About, kept_as: type[LayerCache]) -> None:
         names = {f"tokens.{i}" for i, length in enumerate(about.lengths) if length}
         for g, group in enumerate(about.groups):
-            for part in ("", "turns.") if group.turns else ("",):
-                names |= {f"{g}.{i}.{part}{kind}" for i in layers for kind in kinds}
+            parts = [*FORMS[kept_as], *(("turns.k", "turns.v") if group.turns else ())]
+            names |= {f"{g}.{i}.{part}" for i in range(self.config.num_layers) for part in parts}
         if names != self.tensors.keys():
             missing, more = names - self.tensors.keys(), self.tensors.keys() - names
             which = f"{json_files.shown(sorted(missing)[:3])} not there" if missing else ""
@@ -145,16 +157,17 @@ class _Files:
             raise Torn(f"{KEYS}: {tensor.name} has ids that are not in the vocabulary")
         return ids.tolist()
 
-    def array(self, name: str, rows: int) -> orbax_files.Tensor:
-        """An array of keys or values; its rows, keys and copies of heads are its own."""
+    def array(self, name: str, form: Form, rows: int) -> orbax_files.Tensor:
+        """An array of a layer; its rows, keys and copies of heads are its own."""
         tensor, config = self.tensors[name], self.config
+        sizes = dict(zip(form.axes, tensor.shape, strict=False))
         fits = (
-            len(tensor.shape) == 4
-            and tensor.shape[0] >= rows
-            and tensor.shape[2] > 0
-            and tensor.shape[2] % config.num_kv_heads == 0
-            and tensor.shape[3] == config.head_dim
-            and tensor.stored.name == self.dtype
+            len(tensor.shape) == len(form.axes)
+            and sizes["B"] >= rows
+            and sizes["K"] > 0
+            and sizes["K"] % config.num_kv_heads == 0
+            and sizes.get("H", config.head_dim) == config.head_dim
+            and tensor.stored.name == (form.dtype or self.dtype)
         )
         if not fits:
             raise Torn(
@@ -164,108 +177,67 @@ class _Files:
         return tensor
 
 
+def _check_room(found: dict[str, Source], about: GroupAbout) -> None:
+    """Raises Torn unless a layer's arrays have the same keys, and all of the shards'."""
+    of_keys, devices, size = found["k"].sizes, len(about.starts), about.size
+    for source in found.values():
+        sizes = source.sizes
+        if any(sizes[axis] != of_keys[axis] for axis in "GS" if axis in sizes):
+            raise Torn(f"{KEYS}: {source.tensor.name} has not as many keys as others of its layer")
+    together, groups = of_keys["S"], of_keys.get("G")
+    fits = together * (groups or 1) >= about.shards.length
+    if groups is None:
+        fits = fits and together % devices == 0
+    else:
+        fits = fits and groups % devices == 0 and 0 in (together % size, size % together)
+    if not fits:
+        name = found["k"].tensor.name
+        raise Torn(f"{KEYS}: {name} has no room for the tokens that {ABOUT} tells of")
+
+
 def _group(
-    files: _Files, g: int, about: GroupAbout, rows: list[list[int]], kind: Any, runtime: Runtime
+    files: _Files,
+    g: int,
+    about: GroupAbout,
+    rows: list[list[int]],
+    kind: Any,
+    kept_as: type[LayerCache],
+    runtime: Runtime,
 ) -> Group:
     """Deals out the keys of some rows as `kind` deals them on this mesh."""
     mesh, config = runtime.mesh, runtime.config
     shards, room = kind.deal(max(1, *about.encoded), mesh.shape[mesh_lib.CONTEXT])
     tokens = [rows[i] for i in about.rows]
     padding = -len(tokens) % mesh.shape[mesh_lib.DATA]
-    batch = len(tokens) + padding
     repeat = placement_of((config.num_kv_heads,), ("kv_heads",), mesh).repeat
-    shape = (batch, room * len(shards.starts), config.num_kv_heads * repeat, config.head_dim)
+    sizes = len(tokens) + padding, config.num_kv_heads * repeat, config.head_dim
 
-    def keys(name: str) -> jax.Array:
-        tensor = files.array(name, len(tokens))
-        if tensor.shape[1] % len(about.starts) or tensor.shape[1] < about.shards.length:
-            raise Torn(f"{KEYS}: {name} has no room for the tokens that {ABOUT} tells of")
-        source = _Source(tensor, config.num_kv_heads, repeat, len(tokens))
-        read = functools.partial(_dealt, source, about.shards, shards, room, max(about.encoded))
-        return _put(mesh, shape, mesh_lib.CACHE, read)
+    def source(name: str, form: Form) -> Source:
+        tensor = files.array(name, form, len(tokens))
+        return Source(tensor, form, config.num_kv_heads, repeat, len(tokens))
+
+    def layer(i: int) -> LayerCache:
+        found = {name: source(f"{g}.{i}.{name}", form) for name, form in FORMS[kept_as].items()}
+        _check_room(found, about)
+        dealing = Dealing.of(found["k"], about.shards, shards, room, max(about.encoded))
+        if dealing.new_group not in (None, shards.size) and not kind.is_exact:
+            raise Torn(f"{KEYS}: keys of {kind} that were not compressed block by block")
+        layout = kept_as.layout()._asdict()
+        return kept_as(
+            **{name: dealing.array(one, mesh, layout[name], sizes) for name, one in found.items()}
+        )
 
     def turns(name: str) -> jax.Array:
-        tensor = files.array(name, len(tokens))
-        if tensor.shape[1] < max(about.rest(len(row), i) for i, row in enumerate(tokens)):
+        one = source(name, FORMS[Plain]["k"])
+        keys = one.sizes["S"]
+        if keys < max(about.rest(len(row), i) for i, row in enumerate(tokens)):
             raise Torn(f"{KEYS}: {name} has no room for the turns that {ABOUT} tells of")
-        source = _Source(tensor, config.num_kv_heads, repeat, len(tokens))
-        whole = (batch, tensor.shape[1], *shape[2:])
-        return _put(mesh, whole, mesh_lib.TAIL, source.read)
+        return put(mesh, (sizes[0], keys, *sizes[1:]), mesh_lib.TAIL, one.read)
 
     layers = range(config.num_layers)
-    kept = tuple(Plain(keys(f"{g}.{i}.k"), keys(f"{g}.{i}.v")) for i in layers)
-    cache = dealt(kept, shards, about.encoded + [0] * padding, runtime)
+    cache = dealt(tuple(map(layer, layers)), shards, about.encoded + [0] * padding, runtime)
     if about.turns:
         rest = [about.rest(len(row), i) for i, row in enumerate(tokens)] + [0] * padding
-        kv = KV(*(tuple(turns(f"{g}.{i}.turns.{kind}") for i in layers) for kind in "kv"))
+        kv = KV(*(tuple(turns(f"{g}.{i}.turns.{name}") for i in layers) for name in "kv"))
         cache = cache._replace(turns=Turns(kv, runtime.put(np.asarray(rest, np.int32))))
     return Group(about.rows, tokens, about.encoded, cache, shards, mesh)
-
-
-Index = tuple[slice, ...]
-
-
-def _put(mesh: Mesh, shape: tuple[int, ...], spec: P, read: Any) -> jax.Array:
-    """An array of which each device's part is read by itself."""
-
-    def part(index: Index | None) -> np.ndarray:
-        bounds = (
-            slice(*one.indices(size)[:2]) for one, size in zip(index or (), shape, strict=True)
-        )
-        return read(tuple(bounds))
-
-    with jax.transfer_guard_host_to_device("allow"):
-        return jax.make_array_from_callback(shape, NamedSharding(mesh, spec), part)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Source:
-    """An array on disk, read by rows and heads of the mesh at hand.
-
-    repeat: how often the mesh has each key/value head. rows: those that are not padding.
-    """
-
-    tensor: orbax_files.Tensor
-    num_kv_heads: int
-    repeat: int
-    rows: int
-
-    def read(self, index: Index) -> np.ndarray:
-        """[B, S, K, H], where `index` has S as it lies on disk; padding is zeros."""
-        batch, keys, heads, features = index
-        found = np.zeros([one.stop - one.start for one in index], self.tensor.stored)
-        rows = slice(batch.start, min(batch.stop, self.rows))
-        if rows.start >= rows.stop or keys.start >= keys.stop:
-            return found
-        copies = self.tensor.shape[2] // self.num_kv_heads
-        at = np.arange(heads.start, heads.stop) // self.repeat * copies
-        hull = slice(int(at[0]), int(at[-1]) + 1)
-        read = orbax_files.read(self.tensor, (rows, keys, hull, features), self.tensor.stored)
-        found[: rows.stop - rows.start] = read[:, :, at - at[0]]
-        return found
-
-
-def _dealt(
-    source: _Source, old: Shards, new: Shards, room: int, length: int, index: Index
-) -> np.ndarray:
-    """The part of one device: its tokens, from wherever they lie on disk; the rest is zeros."""
-    batch, keys, heads, features = index
-    found = np.zeros([one.stop - one.start for one in index], source.tensor.stored)
-    old_room = source.tensor.shape[1] // len(old.starts)
-    # Where each chunk of the old shards lies on disk.
-    where = {
-        start: c * old_room + i * old.size
-        for c, starts in enumerate(old.starts)
-        for i, start in enumerate(starts)
-    }
-    for i, start in enumerate(new.starts[keys.start // room]):
-        position, end = start, min(start + new.size, length)
-        while position < end:
-            chunk = position // old.size * old.size
-            stop = min(end, chunk + old.size)
-            at = where[chunk] + position - chunk
-            to = i * new.size + position - start
-            part = source.read((batch, slice(at, at + stop - position), heads, features))
-            found[:, to : to + stop - position] = part
-            position = stop
-    return found

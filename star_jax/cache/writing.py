@@ -1,8 +1,8 @@
 """Contexts on disk, written as they lie on the devices.
 
-A saved context is a directory: an Orbax checkpoint with an array for the keys and one for the
-values of each layer, and context.json, which says what encoded them and how they lie. `reading`
-deals them out anew, on any mesh.
+A saved context is a directory: an Orbax checkpoint with the arrays of each layer's cache, and
+context.json, which says what encoded them and how they lie. `reading` deals them out anew, on any
+mesh.
 """
 
 import json
@@ -17,9 +17,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from star_jax import interrupts, version
+from star_jax.cache import forms
 from star_jax.cache.about import ABOUT, FORMAT, KEYS
 from star_jax.cache.group import Group
-from star_jax.cache.layer import Plain
 from star_jax.checkpoint import orbax_files
 from star_jax.runtime import processes
 
@@ -58,8 +58,11 @@ def save(
 
 def check(groups: Sequence[Group], mesh: Mesh) -> None:
     """Raises NotImplementedError for what cannot be saved."""
-    if any(group.cache.kind is not Plain for group in groups):
-        raise NotImplementedError("only contexts with plain keys and values can be saved")
+    for group in groups:
+        if group.cache.kind not in forms.FORMS:
+            raise NotImplementedError(
+                f"a context kept as {group.cache.kind.__name__} cannot be saved"
+            )
     if len({device.process_index for device in mesh.devices.flat}) < processes.count():
         raise NotImplementedError(
             "a context on the devices of some processes cannot be saved: Orbax waits for all"
@@ -100,8 +103,8 @@ def _arrays(
             yield f"tokens.{i}", np.asarray(row, np.int32)
     for g, group in enumerate(groups):
         for i, layer in enumerate(group.cache.layers):
-            yield f"{g}.{i}.k", layer.k  # type: ignore[attr-defined]
-            yield f"{g}.{i}.v", layer.v  # type: ignore[attr-defined]
+            for name, x in forms.arrays(layer).items():
+                yield f"{g}.{i}.{name}", x
         if group.cache.turns is not None:
             kv = group.cache.turns.kv
             for i, (k, v) in enumerate(zip(kv.k, kv.v, strict=True)):

@@ -142,7 +142,10 @@ def _checked() -> _Job:
     ids = None if text is None else form.document(text)
     if ids is not None:
         limits.check_tokens("the document's tokens", len(ids), positions=positions)
-    row = _row(config, len(ids)) if ids else Row(kinds.of_fields(saved))
+    if saved is None:
+        row = _row(config, len(ids or []))
+    else:
+        row = Row(kinds.of_fields(saved.attention), cache_dtype=saved.fingerprint["cache"])
     engine_lib.check(
         mesh,
         row.attention,
@@ -172,21 +175,20 @@ def _check_saved(config: EvalConfig) -> None:
     found = rows(AttentionConfig(kind="star"), SOME_LENGTH, config.cache)
     if any(row.keep is not None or row.cache_dtype is not None for row in found):
         raise ValueError(
-            "--config.cache is for a new document: one that was saved keeps all keys, in the "
-            "model's dtype"
+            "--config.cache is for a new document: one that was saved is kept as it was"
         )
 
 
-def _document() -> tuple[str | None, dict]:
-    """The text of the document; of one that was saved, None and what encoded it."""
+def _document() -> tuple[str | None, About | None]:
+    """The text of the document; or what is said of one that was saved."""
     path = os.path.expanduser(flags.FLAGS.context)
     if not os.path.isdir(path):
-        return documents.read(path), {}
+        return documents.read(path), None
     if flags.FLAGS.system is not None:
         raise ValueError(f"--system is for a new document: what is in {path} has begun already")
     if not os.path.isfile(about := os.path.join(path, ABOUT)):
         raise ValueError(f"--context={path} is a directory, and no dialogue was saved there")
-    return None, About.of(json_files.read(about)).attention
+    return None, About.of(json_files.read(about))
 
 
 def _form(tokenizer: Tokenizer) -> Form:
