@@ -46,7 +46,7 @@ test: $(VENV)/.test
 	@$(MAKE) --no-print-directory mosaic-environment & other=$$!; \
 	  $(MAKE) --no-print-directory lint; linted=$$?; wait $$other && exit $$linted
 	@$(MAKE) --no-print-directory test-mosaic
-	@$(RUN) -m pytest --collect-only -qq >/dev/null || true
+	@[ -e tests/__pycache__ ] || $(RUN) -m pytest --collect-only -qq >/dev/null || true
 	$(RUN) -m pytest -n 4 --dist loadfile
 
 # The kernels need JAX >= 0.11, and that Python >= 3.12: where .venv has neither, the newest

@@ -3,7 +3,8 @@
     python -m benchmarks.fewer_keys --model=checkpoints/needle --dtype=float32 --length=1024 \\
         --documents=50 --records=benchmarks/results/fewer_keys_needle.jsonl
     python -m benchmarks.fewer_keys --model=checkpoints/smollm2 --length=2048 --blocks=4 \\
-        --needles=8 --documents=26 --records=benchmarks/results/fewer_keys_smollm2.jsonl
+        --needles=8 --documents=25 --caches=model,int8 \\
+        --records=benchmarks/results/fewer_keys_smollm2.jsonl
 
 A document has needles, all asked in one batch, teacher-forced; one of prose also a continuation.
 Records are written document by document and cell by cell, and a run that is started again goes on

@@ -110,7 +110,8 @@ class Store:
         """Keeps a context; one that has the same tokens gives way to it.
 
         Raises:
-          ValueError: another engine has encoded it, or another attention; or it is a batch.
+          ValueError: another engine has encoded it, or another attention, or it is kept in another
+            dtype; or it is a batch.
         """
         if not isinstance(context, Context):
             raise ValueError(f"context={context!r} must be one context, and no batch")

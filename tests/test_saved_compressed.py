@@ -17,6 +17,7 @@ import star_jax
 from star_jax import Context, Engine, Ring, Star
 from star_jax.cache import about
 from star_jax.cache.compressed import KINDS
+from star_jax.checkpoint import orbax_files
 from star_jax.store import Store
 
 
@@ -151,8 +152,8 @@ def test_what_star_jax_does_not_write_is_refused(
     assert "saved" in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_scales_that_changed_are_noticed(tmp_path: pathlib.Path) -> None:
-    """Each file of the arrays, with one of its bytes changed, is refused or is not read."""
+def test_bytes_that_changed_are_noticed(tmp_path: pathlib.Path) -> None:
+    """The largest file, with one of its bits changed, is refused, or that byte is not read."""
     e = engine()
     context = e.prefill(tiny.ids(70))
     context.save(tmp_path / "saved")
@@ -174,8 +175,19 @@ def test_scales_that_changed_are_noticed(tmp_path: pathlib.Path) -> None:
     assert refused > 6
 
 
-def test_a_store_saves_them_and_keeps_other_kinds_apart(tmp_path: pathlib.Path) -> None:
-    e = engine(context=2)
+def test_a_group_is_read_without_its_neighbours(tmp_path: pathlib.Path) -> None:
+    """Also by one device, and from host memory, where arrays are in one piece."""
+    fields: dict[str, Any] = {"num_key_value_heads": 2, "head_dim": 128, "num_hidden_layers": 1}
+    e = Engine(tiny.model(**fields), mesh=star_jax.make_mesh(), attention=Star(block_size=512))
+    context = e.with_cache("int8").prefill(tiny.ids(4096 * 4))
+    context.save(tmp_path / "saved")
+    tensor = orbax_files.scan(str(tmp_path / "saved"), about.KEYS)[0]["0.0.k"]
+    assert tensor.shape == (1, 32, 512, 2, 128) and tensor.chunk == (1, 1, 512, 2, 128)
+
+
+@pytest.mark.parametrize("cache", KINDS)
+def test_a_store_saves_them_and_keeps_other_kinds_apart(cache: str, tmp_path: pathlib.Path) -> None:
+    e = engine(STAR, cache, context=2)
     plain, context = e.with_cache(None), e.prefill(tiny.ids(130))
     first = Store(e, device_bytes=0, directory=tmp_path)
     first.add(context)

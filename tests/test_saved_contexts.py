@@ -178,6 +178,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "groups=": lambda f: f["groups"][0].update(more=1),
     "block_size=": lambda f: f.update(attention={"name": "star", "block_size": -1}),
     "attention={'name': 'x": lambda f: f.update(attention={"name": "x"}),
+    "not the tokens, keys": lambda f: f["attention"].update(halo=8),
     "attention=[]": lambda f: f.update(attention=[]),
     "fingerprint=": lambda f: f.update(fingerprint=[]),
     "config": lambda f: f["fingerprint"].pop("config"),

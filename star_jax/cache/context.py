@@ -109,7 +109,10 @@ class Encoded:
     def hashes(self) -> list[str]:
         """What tells the keys and values of each group from others, as files keep it."""
         heads = self.fingerprint.config.num_kv_heads
-        return [digest_lib.of_group(group, num_kv_heads=heads) for group in self.groups]
+        return [
+            digest_lib.of_group(group, num_kv_heads=heads, encoding=self.encoding)
+            for group in self.groups
+        ]
 
     def check_saves(self) -> None:
         """Raises NotImplementedError if it cannot be saved."""

@@ -1,4 +1,4 @@
-"""A hash of the tokens, keys and values of a context, which says whether a saved one is whole.
+"""A hash of tokens, keys and values of a context, which says whether a saved one is whole.
 
 Keys and values are hashed on the devices, as weights are, each with its position: it does not
 matter on which device a token lies, how often a mesh repeats a head, nor which keys have scales in
@@ -7,6 +7,7 @@ common.
 
 import functools
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 
 import jax
@@ -22,8 +23,11 @@ from star_jax.checkpoint.fingerprint import mix, two_words
 from star_jax.runtime import mesh as mesh_lib
 
 
-def of_group(group: Group, *, num_kv_heads: int) -> str:
-    """16 hexadecimal digits. Keys that no token has any more, after a cut, do not count."""
+def of_group(group: Group, *, num_kv_heads: int, encoding: object) -> str:
+    """16 hexadecimal digits. Keys that no token has any more, after a cut, do not count.
+
+    encoding: what the file says of how it was encoded; a change of it is noticed, too.
+    """
     cache, mesh = group.cache, group.mesh
     padding = group.batch - len(group.tokens)
     encoded = np.asarray(group.encoded + [0] * padding, np.int32)
@@ -34,7 +38,7 @@ def of_group(group: Group, *, num_kv_heads: int) -> str:
         places = np.arange(kv.k[0].shape[1], dtype=np.int32)
         turns = [Plain(k, v) for k, v in zip(kv.k, kv.v, strict=True)]
         hashed += _words_of(turns, places, rest, num_kv_heads, mesh)
-    total = hashlib.blake2b(digest_size=8)
+    total = hashlib.blake2b(json.dumps(encoding, sort_keys=True).encode(), digest_size=8)
     for row in group.tokens:
         total.update(np.asarray([len(row), *row], "<i8").tobytes())
     for words in mesh_lib.fetch(hashed):

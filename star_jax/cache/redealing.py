@@ -56,8 +56,9 @@ class Source:
 class Dealing:
     """How the keys of contexts of at most `length` tokens lay, and how they are to lie.
 
-    old_room, new_room: keys of each device. old_group, new_group: how many keys were compressed
-    together, and how many are to have what these have in common; None: none were.
+    old_room, new_room: keys that a device has room for, and of groups whole ones. old_group,
+    new_group: how many keys were compressed together, and how many are to have what these have in
+    common; None: none were.
     """
 
     old: Shards
@@ -75,8 +76,11 @@ class Dealing:
         keys = sizes["S"] * sizes.get("G", 1) // devices
         if "G" not in sizes:
             return cls(old, new, keys, room, length, None, None)
-        # So many keys, one after another, have been compressed together.
+        # A device's chunks, compressed together, are not neighbours in the text: so many keys of it
+        # are, whatever begins at a multiple of them.
         together = math.gcd(sizes["S"], old.size)
+        # Where new chunks have keys of several old groups, groups are smaller, so that each has
+        # keys of one: of long contexts hundreds, since chunks are sixteenths of powers of two.
         group = math.gcd(new.size, together)
         ends = [(start, min(start + new.size, length)) for mine in new.starts for start in mine]
         if all(start // together == (end - 1) // together for start, end in ends if start < end):
@@ -135,9 +139,9 @@ class Dealing:
         found = np.zeros([one.stop - one.start for one in index], source.tensor.stored)
         old, new = self.old_group or 1, self.new_group or 1
         for to, first, count in self.runs(device):
-            # A group that runs end in and begin in has the same in both.
+            # Runs begin where groups do; the last one may end within one.
             for group in range(to // new, -(-(to + count) // new)):
-                at = (first + max(group * new - to, 0)) // old
+                at = (first + group * new - to) // old
                 part = source.read((index[0], slice(at, at + 1), *index[2:]))
                 found[:, group : group + 1] = part
         return found

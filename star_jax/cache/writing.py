@@ -23,6 +23,8 @@ from star_jax.cache.group import Group
 from star_jax.checkpoint import orbax_files
 from star_jax.runtime import processes
 
+_CHUNK = 4096  # bytes of the smallest that is read by itself
+
 
 def save(
     path: str | os.PathLike[str],
@@ -46,7 +48,8 @@ def save(
             with released():
                 processes.of_first(lambda: os.mkdir(partial), mesh)
                 whole = {**about, "digests": digests()}
-                orbax_files.write_arrays(partial, KEYS, dict(_arrays(tokens, groups)))
+                arrays = dict(_arrays(tokens, groups))
+                orbax_files.write_arrays(partial, KEYS, arrays, axes=_grouped(groups))
                 processes.of_first(lambda: _write_about(partial, tokens, groups, whole), mesh)
             processes.of_first(lambda: _replace(partial, target), mesh)
         except OSError as e:
@@ -110,6 +113,18 @@ def _arrays(
             for i, (k, v) in enumerate(zip(kv.k, kv.v, strict=True)):
                 yield f"{g}.{i}.turns.k", k
                 yield f"{g}.{i}.turns.v", v
+
+
+def _grouped(groups: Sequence[Group]) -> dict[str, int]:
+    """The arrays of keys that were compressed in groups, and the axis of these."""
+    return {
+        f"{g}.{i}.{name}": 1
+        for g, group in enumerate(groups)
+        for i, layer in enumerate(group.cache.layers)
+        for name, x in forms.arrays(layer).items()
+        # A chunk may be a head's part of a group; what is small goes into Orbax's index.
+        if forms.FORMS[type(layer)][name].axes == "BGSKH" and x.shape[2] * x.shape[4] >= _CHUNK
+    }
 
 
 def _write_about(

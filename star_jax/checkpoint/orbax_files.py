@@ -278,17 +278,28 @@ def write(directory: str, sources: Mapping[str, Source]) -> None:
     write_list(directory, WEIGHTS)
 
 
-def write_arrays(directory: str, folder: str, arrays: Mapping[str, jax.Array | np.ndarray]) -> None:
+def write_arrays(
+    directory: str,
+    folder: str,
+    arrays: Mapping[str, jax.Array | np.ndarray],
+    *,
+    axes: Mapping[str, int],
+) -> None:
     """Writes arrays as they lie on the devices; each process its part. All must call it.
 
     Beside them the host needs memory for a GB, or for the largest array.
+
+    axes: of some arrays an axis whose places are read one by one.
 
     Raises:
       OSError: they cannot be written.
     """
     import orbax.checkpoint as ocp
 
-    options = {name: ocp.SaveArgs(chunk_byte_size=_CHUNK) for name in arrays}
+    options = {
+        name: ocp.SaveArgs(chunk_byte_size=_CHUNK, shard_axes=(axes[name],) if name in axes else ())
+        for name in arrays
+    }
     try:
         with _quiet():
             handler = ocp.PyTreeCheckpointHandler(
