@@ -76,11 +76,11 @@ class Dealing:
         keys = sizes["S"] * sizes.get("G", 1) // devices
         if "G" not in sizes:
             return cls(old, new, keys, room, length, None, None)
-        # A device's chunks, compressed together, are not neighbours in the text: so many keys of it
-        # are, whatever begins at a multiple of them.
+        # A group may hold chunks that lie apart in the text. So many keys that follow each other
+        # there are of one group.
         together = math.gcd(sizes["S"], old.size)
-        # Where new chunks have keys of several old groups, groups are smaller, so that each has
-        # keys of one: of long contexts hundreds, since chunks are sixteenths of powers of two.
+        # A new group has keys of one old group: a whole chunk's if it can, or fewer. Chunks of long
+        # contexts are multiples of a sixteenth of a power of two, so that these are hundreds.
         group = math.gcd(new.size, together)
         ends = [(start, min(start + new.size, length)) for mine in new.starts for start in mine]
         if all(start // together == (end - 1) // together for start, end in ends if start < end):
