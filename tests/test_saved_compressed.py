@@ -153,26 +153,28 @@ def test_what_star_jax_does_not_write_is_refused(
 
 
 def test_bytes_that_changed_are_noticed(tmp_path: pathlib.Path) -> None:
-    """The largest file, with one of its bits changed, is refused, or that byte is not read."""
-    e = engine()
+    """A file with one of its bits changed is refused, or that byte is not read."""
+    e, saved = engine(), tmp_path / "saved"
     context = e.prefill(tiny.ids(70))
-    context.save(tmp_path / "saved")
-    data = max((tmp_path / "saved" / "keys").rglob("*"), key=lambda p: p.stat().st_size)
+    context.save(saved)
+    # Orbax leaves copies of the data that are not read: which file is read, its name does not say.
+    large = [p for p in (saved / "keys").rglob("*") if p.is_file() and p.stat().st_size > 8000]
     refused = 0
-    for i in range(12):
-        path = tmp_path / str(i)
-        shutil.copytree(tmp_path / "saved", path)
-        file = path / data.relative_to(tmp_path / "saved")
-        content = bytearray(file.read_bytes())
-        content[(2 * i + 1) * len(content) // 24] ^= 1
-        file.write_bytes(content)
-        try:
-            loaded = e.load_context(path)
-        except ValueError:
-            refused += 1
-        else:
-            same(e, loaded, e, context)
-    assert refused > 6
+    for n, data in enumerate(large):
+        for i in range(4):
+            path = tmp_path / f"{n}-{i}"
+            shutil.copytree(saved, path)
+            file = path / data.relative_to(saved)
+            content = bytearray(file.read_bytes())
+            content[(2 * i + 1) * len(content) // 8] ^= 1
+            file.write_bytes(content)
+            try:
+                loaded = e.load_context(path)
+            except ValueError:
+                refused += 1
+            else:
+                same(e, loaded, e, context)
+    assert refused, large
 
 
 def test_a_group_is_read_without_its_neighbours(tmp_path: pathlib.Path) -> None:
