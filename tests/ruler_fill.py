@@ -107,26 +107,32 @@ def measure(
         return tokens
 
     chosen = ruler.MODES[mode].tasks[task]
-    maker = ruler.maker(
-        task,
-        mode,
-        length=length,
-        seed=0,
-        count_tokens=counted,
-        max_new_tokens=chosen.max_new_tokens,
-        wrap=ruler.TEMPLATES["llama3"],
-        sources=ruler_sources.read(),
-    )
+
+    def maker() -> ruler.Maker:
+        return ruler.maker(
+            task,
+            mode,
+            length=length,
+            seed=0,
+            count_tokens=counted,
+            max_new_tokens=chosen.max_new_tokens,
+            wrap=ruler.TEMPLATES["llama3"],
+            sources=ruler_sources.read(max(samples, 40)),
+        )
+
+    made = maker()
     seconds, shares = 0.0, []
     for index in range(samples):
         began = time.process_time()
-        sample = maker.sample(index)
+        sample = made.sample(index)
         seconds += time.process_time() - began
         assert sample.length is not None
         shares.append(sample.length / length)
         check(task, sample, chosen.metric.score)
     seconds /= samples
-    return Fill(min(shares), sum(shares) / samples, max(shares), calls / samples, seconds)
+    fill = Fill(min(shares), sum(shares) / samples, max(shares), calls / samples, seconds)
+    assert maker().sample(samples - 1) == sample, "the seed does not reproduce it"
+    return fill
 
 
 def check(task: str, sample: Sample, score: Callable[[str, Sample], float]) -> None:

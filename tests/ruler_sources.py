@@ -79,19 +79,19 @@ def hotpotqa(questions: int = 40) -> list[dict[str, Any]]:
     return found
 
 
-def write(directory: pathlib.Path) -> pathlib.Path:
-    """All three files, as `data.sources` wants them."""
+def write(directory: pathlib.Path, questions: int = 40) -> pathlib.Path:
+    """All three files, as `data.sources` wants them, with so many questions each, or a few more."""
     for name, content in (
         ("PaulGrahamEssays.json", essays()),
-        ("squad.json", squad()),
-        ("hotpotqa.json", hotpotqa()),
+        ("squad.json", squad(questions // 4 + 2)),
+        ("hotpotqa.json", hotpotqa(questions)),
     ):
         (directory / name).write_text(json.dumps(content))
     return directory
 
 
 @functools.cache
-def read() -> sources.Sources:
+def read(questions: int = 40) -> sources.Sources:
     """What the library reads from them."""
     with tempfile.TemporaryDirectory() as directory:
-        return sources.read(str(write(pathlib.Path(directory))), "", sources.NEEDED)
+        return sources.read(str(write(pathlib.Path(directory), questions)), "", sources.NEEDED)
