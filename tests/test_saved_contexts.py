@@ -19,7 +19,7 @@ from further import further
 
 import star_jax
 from star_jax import Context, Engine, OtherAnchor, Ring, Star
-from star_jax.cache import about
+from star_jax.cache import about, digest
 from star_jax.checkpoint import orbax_files
 
 STAR = Star(block_size=32, anchor_size=8)
@@ -329,3 +329,14 @@ def test_a_save_that_is_killed_leaves_the_old_one_or_nothing(
         assert e.load_context(path).tokens == [tiny.ids(40)]
     else:
         assert not path.exists()
+
+
+def test_many_layers_on_many_devices_are_hashed() -> None:
+    """Simulated devices wait for each other for ever where many all-reduces are in flight."""
+    (group,) = engine(context=2, tensor=4).prefill(tiny.ids(300)).groups
+    deep = group.cache._replace(layers=tuple(group.cache.layers) * 100)
+    hashes = {
+        digest.of_group(dataclasses.replace(group, cache=deep), num_kv_heads=2, encoding=None)
+        for _ in range(3)
+    }
+    assert len(hashes) == 1

@@ -64,7 +64,9 @@ def _words_of(
 ) -> list[Array]:
     put = mesh_lib.put_on(mesh)
     at, length = put(places, mesh_lib.WHOLE), put(lengths, mesh_lib.WHOLE)
-    return [two for one in layers for two in _words(mesh, num_kv_heads)(one, at, length)]
+    words = _words(mesh, num_kv_heads)
+    # One layer after the other: simulated devices deadlock when many all-reduces are in flight.
+    return [two for one in layers for two in jax.block_until_ready(words(one, at, length))]
 
 
 @functools.cache
