@@ -73,6 +73,35 @@ def test_few_questions_that_differ_have_a_wide_interval() -> None:
     assert single is not None and (single.mean, single.low, single.n) == (1.0, None, 1)
 
 
+@pytest.mark.parametrize(
+    "tasks",
+    [
+        [[(1.0, 0.0)]] * 10 + [[(0.0, 1.0)]] * 10,  # a question each: nothing to draw from
+        [[(0.0, 1.0)] * 20],  # all alike
+        [[(0.0, 1.0)] * 20, [(1.0, 1.0)] * 20],
+    ],
+)
+def test_no_interval_has_no_width(tasks: list[paired.Pairs]) -> None:
+    one = paired.difference(tasks)
+    assert one is not None and one.low is not None and one.high is not None
+    assert not one.is_resampled and one.low < one.mean + 1e-9 and one.low < one.high
+
+
+def test_a_bound_at_the_tolerance_is_within_it(tmp_path: pathlib.Path) -> None:
+    """20 of 100 lost: drawn anew, the bound is -28, and as floats have it a little below."""
+    folder = run_folders.write(
+        tmp_path / "run",
+        lambda row, task, length, i: float(row == "dense" or i >= 20),
+        lengths=(512,),
+        samples=100,
+    )
+    all_ = found(folder)
+    advice = recommend.advise(all_[0].run, all_, tolerance=28.0)
+    (one,) = advice.candidates
+    assert one.diff.low is not None and one.diff.low == pytest.approx(-28) and one.diff.low < -28
+    assert advice.best is one
+
+
 def test_means_over_tasks_by_hand(tmp_path: pathlib.Path) -> None:
     """Two tasks, one with an answer that has no reference; dense and star."""
     table: dict[tuple[str, str], list[Any]] = {
@@ -133,6 +162,33 @@ def test_what_a_mean_may_be_called(tmp_path: pathlib.Path) -> None:
         )
         (one,) = results.means(found(folder))
         assert one.name == called and one.score == pytest.approx(value)
+
+
+def test_an_unfinished_run_has_no_mean_of_ruler(tmp_path: pathlib.Path) -> None:
+    for name, answered in (("few", 3), ("uneven", 4)):
+        folder = run_folders.write(
+            *(tmp_path / name, lambda *args: 1.0),
+            tasks=RULER_TASKS,
+            lengths=(512,),
+            answered=answered,
+        )
+        if name == "uneven":
+            path = next(folder.rglob("dense/512/qa_2.jsonl"))
+            path.write_text("".join(path.read_text().splitlines(keepends=True)[:1]))
+        names = {one.setting: one.name for one in results.means(found(folder))}
+        assert names["dense"] == "mean of 13 tasks", name
+
+
+def test_tasks_that_have_not_begun_are_in_no_mean(tmp_path: pathlib.Path) -> None:
+    """Of two tasks one has no answers at 1024 yet: a mean there is of something else."""
+    folder = run_folders.write(tmp_path / "run", lambda *args: 1.0, tasks=("vt", "fwe"))
+    for path in folder.rglob("1024/fwe.jsonl"):
+        path.unlink()
+    means = results.means(found(folder))
+    assert {(one.length, one.is_whole, one.of) for one in means} == {
+        (512, True, 2),
+        (1024, False, 2),
+    }
 
 
 def test_perplexities_are_in_no_mean(tmp_path: pathlib.Path) -> None:

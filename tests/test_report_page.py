@@ -1,6 +1,7 @@
 """The report: its command, its page in a browser, what it leaves out, and what is no run."""
 
 import json
+import math
 import os
 import pathlib
 import re
@@ -17,7 +18,7 @@ import pytest
 import run_folders
 from command_folder import CONFIG
 
-from star_jax.eval.reporting import build, files
+from star_jax.eval.reporting import build, drawing, files
 from star_jax.runs import records
 
 DPI = 40  # small pictures are drawn fast
@@ -198,14 +199,46 @@ def test_runs_beside_each_other(tmp_path: pathlib.Path) -> None:
     assert output == tmp_path / "out" and (output / "results.csv").is_file()
 
 
+def test_star_beside_exact_attention_of_another_run(tmp_path: pathlib.Path) -> None:
+    dense, star = (
+        run_folders.write(
+            tmp_path / kind,
+            lambda row, task, length, i: float(row == "dense" or i >= 12),
+            lengths=(512,),
+            samples=30,
+            kind=kind,
+        )
+        for kind in ("dense", "star")
+    )
+    found = sections(report(dense, star, output=tmp_path / "out")[0])["Differences between runs"]
+    assert "star less dense" in found and ">exact attention<" in found and ">\u221240.0<" in found
+    assert "nothing to compare" not in found
+
+
+def test_names_that_pictures_would_take_for_something_else(tmp_path: pathlib.Path) -> None:
+    """A formula, a label that legends leave out, a line break, and a name of 200 letters."""
+    folders = [
+        run_folders.write(
+            tmp_path / name, lambda *args: 1.0, tasks=("cost_$x_$", "a\nb"), samples=2
+        )
+        for name in ("_first", "n" * 200)
+    ]
+    assert report(*folders, output=tmp_path / "out")
+    assert drawing.plain("cost_$x_$\n") == r"cost_\$x_\$ "
+    assert drawing.label("_first: dense") == " _first: dense"
+    short = drawing.plain("a" * 100 + "b" * 100)
+    assert short == "a" * 40 + "…" + "b" * 40
+
+
 def test_a_report_is_made_anew(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of an earlier one go, others' stay; the page is the last that is written."""
     folder = run_folders.write(tmp_path / "run", lambda *args: 1.0, samples=2)
     _, output = report(folder)
-    stale, foreign = output / "fig-stale.png", output / "mine.png"
-    stale.touch()
+    shutil.copy(next(output.glob("fig-*.png")), output / "fig-stale.png")
     (output / "fig-torn.png.part").touch()
-    foreign.touch()
+    others = {"mine.png", "fig-architecture.png", "fig-1.png.bak"}
+    for name in others:
+        (output / name).touch()
     written = []
     whole = records.write_atomically
 
@@ -216,7 +249,19 @@ def test_a_report_is_made_anew(tmp_path: pathlib.Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(files.records, "write_atomically", note)
     report(folder)
     assert written[-1] == "index.html" and written[-3:-1] == ["results.csv", "summary.md"]
-    assert {path.name for path in output.iterdir()} == {*written, "mine.png"}
+    assert {path.name for path in output.iterdir()} == {*written, *others}
+
+
+@pytest.mark.parametrize("name", ["index.html", "results.csv", "summary.md"])
+def test_a_report_overwrites_no_other_files(tmp_path: pathlib.Path, name: str) -> None:
+    folder = run_folders.write(tmp_path / "run", lambda *args: 1.0, samples=2)
+    output = tmp_path / "paper"
+    output.mkdir()
+    (output / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"{name}: no report has written it"):
+        report(folder, output=output)
+    assert [path.name for path in output.iterdir()] == [name]
+    assert (output / name).read_text() == "mine"
 
 
 @pytest.mark.long
@@ -259,6 +304,16 @@ def broken(change: Callable[[dict[str, object]], object]) -> Callable[[pathlib.P
     return apply
 
 
+def sized(size: object) -> Callable[[pathlib.Path], None]:
+    def apply(folder: pathlib.Path) -> None:
+        path = folder / "manifest.json"
+        manifest = json.loads(path.read_text())
+        next(row for row in manifest["rows"].values() if "block_size" in row)["block_size"] = size
+        path.write_text(json.dumps(manifest))
+
+    return apply
+
+
 def without_answers(folder: pathlib.Path) -> None:
     for path in folder.rglob("*.jsonl"):
         path.write_text("")
@@ -283,6 +338,16 @@ def older(folder: pathlib.Path) -> None:
         (broken(lambda line: line.update(score=2.0)), "a number from 0 to 1"),
         (broken(lambda line: line.update(time_prefill="1")), "time_prefill is no number"),
         (broken(lambda line: line.update(needles=[[1]])), "niah_single_1.jsonl:2: not a record"),
+        (broken(lambda line: line.update(needles=[[0, math.inf]])), "jsonl:2: not a record"),
+        (broken(lambda line: line.update(needles=[[-1, 2]])), "where tokens begin and end"),
+        (broken(lambda line: line.update(index=[1])), "an index is a whole number"),
+        (sized("x"), "manifest.json: not the manifest"),
+        (sized(1e-9), "manifest.json: not the manifest"),
+        (sized(0), "manifest.json: not the manifest"),
+        (
+            lambda folder: (folder / "summary.csv").write_bytes(b"notes\n\xff\n"),
+            "summary.csv: not a run's summary",
+        ),
         (
             lambda folder: next(folder.rglob("*.jsonl")).write_bytes(b"\xff\n"),
             ":1: not a record of an answer (not JSON)",

@@ -136,21 +136,19 @@ def mean_beside(
 ) -> float | None:
     """The published mean over exactly these tasks, for the way of attention of a row.
 
-    It is that of the tasks' own figures where each has one, else the one that is published as a
-    mean.
+    It is the one that is published as a mean, so that rows of one table stand side by side; else
+    that of the tasks' own figures, where each has one.
     """
     if length is None or not tasks:
         return None
     found = find(model=model, suite=suite, length=length)
+    for (of_suite, name), over in MEANS.items():
+        means = (one for one in found if one.task == name)
+        if (of_suite, over) == (suite, frozenset(tasks)) and (one := beside(means, row)):
+            return one.score
     each = [beside((one for one in found if one.task == task), row) for task in tasks]
     known = [one.score for one in each if one is not None]
-    if len(known) == len(each):
-        return statistics.fmean(known)
-    for (of_suite, task), over in MEANS.items():
-        if of_suite == suite and over == frozenset(tasks):
-            one = beside((one for one in found if one.task == task), row)
-            return None if one is None else one.score
-    return None
+    return statistics.fmean(known) if len(known) == len(each) else None
 
 
 def _name(model: str) -> str:

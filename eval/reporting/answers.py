@@ -62,7 +62,7 @@ class Run:
     """An output directory, read.
 
     name: what the report calls it. how: the settings of the manifest. cells: those with answers.
-    unread: how many answers are still to come.
+    unread: how many answers are still to come. unbegun: by length, the tasks that have none yet.
     """
 
     name: str
@@ -72,6 +72,7 @@ class Run:
     how: Mapping[str, Any]
     cells: Sequence[Cell]
     unread: int
+    unbegun: Mapping[int | None, frozenset[str]]
 
 
 def load(directory: str | os.PathLike[str]) -> Answers:
@@ -106,8 +107,11 @@ def read(directory: str, *, name: str = "") -> Run:
     name = name or os.path.basename(os.path.abspath(directory))
     manifest = _manifest(directory)
     model, how = manifest["model"], manifest["settings"]
-    cells, planned = [], 0
+    cells: list[Cell] = []
+    planned = 0
+    unbegun: dict[int | None, frozenset[str]] = {}
     for one in manifest["cells"]:
+        before = len(cells)
         for row, settings in one["rows"].items():
             planned += one["samples"]
             folder = "all" if one["length"] is None else str(one["length"])
@@ -118,10 +122,13 @@ def read(directory: str, *, name: str = "") -> Run:
             if answers:
                 what = (one["task"], one["length"], row, manifest["rows"][row], settings)
                 cells.append(Cell(*what, one["samples"], answers))
+        if len(cells) == before:
+            unbegun[one["length"]] = unbegun.get(one["length"], frozenset()) | {one["task"]}
     done = sum(len(cell.answers) for cell in cells)
     if not done:
         raise ValueError(f"{directory}: no answers yet; give its eval command again to go on")
-    return Run(name, directory, model, how["data.suite"], how, cells, max(0, planned - done))
+    unread = max(0, planned - done)
+    return Run(name, directory, model, how["data.suite"], how, cells, unread, unbegun)
 
 
 def _manifest(directory: str) -> dict[str, Any]:
@@ -142,13 +149,25 @@ def _manifest(directory: str) -> dict[str, Any]:
         for cell in manifest["cells"]:
             is_sound &= isinstance(cell["task"], str) and type(cell["samples"]) is int
             is_sound &= cell["length"] is None or type(cell["length"]) is int
-            is_sound &= all(isinstance(settings, list) for settings in cell["rows"].values())
+            is_sound &= all(map(_are_texts, cell["rows"].values()))
             is_sound &= all({"kind", "is_exact"} <= rows[row].keys() for row in cell["rows"])
+        is_sound &= all(map(_has_sizes, rows.values()))
     except (KeyError, TypeError, AttributeError) as e:
         raise ValueError(f"{path}: not the manifest of an evaluation") from e
     if not is_sound:
         raise ValueError(f"{path}: not the manifest of an evaluation")
     return manifest
+
+
+def _are_texts(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(one, str) for one in values)
+
+
+def _has_sizes(row: Mapping[str, Any]) -> bool:
+    """Whether the sizes of a row are in tokens, or are not there."""
+    block, anchor = row.get("block_size"), row.get("anchor_size")
+    is_block = block is None or (type(block) is int and block > 0)
+    return is_block and (anchor is None or (type(anchor) is int and anchor >= 0))
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,7 +188,7 @@ def _records(path: str, about: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 break
             try:
                 yield {**about, **_record(text)}
-            except (ValueError, KeyError, TypeError, RecursionError) as e:
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as e:
                 reason = printable(str(e)) if type(e) is ValueError else "a field is missing"
                 raise ValueError(f"{path}:{number}: not a record of an answer ({reason})") from e
 
@@ -189,7 +208,11 @@ def _record(text: bytes) -> dict[str, Any]:
     logprob, scored = given.get("logprob"), given.get("n_scored", 0)
     if logprob is not None and (type(logprob) not in (int, float) or not scored > 0):
         raise ValueError("a log-probability is a number, of some tokens")
+    if type(given["index"]) is not int:
+        raise ValueError("an index is a whole number")
     needles = [(int(start), int(end)) for start, end in given["needles"]]
+    if not all(0 <= start <= end < 2**53 for start, end in needles):
+        raise ValueError("a needle is where tokens begin and end")
     context = max(1, given["n_context_tokens"])
     depths = [min(1.0, (start + end) / 2 / context) for start, end in needles]
     asked = f"{given['input_context']}\0{given['input_query']}\0{given['outputs']}"

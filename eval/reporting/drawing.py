@@ -10,8 +10,12 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+from star_jax.printable import printable
+
+SOFTWARE = "star_jax.report"
 WIDTH, HEIGHT, DPI = 6.4, 3.9, 150  # inches, and dots to one of them
 _LEGEND_LINE = 0.21  # inches
+_LONGEST = 80  # characters of a name, in a legend of one column
 _COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C6D1F"),
     "#6A51A3",
@@ -76,10 +80,23 @@ def paper(width: float = WIDTH, height: float = HEIGHT) -> tuple[Any, Any]:
 
 
 def png(figure: Any, *, dpi: int) -> bytes:
-    """The figure, the same bytes for the same picture."""
+    """The figure, the same bytes for the same picture; `SOFTWARE` is in its metadata."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
+    figure.savefig(file, format="png", dpi=dpi, metadata={"Software": SOFTWARE})
     return file.getvalue()
+
+
+def plain(name: str) -> str:
+    """A name as a picture can have it: in one line, with no formulas in it, and not too long."""
+    name = printable(name)
+    if len(name) > _LONGEST:
+        name = f"{name[: _LONGEST // 2]}…{name[-(_LONGEST // 2) :]}"
+    return name.replace("$", r"\$")
+
+
+def label(name: str) -> str:
+    """What a legend says of a name; it would leave out one that begins with an underscore."""
+    return f" {plain(name)}" if name.startswith("_") else plain(name)
 
 
 def legend(figure: Any, axes: Any) -> None:

@@ -9,15 +9,18 @@ from typing import Any
 
 from star_jax.eval.reporting import sections
 from star_jax.eval.reporting.answers import HOW
-from star_jax.eval.reporting.drawing import Picture
+from star_jax.eval.reporting.drawing import SOFTWARE, Picture
 from star_jax.eval.reporting.notes import notes
+from star_jax.eval.reporting.page import MARK
 from star_jax.eval.reporting.results import Result
 from star_jax.eval.reporting.sections import Report
 from star_jax.eval.reporting.tables import NOTHING, in_markdown, number
 from star_jax.runs import places, records
+from star_jax.runs.places import check_regular
 
 PAGE = "index.html"
-_PICTURE = "fig-"  # so begin the pictures: those of an earlier report are told from others' files
+_PICTURE = "fig-"  # so begin the pictures
+_SUMMARY = "# Report"  # so begins summary.md
 FIELDS = (
     *("run", "model", "suite", "task", "length", "row", "setting", "kind", *HOW, "more"),
     *("metric", "n", "samples", "nulls", "score", "low", "high"),
@@ -27,22 +30,38 @@ FIELDS = (
 
 
 def check(directory: str) -> None:
-    """Refuses the output directory of a run, whose summary.md would be lost.
+    """Refuses a directory where a file would be lost that is no earlier report's.
 
     Raises:
-      ValueError: it is one, or a link to one.
+      ValueError: it is the output directory of a run, which has a summary.md, or a link to one; or
+        it has a file of a report's name that no report has written.
     """
     if os.path.lexists(os.path.join(directory, "manifest.json")):
         raise ValueError(
             f"{directory}: the report cannot go there: it is the output of a run, with a "
             "summary.md of its own"
         )
+    begins = {PAGE: MARK, "results.csv": ",".join(FIELDS), "summary.md": _SUMMARY}
+    for name, begin in begins.items():
+        if not _has(path := os.path.join(directory, name), begin):
+            raise ValueError(
+                f"{path}: no report has written it, and it would be lost: give another --output"
+            )
+
+
+def _has(path: str, text: str) -> bool:
+    """Whether a file has a text near its beginning, or is not there."""
+    if not os.path.lexists(path):
+        return True
+    check_regular(path)
+    with open(path, "rb") as file:
+        return text.encode() in file.read(1000)
 
 
 def write(directory: str, report: Report, page: str, pictures: Sequence[Picture]) -> list[str]:
     """Writes all files, each whole or not at all, the page last; returns their names.
 
-    Pictures of an earlier report that are not in this one go away.
+    Pictures of an earlier report that are not in this one go away, and what a killed one has left.
     """
     files: dict[str, str | bytes] = {}
     for picture in pictures:
@@ -55,9 +74,11 @@ def write(directory: str, report: Report, page: str, pictures: Sequence[Picture]
         for name, content in files.items():
             records.write_atomically(os.path.join(directory, name), content)
         records.write_atomically(os.path.join(directory, PAGE), page)
-        for path in glob.glob(os.path.join(glob.escape(directory), f"{_PICTURE}*.png*")):
-            if os.path.basename(path) not in files:
+        for path in glob.glob(os.path.join(glob.escape(directory), f"{_PICTURE}*.png")):
+            if os.path.basename(path) not in files and _has(path, SOFTWARE):
                 os.unlink(path)
+        for path in glob.glob(os.path.join(glob.escape(directory), f"{_PICTURE}*.png.part")):
+            os.unlink(path)
     return [*files, PAGE]
 
 
@@ -106,7 +127,7 @@ def _rounded(value: float | None) -> float | None:
 
 def summary(report: Report) -> str:
     """What the page says first, as Markdown."""
-    lines = ["# Report", ""]
+    lines = [_SUMMARY, ""]
     lines += [f"- {in_markdown(lead.text)}" for lead in sections.leads(report)]
     lines += ["", "## Means over tasks", "", sections.means_table(report).to_markdown(), ""]
     names: dict[str, None] = {}

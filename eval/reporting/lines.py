@@ -41,17 +41,16 @@ def against_length(lines: Lines, looks: Mapping[str, Look], *, dpi: int) -> byte
 def against_size(
     lines: Lines, looks: Mapping[str, Look], *, exact: float | None, label: str, dpi: int
 ) -> bytes:
-    """A line for each way; exact attention's score is a dashed line across."""
+    """A line for each way; exact attention's score is a dashed line across.
+
+    Sizes stand side by side, each as far from the next: a size of 0 has no place on a scale of
+    doublings, and on an even one most sizes would share a place.
+    """
     figure, axes = drawing.paper()
     ticks = sorted({point.x for points in lines.values() for point in points})
-    spread = (max(ticks) - min(ticks)) or 1.0
-    if min(ticks) > 0:
-        axes.set_xscale("log", base=2)
-        _draw(axes, lines, looks, shift=lambda x, by: x * 2 ** (by * _span(ticks)))
-    else:
-        _draw(axes, lines, looks, shift=lambda x, by: x + by * spread)
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
-    axes.minorticks_off()
+    spread = max(1, len(ticks) - 1)
+    _draw(axes, lines, looks, shift=lambda x, by: ticks.index(x) + by * spread)
+    axes.set_xticks(range(len(ticks)), [f"{tick:g}" for tick in ticks], minor=False)
     axes.set_xlabel(label)
     if exact is not None:
         axes.axhline(exact, color="#222222", linestyle="--", linewidth=1.2, label="exact")
@@ -75,7 +74,7 @@ def against_time(points: Mapping[str, Point], looks: Mapping[str, Look], *, dpi:
             markersize=7,
             capsize=2,
             elinewidth=0.8,
-            label=name,
+            label=drawing.label(name),
         )
     best = [points[name] for name in front(points)]
     axes.step(
@@ -118,7 +117,7 @@ def _draw(
             linewidth=1.6,
             elinewidth=0.8,
             capsize=2,
-            label=name,
+            label=drawing.label(name),
             alpha=0.85,
         )
         known = [(point.x, point.published) for point in points if point.published is not None]

@@ -23,12 +23,13 @@ def of_tasks(
     grid = np.full((len(tasks), len(lengths)), np.nan)
     for (task, length), score in scores.items():
         grid[tasks.index(task), lengths.index(length)] = score
-    longest = max(map(len, tasks))
+    names = list(map(drawing.plain, tasks))
+    longest = max(map(len, names))
     figure, axes = drawing.paper(
         max(3.0, 1.2 + 0.085 * longest + 0.62 * len(lengths)), 1.1 + 0.3 * len(tasks)
     )
     _draw(figure, axes, grid)
-    axes.set_yticks(range(len(tasks)), tasks, fontsize=9)
+    axes.set_yticks(range(len(names)), names, fontsize=9)
     axes.set_xticks(range(len(lengths)), list(map(length_name, lengths)))
     axes.set_xlabel("length (tokens)")
     return drawing.png(figure, dpi=dpi)

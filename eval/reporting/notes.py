@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from star_jax.eval.reporting import paired
 from star_jax.eval.reporting.answers import Run
 from star_jax.eval.reporting.tables import length_name
+from star_jax.printable import printable
 
 HOW = (
     "Scores are in points of 100. The interval of a task's score is Wilson's; where scores have "
@@ -14,9 +15,9 @@ HOW = (
     "tasks is worth (sum of w)² / (sum of w²) answers, where w is the weight of each.",
     "Paired differences are over the same questions, each task counting alike. Their interval is a "
     f"percentile bootstrap with {paired.RESAMPLES} resamples within tasks, and a fixed seed. Where "
-    f"fewer than {paired.FEWEST} questions differ it would be too narrow, and of no width at all "
-    "where none does: there the interval is Newcombe's for one task, and for several one made of "
-    "Clopper and Pearson's.",
+    f"fewer than {paired.FEWEST} questions differ, or a task has fewer, it would be too narrow, "
+    "and of no width at all where all differ alike: there the interval is Newcombe's for one task, "
+    "and for several one made of Clopper and Pearson's.",
 )
 
 
@@ -35,10 +36,13 @@ def _of_summary(run: Run) -> list[str]:
     path = os.path.join(run.directory, "summary.csv")
     if not os.path.isfile(path):
         return []
-    with open(path, encoding="utf-8", newline="") as file:
-        for line in csv.DictReader(file):
-            for note in filter(None, (line.get("notes") or "").split("; ")):
-                about.setdefault(note, []).append(line)
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            for line in csv.DictReader(file):
+                for note in filter(None, (line.get("notes") or "").split("; ")):
+                    about.setdefault(note, []).append(line)
+    except (ValueError, csv.Error) as e:
+        raise ValueError(f"{path}: not a run's summary ({printable(str(e))})") from e
     return [
         f"{_names(ones, 'row')}; {_names(ones, 'task')} @ {_names(ones, 'length')}: {note}"
         for note, ones in about.items()

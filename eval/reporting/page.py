@@ -78,8 +78,11 @@ class Section:
     parts: Sequence[Part]
 
 
+MARK = '<meta name="generator" content="star_jax.report">'
+
+
 def page(title: str, introduction: Sequence[Part], sections: Sequence[Section]) -> str:
-    """The whole page; all texts are escaped here."""
+    """The whole page; all texts are escaped here, and it begins with a `MARK`."""
     contents = "\n".join(
         f'<li><a href="#s{i}">{escaped(section.title)}</a></li>'
         for i, section in enumerate(sections)
@@ -93,6 +96,7 @@ def page(title: str, introduction: Sequence[Part], sections: Sequence[Section]) 
 <html lang="en">
 <head>
 <meta charset="utf-8">
+{MARK}
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escaped(title)}</title>
 <link rel="icon" href="data:,">

@@ -4,10 +4,11 @@ The mean difference is over tasks, each of which counts alike, however many ques
 95% interval is a percentile bootstrap (B. Efron, 1979): questions are drawn anew within each task,
 with their differences, and the bounds are quantiles of the means that come of it.
 
-Where fewer than `FEWEST` questions differ, the bootstrap has next to nothing to draw: it would find
-no width at all where all questions tie. The interval is then the one of `eval.intervals`: of one
-task that of its paired scores, of several the one made of Clopper and Pearson's, for as many
-questions as the tasks' weights leave: (sum of w)^2 / (sum of w^2).
+Where fewer than `FEWEST` questions differ, or a task has fewer, the bootstrap has next to nothing
+to draw: it finds no width at all where all questions of each task differ alike, as a single one
+does. The interval is then the one of `eval.intervals`: of one task that of its paired scores, of
+several the one made of Clopper and Pearson's, for as many questions as the tasks' weights leave:
+(sum of w)^2 / (sum of w^2).
 """
 
 import dataclasses
@@ -50,7 +51,9 @@ def difference(tasks: Sequence[Pairs]) -> Difference | None:
     mean, n = float(np.mean([one.mean() for one in each])), sum(map(len, each))
     if n < 2:
         return Difference(mean, None, None, n, len(tasks), False)
-    is_resampled = sum(int(np.count_nonzero(one)) for one in each) >= FEWEST
+    differ = sum(int(np.count_nonzero(one)) for one in each)
+    varies = any(np.ptp(one) > 0 for one in each)
+    is_resampled = differ >= FEWEST and min(map(len, each)) >= FEWEST and varies
     low, high = _bootstrap(each) if is_resampled else _few(tasks, each)
     return Difference(mean, low, high, n, len(tasks), is_resampled)
 

@@ -55,6 +55,8 @@ class Painter:
                 name = self.named(mean.run, mean.setting)
                 point = Point(float(mean.length), mean.score, mean.low, mean.high, mean.published)
                 found.setdefault(name, []).append(point)
+        if self.means and not any(mean.is_whole for mean in self.means):
+            return Gallery((), "no setting has answers to all tasks of a length yet")
         if reason := _too_few_lengths(found):
             return Gallery((), reason)
         picture = lines.against_length(found, self.looks, dpi=self.dpi)

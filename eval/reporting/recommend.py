@@ -7,6 +7,8 @@ from star_jax.eval.reporting.answers import Run
 from star_jax.eval.reporting.paired import Difference
 from star_jax.eval.reporting.results import Result, Where, between, fullest
 
+_ROUNDING = 1e-9  # points: of bounds that stand at the tolerance itself
+
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
@@ -25,7 +27,8 @@ class Candidate:
     is_complete: bool
 
     def is_within(self, tolerance: float) -> bool:
-        return self.is_complete and self.diff.low is not None and self.diff.low >= -tolerance
+        low = self.diff.low
+        return self.is_complete and low is not None and low >= -tolerance - _ROUNDING
 
 
 @dataclasses.dataclass(frozen=True)

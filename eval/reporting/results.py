@@ -49,8 +49,8 @@ class Result:
 class Mean:
     """A setting's mean over tasks at one length, in points of 100, each task counting alike.
 
-    name: what the mean may be called. of: how many tasks the run has at this length; where it is
-    more than the setting has answers to, other means are of something else.
+    name: what the mean may be called. of: how many tasks the run has at this length, or will have;
+    where it is more than the setting has answers to, other means are of something else.
     """
 
     run: Run
@@ -209,7 +209,8 @@ def means(found: Iterable[Result]) -> list[Mean]:
         if not result.cell.is_share or result.score is None:
             continue
         where = result.run.directory, result.cell.length
-        has.setdefault(where, set()).add(result.cell.task)
+        yet = result.run.unbegun.get(result.cell.length, ())
+        has.setdefault(where, set(yet)).add(result.cell.task)
         for setting in result.settings:
             groups.setdefault((*where, setting), []).append(result)
     all_means = []
@@ -234,7 +235,8 @@ def _mean(
         low, high = some[0].low / 100, some[0].high / 100
     labelled = sum("[" in task for task in tasks)
     name = f"mean of {len(tasks)} task{'s' * (len(tasks) > 1)}"
-    if is_ruler and len(some) == of:
+    is_even = len({result.n for result in some}) == 1
+    if is_ruler and len(some) == of and is_even and all(r.n == r.cell.samples for r in some):
         name = f"RULER, mean of its {of} tasks"
     elif labelled:
         name += f", {labelled} of them substitutes or generated"

@@ -93,6 +93,7 @@ def sections(report: Report, painter: Painter) -> tuple[list[Section], list[Gall
     return found, galleries
 
 
+_EXACT = "exact attention"
 _MEANS = (
     "Each task counts alike; below a mean is its 95% interval. It is called RULER only where all "
     "13 of its tasks are there, none of them a substitute."
@@ -252,13 +253,17 @@ def _to_exact(report: Report) -> Iterator[Part]:
 
 def _few(report: Report) -> str:
     return (
-        f"†: fewer than {paired.FEWEST} questions differ, too few to be drawn anew; the interval "
-        "is a wider one. See the notes."
+        f"†: fewer than {paired.FEWEST} questions differ, or a task has fewer, too few to be drawn "
+        "anew; the interval is a wider one. See the notes."
     )
 
 
 def _between_runs(report: Report) -> Iterator[Part]:
     first, *others = report.runs
+    exact: dict[int | None, list[Result]] = {}
+    for one in report.results:
+        if one.run is first and one.is_exact:
+            exact.setdefault(one.cell.length, []).append(one)
     for run in others:
         pairs = []
         for row in dict.fromkeys(cell.name for cell in run.cells):
@@ -271,18 +276,23 @@ def _between_runs(report: Report) -> Iterator[Part]:
                     ]
                     for of in (run, first)
                 )
-                if found := between(ours, theirs):
-                    pairs.append((row, length_name(length), *_counted(found)))
+                beside = row if theirs else _EXACT
+                if found := between(ours, theirs or exact.get(length, [])):
+                    pairs.append((row, beside, length_name(length), *_counted(found)))
         title = f"{run.name} less {first.name}"
         if pairs:
-            names = ("row", "length", "tasks", "n", "difference", "95%")
-            yield Fold(title, [Table(names, pairs)], is_open=True)
+            names = ("row", "less", "length", "tasks", "n", "difference", "95%")
+            yield Fold(title, [Table(names, pairs, words=2)], is_open=True)
         else:
             yield (
-                f"{title}: nothing to compare. No row of the same name was asked the same "
-                "questions: another seed, tokenizer or template makes other ones."
+                f"{title}: nothing to compare. No row of the same name, and no exact attention, "
+                "was asked the same questions: another seed, tokenizer or template makes other "
+                "ones."
             )
-    yield "Over the questions that both have answered, the very same ones, and rows of one name."
+    yield (
+        "Over the questions that both have answered, the very same ones. A row is compared with "
+        f"the one of its name in {first.name}, or else with exact attention there."
+    )
 
 
 def _counted(found: Difference) -> tuple[str, ...]:
