@@ -87,18 +87,31 @@ def cut(head: str, text: str, tail: str, queries: Sequence[Text], frame: Frame) 
     Raises:
       ValueError: nothing of the text fits.
     """
-    bare = frame.count(frame.before + head + tail, *queries)
-    room = frame.length - bare
-    while room > 0:
+    room = frame.length - check_room(head, tail, queries, frame)
+    while True:
         part = without_middle(text, room, frame.tokenizer.offsets)
         context = frame.before + head + part + tail
         over = frame.count(context, *queries) - frame.length
         if over <= 0:
             return context
+        if over >= room:
+            raise ValueError(f"length={frame.length} is too short for the ends of the context")
         room -= over  # tokens may come out differently where the two ends meet
-    raise ValueError(
-        f"length={frame.length} is too short: without any of the context there are {bare} tokens"
-    )
+
+
+def check_room(head: str, tail: str, queries: Sequence[Text], frame: Frame) -> int:
+    """The tokens of a context without its text, with the longest of its queries and an answer.
+
+    Raises:
+      ValueError: they leave no room for a token of the text.
+    """
+    bare = frame.count(frame.before + head + tail, *queries)
+    if bare >= frame.length:
+        raise ValueError(
+            f"length={frame.length} is too short: without any of the context there are {bare} "
+            "tokens"
+        )
+    return bare
 
 
 def without_middle(

@@ -1,5 +1,6 @@
 """Files of JSON lines that are too large to be held: where each line begins is kept alone."""
 
+import codecs
 from typing import Any
 
 from star_jax import json_files
@@ -14,6 +15,8 @@ def read_at(path: str, start: int) -> dict[str, Any]:
     with open(path, "rb") as file:
         file.seek(start)
         text = file.readline()
+    if not start:
+        text = text.removeprefix(codecs.BOM_UTF8)
     try:
         return json_files.parse(text, limit=len(text))
     except ValueError as e:

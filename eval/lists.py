@@ -2,13 +2,20 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from star_jax.eval.settings import DataConfig
 from star_jax.runs import limits
 
 
-def items(field: str, value: str | int | float | Sequence[str | int | float]) -> tuple[str, ...]:
-    """The items of a comma list, each once; a config file may also give a tuple or one number."""
+def items(field: str, value: Any) -> tuple[str, ...]:
+    """The items of a comma list, each once; a config file may also give a tuple or one number.
+
+    Raises:
+      ValueError: it is none of these, or has an empty item.
+    """
+    if not isinstance(value, str | int | float | Sequence):
+        raise ValueError(f"{field}={value!r} is no comma list: write it like a,b,c")
     parts = value.split(",") if isinstance(value, str) else value
     parts = [parts] if isinstance(parts, int | float) else parts
     found = tuple(dict.fromkeys(str(part).strip() for part in parts))
@@ -28,7 +35,7 @@ def lengths(data: DataConfig) -> tuple[int | None, ...]:
         # Before sizes are made of it, whose errors would name them.
         if len(text) > 18 or int(text) > limits.MOST_POSITIONS:
             raise ValueError(f"data.lengths: {text[:18]} is above {limits.MOST_POSITIONS} tokens")
-    return tuple(map(int, found))
+    return tuple(dict.fromkeys(map(int, found)))  # 512 may be spelled 0512, too
 
 
 def given_lengths(data: DataConfig) -> tuple[int, ...]:

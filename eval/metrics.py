@@ -1,9 +1,11 @@
 """The metrics that `data.metric` names, for the users' own questions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from star_jax.eval import text_metrics
 from star_jax.eval.lists import check_known
+from star_jax.printable import printable
 from star_jax.runs.metrics import MATCH_ALL, MATCH_PART, Metric, postprocess
 from star_jax.runs.sample import Sample
 
@@ -41,3 +43,15 @@ def check(name: str) -> None:
 def named(name: str) -> Metric:
     """The metric of a name; without one, that all references occur."""
     return METRICS[name] if name else MATCH_ALL
+
+
+def paragraph(summary: Sequence[Mapping[str, Any]]) -> str:
+    """What stands below a report's table: which metric is which task's."""
+    tasks: dict[str, dict[str, None]] = {}
+    for one in summary:
+        if one["metric"] is not None:
+            tasks.setdefault(one["metric"], {})[printable(one["task"])] = None
+    if len(tasks) < 2:
+        return "".join(f"\n\nMetric: {name}." for name in tasks)
+    lists = [f"{name} of {', '.join(of)}" for name, of in tasks.items()]
+    return f"\n\nMetrics: {'; '.join(lists)}."

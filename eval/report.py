@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from star_jax.eval import averages, intervals, perplexity
+from star_jax.eval import averages, intervals, metrics, perplexity
 from star_jax.eval.rows import Row
 from star_jax.printable import printable
 from star_jax.runs import records
@@ -20,7 +20,7 @@ _HOW = (  # contexts are encoded; each kind has some of these
     *("content", "positions", "sinks", "window"),
 )
 _FIELDS = (
-    *("task", "length", "row", "kind", *_HOW, "n"),
+    *("task", "length", "row", "kind", *_HOW, "metric", "n"),
     *("score", "score_low", "score_high", "published", "diff", "diff_low", "diff_high"),
     *("perplexity", "perplexity_low", "perplexity_high"),
     *("perplexity_diff", "perplexity_diff_low", "perplexity_diff_high"),
@@ -57,6 +57,7 @@ class Answered:
     """What counts of a record."""
 
     score: float | None
+    metric: str | None
     is_cut: bool | None
     n_context_tokens: int
     n_generated: int
@@ -78,7 +79,7 @@ def write(
     writer.writeheader()
     writer.writerows(summary)
     records.write_atomically(os.path.join(directory, "summary.csv"), text.getvalue())
-    table = render(summary) + averages.paragraph(summary)
+    table = render(summary) + metrics.paragraph(summary) + averages.paragraph(summary)
     if peak_memory is not None:
         table += f"\n\nPeak memory of a device in this run: {peak_memory / 2**30:.2f} GiB."
     records.write_atomically(os.path.join(directory, "summary.md"), f"# Results\n\n{table}\n")
@@ -108,6 +109,7 @@ def summarise(entries: Sequence[Entry], *, devices: int) -> list[dict[str, Any]]
                 **dict.fromkeys(_HOW),
                 **sizes,
                 **entry.row.attention.mending,
+                "metric": answered[0].metric,
                 "n": len(answered),
                 **_score(answered),
                 "published": entry.published,
@@ -126,6 +128,7 @@ def _read(path: str) -> list[Answered]:
     return [
         Answered(
             one["score"],
+            one.get("metric"),
             one.get("needle_cut"),
             one["n_context_tokens"],
             one["n_generated"],

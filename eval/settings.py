@@ -84,8 +84,9 @@ class DataConfig:
       For jsonl only where the path has {length}; else L is the file's longest context.
       Of BABILong's files, 16384 are those that it calls 16k, and so on. InfiniteBench's contexts
       lose their middle to fit.
-    num_samples: per task and length, from the first; -1: the whole file, or of questions that are
-      generated 500, BABILong's 1000.
+    num_samples: per task and length, from the first (InfiniteBench's stand by context: all of its
+      first one before any of the next); -1: the whole file, or of questions that are generated
+      500, BABILong's 1000.
     batch_size: how many questions are asked at once, at most 4096; 0: the size of the mesh's data
       axis. Answers do not depend on it.
     seed: of questions that are generated.

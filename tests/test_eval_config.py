@@ -217,6 +217,10 @@ def test_rows_are_the_librarys_kinds_of_attention() -> None:
         ({"generation__min_p": float("inf")}, "generation.min_p=inf must be a finite"),
         ({"model__path": 3}, "model.path=3 must be a text"),
         ({"data__path": None}, "data.path=None must be a text"),
+        ({"data__path": "mine.jsonl"}, "data.path='mine.jsonl' is for the other suites"),
+        ({"attention__kind": None}, "attention.kind=None is no comma list"),
+        ({"generation__stop": 5}, "generation.stop=5 is no comma list of stop words"),
+        ({"generation__stop": ("a", 3)}, "generation.stop=('a', 3) is no comma list of stop words"),
         ({"output_dir": 1}, "output_dir=1 must be a text"),
         ({"data__num_samples": 10**9}, "data.num_samples=1000000000 is above 1000000"),
         ({"generation__top_p": "0.9"}, "generation.top_p='0.9' must be a number"),
@@ -302,7 +306,7 @@ def test_samples_are_those_asked_for() -> None:
 
 
 # Where dense attention is as fast as any exact one.
-ON_A_CPU = ("demo", "smollm2_needles")
+ON_A_CPU = ("demo", "smollm2_needles", "smollm2_suites")
 
 
 ANSWERING = ("chat", "serve")  # are asked by somebody, and have no questions of their own
@@ -342,7 +346,7 @@ def test_the_config_files_are_sound(path: pathlib.Path) -> None:
         exact, star, *_ = rows.rows(given.attention, length)
         assert exact.attention == (Dense() if path.stem in ON_A_CPU else Ring())
         assert star.attention == Star(block_size=length // 4, anchor_size=length // 4)
-    assert given.output_dir == f"results/{path.stem}"
+    assert given.output_dir in (f"results/{path.stem}", f"results/{path.stem}/ruler")
     assert f"python -m star_jax.eval --config=configs/{path.name}" in names["__doc__"]
 
 

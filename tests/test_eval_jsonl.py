@@ -117,6 +117,9 @@ def test_without_an_index_the_position_counts(tmp_path: pathlib.Path, none: dict
         ({**GOOD, "outputs": [None]}, "'outputs' is not a string but a NoneType"),
         ({**GOOD, "outputs": ["a", " "]}, "'outputs' has an empty answer"),
         ({"input_context": "c", "input_query": "q", "output": ""}, "'output' has an empty answer"),
+        ({**GOOD, "outputs": [float("nan")]}, "'outputs' has the number nan, which JSON cannot"),
+        ({"input_context": "c", "input_query": "q", "output": float("inf")}, "the number inf"),
+        ({**GOOD, "outputs": [], "output": " "}, "'output' has an empty answer"),
         ({"input_context": "c", "input_query": "q", "output": [[]]}, "'output' is not a string"),
     ],
 )

@@ -24,6 +24,7 @@ def entry(
     cuts: Sequence[bool | None] | None = None,
     tokens: int = 1000,
     times: Sequence[float] | None = None,
+    metric: str | None = None,
     task: str = "task",
     length: int | None = 512,
 ) -> report.Entry:
@@ -38,6 +39,7 @@ def entry(
             "time_prefill": float(times[i]) if times else 1.0,
             "time_decode": 0.5,
             "time_compile": 2.0 if i == 0 else 0.0,
+            **({"metric": metric} if metric else {}),
         }
         for i, score in enumerate(scores)
     ]
@@ -149,6 +151,24 @@ def test_unscored_questions_are_counted_and_not_averaged(tmp_path: pathlib.Path)
     (none,) = report.summarise([entry(tmp_path, DENSE, [None])], devices=1)
     assert none["score"] is none["score_low"] is None
     assert "| - |" in " ".join(report.render([none]).split())
+
+
+def test_metrics_are_named(tmp_path: pathlib.Path) -> None:
+    entries = [
+        entry(tmp_path, row, [1], task=task, metric=metric)
+        for task, metric in (("a", "f1"), ("b", "string_match_all"), ("c", "f1"))
+        for row in (DENSE, STAR)
+    ]
+    table = report.write(str(tmp_path), entries, devices=1, peak_memory=None)
+    assert table.endswith("\n\nMetrics: f1 of a, c; string_match_all of b.")
+    with open(tmp_path / "summary.csv", newline="") as file:
+        assert [row["metric"] for row in csv.DictReader(file)][::2] == [
+            "f1",
+            "string_match_all",
+            "f1",
+        ]
+    one = report.write(str(tmp_path), entries[:2], devices=1, peak_memory=None)
+    assert one.endswith("\n\nMetric: f1.")
 
 
 def test_the_files_hold_what_is_printed(tmp_path: pathlib.Path) -> None:

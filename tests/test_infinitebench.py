@@ -185,6 +185,14 @@ def test_questions_of_one_context_stand_together_and_see_the_same_of_it(
         ("code_run", {"input": "What does f(3) return?"}, "'input' has nothing like"),
         ("code_debug", {"options": ["a"]}, "'options' is ['a'], and not four texts"),
         ("longbook_choice_eng", {"answer": ["pink"]}, "which is none of 'options'"),
+        ("longbook_choice_eng", {"answer": ["pink", "BC"]}, "which is none of 'options'"),
+        ("longbook_choice_eng", {"answer": ["red", "C"]}, "another of 'options' has its text"),
+        ("passkey", {"answer": ["abc"]}, "and not digits"),
+        ("number_string", {"answer": 12345.0}, "and not digits"),
+        ("passkey", {"answer": [["1"], ["2"]]}, "and not texts or numbers"),
+        ("math_find", {"answer": float("nan")}, "'answer' is nan"),
+        ("longbook_qa_eng", {"input": "q \ud83d"}, "is not valid text (surrogates not allowed)"),
+        ("longbook_qa_eng", {"answer": ["\ud83d"]}, "is not valid text (surrogates not allowed)"),
     ],
 )
 def test_a_bad_line_is_named(
@@ -199,9 +207,9 @@ def test_a_bad_line_is_named(
 def test_a_length_without_room_for_any_context_is_refused(
     frame: Any, tmp_path: pathlib.Path
 ) -> None:
-    source = files.Source(write(tmp_path, "passkey", line("passkey")), "passkey", frame(100))
-    with pytest.raises(ValueError, match="length=100 is too short: without any of the context"):
-        source.sample(0)
+    path = write(tmp_path, "passkey", line("passkey"))
+    with pytest.raises(ValueError, match=r"key.jsonl:1: length=100 is too short: without any of"):
+        files.Source(path, "passkey", frame(100))
 
 
 def read(task: str, sample: Sample) -> str:

@@ -48,6 +48,12 @@ def test_ruler_is_cut_where_our_suite_cuts_it(task: str, header: str) -> None:
         ("", "Question: Where is\nMary?\n\nBe very concise."),
         ("Question: Who?\nAnswer: I.\n\n", "Question: Where is Mary?\nAnswer:"),
         ("", "\u95ee\u9898\uff1aX\n\u8bf7\u7b80\u77ed\u56de\u7b54\u3002"),
+        (
+            "",
+            "What is the correct answer to this question: Who?\nOne.\nChoices:\n(A) x\n\nA:",
+        ),
+        ("", "Which of the two?\nA. the first\nB. the second\n\nAnswer:"),
+        ("", "Which of the two?\n(A) the first\n(B) the second"),
     ],
 )
 def test_a_question_is_found_by_its_label_or_as_the_last_line(

@@ -184,6 +184,17 @@ def evaluate(here: pathlib.Path, *data: str) -> commands.Result:
     return commands.run(here, "star_jax.eval", "--config=config.py", *given, fake=True)
 
 
+def test_a_later_question_that_is_too_long_is_named(there: pathlib.Path) -> None:
+    """Of HotpotQA's questions the second has a paragraph of 9000 letters."""
+    lines = ruler_sources.hotpotqa()
+    lines[1]["context"][0][1].append("x" * 9000)
+    (there / "hotpotqa.json").write_text(json.dumps(lines))
+    result = evaluate(there, "tasks=qa_2", "lengths=8192", "sources=.", "num_samples=3")
+    assert result.error.startswith("error: qa_2, sample 1: length=8192 is too short: with 10 docu")
+    assert not (there / "out").exists()
+    assert evaluate(there, "tasks=qa_2", "lengths=8192", "sources=.", "num_samples=1").code == 0
+
+
 def test_a_run_without_its_files_says_so_before_a_model_is_loaded(tmp_path: pathlib.Path) -> None:
     (tmp_path / "files").mkdir()
     result = evaluate(tmp_path, "tasks=qa_1", "sources=files")

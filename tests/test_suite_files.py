@@ -1,5 +1,6 @@
 """BABILong and InfiniteBench from their files and without, as runs; and files that are wrong."""
 
+import codecs
 import json
 import pathlib
 import sys
@@ -99,7 +100,7 @@ def test_rows_come_in_any_order_and_from_several_pieces(here: pathlib.Path) -> N
     save(here / "tokenizer", adds="<s> $A")
     frame = Frame.make("base", load(here / "tokenizer"), length=1024, max_new_tokens=20)
     source = files.read(files.paths("data", "qa1", 1024), "qa1", frame)
-    assert source.count == 27
+    assert source.indices == range(27)
     for position in (0, 0, 13, 14, 26, 3, 4, 20):
         assert source.sample(position).outputs == (ROWS[position]["target"],)
         assert str(ROWS[position]["input"]).strip() in source.sample(position).context
@@ -125,6 +126,34 @@ def test_what_prepared_lines_ask_is_found_in_them(here: pathlib.Path) -> None:
     assert sample.context.parts[0] == (HEAD, True)
     assert sample.context.parts[1][1] is False
     assert sample.query.parts == (("Question: Where is Mary? ", False), (TAIL.strip(), True))
+
+
+def test_prepared_lines_keep_their_index_and_may_begin_with_a_mark(here: pathlib.Path) -> None:
+    """As a program on Windows saves a part of a file: its byte order mark first."""
+    lines = [prepared(i) | {"index": 500 + i} for i in range(3)]
+    path = save_prepared(here, *lines)
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    babilong(data__num_samples=2)
+    found = records.read("out/dense/1024/qa1.jsonl")
+    assert [one["index"] for one in found] == [500, 501]
+    whole = {"input": "x\nAnswer the question based on the given documents. Q?", "outputs": ["a"]}
+    save_prepared(here, whole)
+    with pytest.raises(ValueError, match=r"qa1_1k.jsonl:1: no 'input_context', as BABILong's"):
+        babilong()
+
+
+def test_a_question_without_room_is_named_before_any_model(here: pathlib.Path) -> None:
+    """The second one is not among the first that are asked, and then is."""
+    (here / "data").mkdir()
+    long = line("longbook_qa_eng", input="word " * 300, context="another book")
+    write_lines(here / "data", "longbook_qa_eng", line("longbook_qa_eng"), long)
+    asked = {"data__suite": "infinitebench", "data__tasks": "longbook_qa_eng"}
+    asked |= {"data__path": "data", "data__lengths": "600"}
+    run(**asked, data__num_samples=1)
+    loaded = FakeEngine.loaded
+    with pytest.raises(ValueError, match=r"qa_eng.jsonl:2: length=600 is too short: without any"):
+        run(**asked, data__num_samples=2)
+    assert FakeEngine.loaded == loaded
 
 
 def test_what_is_generated_is_marked_and_can_be_gone_on_with(here: pathlib.Path) -> None:
@@ -275,6 +304,7 @@ def test_a_missing_piece_or_package_is_one_line(
         ("base", prepared(1, "llama3"), "has not been prepared for data.template='base'"),
         ("llama3", prepared(1, "base"), "has not been prepared for data.template='llama3'"),
         ("llama3", {"input_query": "Question: a?"}, "'input_query' does not end as data.template="),
+        ("base", {"answer_prefix": "A:"}, "it has an 'answer_prefix', and BABILong's lines have"),
     ],
 )
 def test_a_bad_prepared_line_is_named(

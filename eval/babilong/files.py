@@ -28,9 +28,9 @@ _BEGIN = TEMPLATES["llama3"][0].partition("<|start")[0]  # of a prepared line wi
 
 
 class Source(abc.ABC):
-    """The samples of one task at one length; `count` of them."""
+    """The samples of one task at one length; `indices` has one number for each."""
 
-    count: int
+    indices: Sequence[int]
 
     @abc.abstractmethod
     def sample(self, position: int) -> Sample:
@@ -82,7 +82,7 @@ def read(paths: Sequence[str], task: str, frame: Frame) -> Source:
     """
     kind = _Parquet if paths[0].endswith(".parquet") else _Prepared
     source = kind(paths, task, frame)
-    if not source.count:
+    if not source.indices:
         raise ValueError(f"{paths[0]}: no questions in it")
     return source
 
@@ -99,7 +99,7 @@ class _Parquet(Source):
             ) from e
         self._open = pyarrow.parquet.ParquetFile
         self._paths, self._task, self._frame = paths, task, frame
-        self.count = sum(1 for _ in self.rows())
+        self.indices = range(sum(1 for _ in self.rows()))
 
     def sample(self, position: int) -> Sample:
         row = _reader(self).row(position)
@@ -162,22 +162,27 @@ class _Prepared(Source):
     def __init__(self, paths: Sequence[str], task: str, frame: Frame):
         (self._path,), self._task, self._frame = paths, task, frame
         self._starts: list[int] = []
+        self.indices = []
         for start, line in jsonl.scan(self._path):
             try:
+                if line.is_whole:
+                    raise ValueError("no 'input_context', as BABILong's lines have it")
+                if line.fields.get("answer_prefix"):
+                    raise ValueError("it has an 'answer_prefix', and BABILong's lines have none")
                 if len(line.sample.outputs) != 1:
                     raise ValueError(f"'outputs' has {len(line.sample.outputs)} answers, and not 1")
                 self._texts(line.fields)
             except ValueError as e:
                 raise ValueError(f"{line.place}: {e}") from e
             self._starts.append(start)
-        self.count = len(self._starts)
+            self.indices.append(line.sample.index)
 
     def sample(self, position: int) -> Sample:
         fields = line_files.read_at(self._path, self._starts[position])
         context, query, question = self._texts(fields)
         outputs = jsonl.outputs(fields)
         facts = {"task": self._task, "question": question}
-        return Sample(position, context, query, outputs, facts=facts)
+        return Sample(self.indices[position], context, query, outputs, facts=facts)
 
     def _texts(self, fields: dict[str, Any]) -> tuple[Text, Text, str]:
         """Context, query, and the question in it; what a template wrote is known as that.

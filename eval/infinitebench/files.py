@@ -4,25 +4,28 @@ import dataclasses
 import functools
 import hashlib
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from star_jax import json_files
 from star_jax.eval import line_files
-from star_jax.eval.fitting import Frame, cut
+from star_jax.eval.fitting import Frame, check_room, cut
 from star_jax.eval.infinitebench.tasks import Question, ask
 from star_jax.json_files import shown
 from star_jax.runs.places import check_regular
 from star_jax.runs.sample import Sample
 from star_jax.text.prompt import Text
 
+_TAIL = "\n\n"  # after a context
 _DATA_SET = "xinrongzhang2022/InfiniteBench"
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """Where a line begins in the file, a digest of its context, and its question."""
+    """Where a line begins in the file, its number, a digest of its context, and its question."""
 
     start: int
+    number: int
     context: bytes
     question: Question
 
@@ -47,16 +50,24 @@ class Source:
     """The samples of a file, those of one context side by side.
 
     indices: of the samples in the order of asking, by their place in the file. All of the file
-      makes the order, so that a run with more samples goes on where one with fewer ended.
+      makes the order, so that a run with more samples goes on where one with fewer ended. samples:
+      how many of them are asked; None: all.
+
+    Raises:
+      OSError, ValueError: see `_scan`; or a question that is asked leaves no room for its context.
     """
 
-    def __init__(self, path: str, task: str, frame: Frame):
+    def __init__(self, path: str, task: str, frame: Frame, *, samples: int | None = None):
         self._path, self._frame = path, frame
         self._lines = _scan(path, task)
         self._of_context: dict[tuple[str, bytes], list[int]] = {}
         for i, line in enumerate(self._lines):
             self._of_context.setdefault((line.question.head, line.context), []).append(i)
-        self.indices = [i for group in self._of_context.values() for i in group]
+        self.indices = [i for group in self._of_context.values() for i in group][:samples]
+        asked = set(self.indices)
+        for (head, _), group in self._of_context.items():
+            if not asked.isdisjoint(group):
+                self._check_room(head, [self._lines[i] for i in group])
         self._cut = functools.lru_cache(maxsize=1)(self._cut_once)
 
     def sample(self, position: int) -> Sample:
@@ -68,6 +79,13 @@ class Source:
         tokens = self._frame.count(context, query)
         return Sample(index, context, query, line.question.outputs, length=tokens)
 
+    def _check_room(self, head: str, lines: Sequence[Line]) -> None:
+        for line in lines:
+            try:
+                check_room(head, _TAIL, [self._query(line.question)], self._frame)
+            except ValueError as e:
+                raise ValueError(f"{self._path}:{line.number}: {e}") from e
+
     def _query(self, question: Question) -> Text:
         return self._frame.query(question.question, question.answer_prefix)
 
@@ -76,7 +94,7 @@ class Source:
         lines = [self._lines[i] for i in self._of_context[key]]
         text = line_files.read_at(self._path, lines[0].start)["context"]
         queries = [self._query(line.question) for line in lines]
-        return cut(key[0], text, "\n\n", queries, self._frame)
+        return cut(key[0], text, _TAIL, queries, self._frame)
 
 
 def _scan(path: str, task: str) -> list[Line]:
@@ -96,7 +114,7 @@ def _scan(path: str, task: str) -> list[Line]:
             try:
                 fields = json_files.parse(text, limit=len(text))
                 digest = hashlib.blake2b(_context(fields), digest_size=16).digest()
-                found.append(Line(start, digest, ask(task, fields)))
+                found.append(Line(start, number, digest, ask(task, fields)))
             except ValueError as e:
                 raise ValueError(f"{path}:{number}: {e}") from e
     if not found:

@@ -1,6 +1,7 @@
 """InfiniteBench's tasks: how their lines become prompts, and how long an answer may be."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -128,12 +129,22 @@ def ask(name: str, fields: Fields) -> Question:
         question += "".join(f"\n{a}. {b}" for a, b in zip(_LETTERS, options, strict=True))
     if name in _CHECKS:
         _CHECKS[name](outputs)
-    return Question(_fill(task.head, known), question, _fill(task.answer_prefix, known), outputs)
+    found = Question(_fill(task.head, known), question, _fill(task.answer_prefix, known), outputs)
+    _check_texts(found)
+    return found
 
 
 def _fill(template: str, known: dict[str, str]) -> str:
     """Fills in the names in braces; what is filled in may have braces of its own."""
     return re.sub(r"\{(\w+)\}", lambda match: known[match[1]], template)
+
+
+def _check_texts(question: Question) -> None:
+    for text in (question.head, question.question, *question.outputs):
+        try:
+            text.encode()
+        except UnicodeEncodeError as e:  # JSON can spell half a surrogate pair
+            raise ValueError(f"{shown(text)} is not valid text ({e.reason})") from e
 
 
 def _found(pattern: str, text: str) -> str:
@@ -146,13 +157,20 @@ def _found(pattern: str, text: str) -> str:
 def _answers(fields: Fields) -> tuple[str, ...]:
     """The reference answers: a text, a number, or a list of them, which may stand in another."""
     answer = fields.get("answer")
-    if isinstance(answer, list) and answer and isinstance(answer[0], list):
+    if isinstance(answer, list) and len(answer) == 1 and isinstance(answer[0], list):
         answer = answer[0]
     found = answer if isinstance(answer, list) else [answer]
-    texts = [str(a) for a in found if isinstance(a, str | int | float) and not isinstance(a, bool)]
+    texts = [str(a) for a in found if _is_answer(a)]
     if not texts or len(texts) < len(found) or not all(text.strip() for text in texts):
         raise ValueError(f"'answer' is {shown(answer)}, and not texts or numbers")
     return tuple(texts)
+
+
+def _is_answer(value: Any) -> bool:
+    """A text or a number; JSON as Python writes it has NaN, too."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, str | int) and not isinstance(value, bool)
 
 
 def _options(fields: Fields) -> list[str]:
@@ -168,7 +186,9 @@ def _options(fields: Fields) -> list[str]:
 
 def _with_letter(outputs: tuple[str, ...], options: Sequence[str]) -> tuple[str, ...]:
     """The answer's text and its letter; a line may have both."""
-    if len(outputs) == 2 and outputs[1] in _LETTERS:
+    if len(outputs) == 2 and outputs[1] in tuple(_LETTERS):
+        if outputs[0] in options and outputs[0] != options[_LETTERS.index(outputs[1])]:
+            raise ValueError(f"'answer' is {shown(outputs)}, and another of 'options' has its text")
         return outputs
     if len(outputs) != 1 or outputs[0] not in options:
         raise ValueError(f"'answer' is {shown(outputs)}, which is none of 'options'")
@@ -191,4 +211,15 @@ def _number(convert: Callable[[str], Any]) -> Callable[[tuple[str, ...]], None]:
     return check
 
 
-_CHECKS = {"math_find": _number(float), "code_run": _number(int), "math_calc": _number(int)}
+def _digits(outputs: tuple[str, ...]) -> None:
+    if not all(re.fullmatch(r"[0-9]+", output.strip()) for output in outputs):
+        raise ValueError(f"'answer' is {shown(outputs)}, and not digits")
+
+
+_CHECKS = {
+    "math_find": _number(float),
+    "code_run": _number(int),
+    "math_calc": _number(int),
+    "passkey": _digits,
+    "number_string": _digits,
+}

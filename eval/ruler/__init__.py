@@ -74,6 +74,27 @@ class Maker:
         context = before + draft.context(size)
         return Sample(index, context, self._query(draft), draft.outputs, needles, tokens)
 
+    def check(self, count: int) -> None:
+        """Looks whether the least context of each of the first samples fits.
+
+        Raises:
+          ValueError: names the sample that the length is too short for.
+        """
+        for index in range(count):
+            draft = self._draft(index)
+            if draft.steps is not None:  # then one size is for all
+                return
+            limit, answers = self.request.length, " ".join(draft.outputs)
+            least = self._before(draft) + draft.context(draft.least) + self._query(draft)
+            if len(f"{least}{answers}".encode()) + self.request.max_new_tokens <= limit:
+                continue  # no token is less than a byte
+            tokens = self._counter(draft, more=self.request.count_tokens(answers))(draft.least)
+            if tokens > limit:
+                raise ValueError(
+                    f"{self.task}, sample {index}: length={limit} is too short: with {draft.least} "
+                    f"{draft.unit} there are {tokens} tokens"
+                )
+
     @functools.cached_property
     def _estimate(self) -> Estimate:
         return Estimate(self.request.count_tokens)

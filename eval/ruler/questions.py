@@ -78,7 +78,7 @@ def hotpotqa(fields: Any) -> Questions:
     for i, (one, row) in enumerate(zip(lines, given, strict=True)):
         answer = _text(one, "answer", f"[{i}]")
         facts = _list(_field(one, "supporting_facts", f"[{i}]"), f"[{i}].supporting_facts")
-        titles = {fact[0] for fact in facts if isinstance(fact, list) and fact}
+        titles = {fact[0] for fact in facts if isinstance(fact, list) and _is_titled(fact)}
         gold = {number[text]: text for title, text in row if title in titles}
         if not gold:
             raise ValueError(f"[{i}].supporting_facts names none of its paragraphs")
@@ -130,12 +130,16 @@ def _paragraphs(one: Any, where: str) -> list[tuple[str, str]]:
     for j, pair in enumerate(_list(_field(one, "context", where), f"{where}.context")):
         match pair:
             case [str(title), list(sentences)] if all(isinstance(s, str) for s in sentences):
-                found.append((title, f"{title}\n{''.join(sentences)}"))
+                found.append((title, _valid(f"{title}\n{''.join(sentences)}", f"{where}.context")))
             case _:
                 raise ValueError(
                     f"{where}.context[{j}] is not [title, [sentence, ...]] but {shown(pair)}"
                 )
     return found
+
+
+def _is_titled(fact: list[Any]) -> bool:
+    return bool(fact) and isinstance(fact[0], str)
 
 
 def _spelled(answer: str, text: str) -> list[tuple[int, int]]:
@@ -162,7 +166,15 @@ def _text(value: Any, name: str, where: str) -> str:
     found = _field(value, name, where)
     if not isinstance(found, str) or not found.strip():
         raise ValueError(f"{where}.{name} is not a text but {shown(found)}")
-    return found
+    return _valid(found, f"{where}.{name}")
+
+
+def _valid(text: str, where: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:  # JSON can spell half a surrogate pair
+        raise ValueError(f"{where} is not valid text ({e.reason})") from e
+    return text
 
 
 def _list(value: Any, where: str) -> list[Any]:

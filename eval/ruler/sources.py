@@ -20,6 +20,7 @@ from star_jax.json_files import shown
 from star_jax.printable import printable
 from star_jax.runs import hashes
 from star_jax.runs.places import check_regular
+from star_jax.runs.terminal import say
 
 SUBSTITUTE = "substitute"
 ESSAYS, SQUAD, HOTPOTQA = "PaulGrahamEssays.json", "squad.json", "hotpotqa.json"
@@ -74,6 +75,9 @@ def read(directory: str, haystack: str, tasks: Collection[str], *, samples: int 
                     )
             found[name] = made
     if ESSAYS in paths:
+        if not haystack and paths[ESSAYS][0].endswith(".txt"):
+            names = ", ".join(map(os.path.basename, paths[ESSAYS][:9]))
+            say(f"{len(paths[ESSAYS])} texts in {directory} are the essays: {names}")
         found[ESSAYS] = Essays("\n".join(map(_prose, paths[ESSAYS])))
     return Sources(found.get(ESSAYS), found.get(SQUAD), found.get(HOTPOTQA))
 
@@ -123,7 +127,7 @@ def _paths(name: str, directory: str, haystack: str, tasks: Collection[str]) -> 
     path = os.path.join(directory, name)
     texts = sorted(glob.glob(os.path.join(glob.escape(directory), "*.txt")))
     if name == ESSAYS and texts and not os.path.lexists(path):
-        return texts
+        return texts  # a README would be one, too: `read` says which
     return [_there(path, f"there is no {path}, which must be there for {users}: {how}")]
 
 
@@ -154,6 +158,10 @@ def _prose(path: str) -> str:
             fields, text = text, text.get("text") if isinstance(text, dict) else None
             if not isinstance(text, str):
                 raise ValueError(f'not {{"text": "..."}} but {shown(fields)}')
+            try:
+                text.encode()
+            except UnicodeEncodeError as e:  # JSON can spell half a surrogate pair
+                raise ValueError(f"'text' is not valid text ({e.reason})") from e
         Essays(text)
         return text
 

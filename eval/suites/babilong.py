@@ -59,11 +59,11 @@ def _cells(config: EvalConfig, tokenizer: Tokenizer) -> Iterator[Cell]:
             if data.path:
                 source = files.read(files.paths(data.path, task, length), task, frame)
                 name, draw = task, source.sample
-                count = min(source.count, num_samples(data, default=source.count))
+                indices = source.indices[: num_samples(data, default=len(source.indices))]
             else:
-                name, count = task + GENERATED, num_samples(data, default=SAMPLES)
+                name, indices = task + GENERATED, range(num_samples(data, default=SAMPLES))
                 draw = functools.partial(_generate, task=task, seed=data.seed, frame=frame)
-            yield Cell(name, length, length, range(count), draw, most, COMPARE_ANSWERS)
+            yield Cell(name, length, length, indices, draw, most, COMPARE_ANSWERS)
 
 
 def _generate(position: int, *, task: str, seed: int, frame: Frame) -> Sample:

@@ -56,9 +56,9 @@ def _cells(config: EvalConfig, tokenizer: Tokenizer) -> Iterator[Cell]:
             frame = Frame.make(data.template, tokenizer, length=length, max_new_tokens=most)
             metric = METRICS[task]
             if data.path:
-                source = files.Source(paths[task], task, frame)
-                indices = source.indices[: num_samples(data, default=len(source.indices))]
-                yield Cell(task, length, length, indices, source.sample, most, metric)
+                asked = None if data.num_samples == -1 else data.num_samples
+                source = files.Source(paths[task], task, frame, samples=asked)
+                yield Cell(task, length, length, source.indices, source.sample, most, metric)
             else:
                 drawn = range(num_samples(data, default=SAMPLES))
                 draw = functools.partial(_generate, task=task, seed=data.seed, frame=frame)

@@ -70,9 +70,11 @@ def _cells(config: EvalConfig, tokenizer: Tokenizer) -> Iterator[Cell]:
             task = ruler.MODES[data.compat].tasks[name]
             most = config.generation.max_new_tokens or task.max_new_tokens
             request |= {"length": length, "max_new_tokens": most + bos}
-            draw = ruler.maker(name, data.compat, **request).sample
+            maker = ruler.maker(name, data.compat, **request)
+            if sources.NEEDED.get(name) in (sources.SQUAD, sources.HOTPOTQA):
+                maker.check(samples)  # whose documents are of any length
             shown = sources.label(name, data.haystack)
-            yield Cell(shown, length, length, range(samples), draw, most, metric=task.metric)
+            yield Cell(shown, length, length, range(samples), maker.sample, most, task.metric)
 
 
 def _wrap(template: str, tokenizer: Tokenizer) -> tuple[Prompt, Prompt]:
@@ -87,7 +89,7 @@ def _wrap(template: str, tokenizer: Tokenizer) -> tuple[Prompt, Prompt]:
 def _keys(path: str) -> list[str]:
     check_regular(path)
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:  # some programs begin a file with a BOM
             keys = [line.strip() for line in file if line.strip()]
     except UnicodeDecodeError as e:
         raise ValueError(f"data.keys={path!r} is not text ({e.reason} at byte {e.start})") from e

@@ -6,7 +6,8 @@ into the query. It begins at the first of these places that leaves a query which
 1. what RULER's and other tasks ask with, or a line that begins with a label like `Question:`; of
    each such pattern, its last match;
 2. the last line that is more than a cue for the answer. Cues are lines without a word, lines that
-   end in a colon, and the header of an answer in a chat template.
+   end in a colon, an option of a choice like `(B) ...`, and the header of an answer in a chat
+   template.
 
 Where neither is short, the last `TAIL` tokens are the query. RULER's patterns: NOTICE.
 """
@@ -26,10 +27,14 @@ _QUESTIONS = tuple(
         r"Answer the question based on the given (?:documents|passages)\.",  # and LongBench
         r"^Which funtion has deliberate error\?",  # InfiniteBench spells it so
         r"^The following is an abstract\.|^下面是一个摘要",  # LongBench
+        r"^What is the correct answer to this question:",  # LongBench v2
         r"^(?:Question|Query|Q|Dialogue|问题|新闻内容) ?[:\uff1a]",
     )
 )
-_CUE = re.compile(r"(?:\W*|.*[:\uff1a])\s*(?:<\S+>\w*|\[/\w+\])?")
+_CUE = re.compile(
+    r"(?:\W*|.*[:\uff1a])\s*(?:<\S+>\w*|\[/\w+\])?"
+    r"|(?:\([A-J]\)|[A-J][.):]) .*"  # an option
+)
 
 
 def query_start(text: str, *, patterns: bool) -> int | None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from star_jax.generate.sampling import Sampling
 from star_jax.runs import limits
@@ -33,14 +34,19 @@ class GenerationConfig:
     seed: int = 0
 
 
-def stop_words(stop: str | Sequence[str], *, field: str = "generation.stop") -> tuple[str, ...]:
+def stop_words(stop: Any, *, field: str = "generation.stop") -> tuple[str, ...]:
     """The stop words of a comma list, spaces kept; a config file may also give a tuple.
 
     A comma at the end is ignored, as the reference does. `field` is how errors call it.
+
+    Raises:
+      ValueError: it is none of these, or has an empty stop word.
     """
     given = stop
     if isinstance(stop, str):
         stop = stop.rstrip(",").split(",") if stop.strip(",") else ()
+    if not isinstance(stop, Sequence) or not all(isinstance(word, str) for word in stop):
+        raise ValueError(f"{field}={given!r} is no comma list of stop words")
     found = tuple(stop)
     if not all(found):
         raise ValueError(f"{field}={given!r} has an empty stop word, which would end every answer")

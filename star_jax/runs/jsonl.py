@@ -169,8 +169,7 @@ def _cut(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _check_kept(name: str, value: Any, levels: int) -> None:
     """Refuses what would make a record that is no JSON, or cannot be written at all."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{name!r} has the number {value}, which JSON cannot say")
+    _check_number(name, value)
     if not isinstance(value, dict | list):
         return
     if not levels:
@@ -179,9 +178,14 @@ def _check_kept(name: str, value: Any, levels: int) -> None:
         _check_kept(name, part, levels - 1)
 
 
+def _check_number(name: str, value: Any) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name!r} has the number {value}, which JSON cannot say")
+
+
 def outputs(fields: dict[str, Any]) -> tuple[str, ...]:
     """The reference answers of a line; none is allowed: the answer is then not scored."""
-    name = "output" if fields.get("outputs") is None else "outputs"
+    name = "output" if fields.get("outputs") in (None, []) else "outputs"
     found = fields.get(name)
     if found is None:
         return ()
@@ -189,6 +193,8 @@ def outputs(fields: dict[str, Any]) -> tuple[str, ...]:
         found = [found]
     if not isinstance(found, list):
         raise ValueError(f"'outputs' is not a list but a {type(found).__name__}")
+    for output in found:
+        _check_number(name, output)
     found = [str(o) if isinstance(o, int | float) and not isinstance(o, bool) else o for o in found]
     for output in found:
         _check_text(name, output)
