@@ -16,6 +16,8 @@ def of(path: pathlib.Path) -> str:
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     columns = {"dense": "exact", "star": "star", "0": "star without anchor"}
+    if any(row["kind"] == "streaming" for row in rows):
+        columns["streaming"] = "sinks and a window"
     cells: dict[tuple[str, int], dict[str, str]] = {}
     for row in rows:
         column = "0" if row["anchor_size"] == "0" else row["kind"]
@@ -25,6 +27,6 @@ def of(path: pathlib.Path) -> str:
     lines = []
     for (task, length), found in cells.items():
         worth = f"{float(found['star']) - float(found['0']):+.1f}"
-        scores = (found[column] for column in columns)
+        scores = (found.get(column, "") for column in columns)
         lines.append([TASKS[task], str(length), found["n"], *scores, worth])
     return markdown.table(head, lines)

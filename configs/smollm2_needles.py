@@ -2,8 +2,9 @@
 
     python -m tools.smollm2
     python -m star_jax.eval --config=configs/smollm2_needles.py
-    for n in 1024 2048 4096; do
-        python -m tools.prose_needles --output=results/smollm2_prose/$n/prose.jsonl --length=$n
+    for n in 1024 2048 4096 8192; do
+        python -m tools.prose_needles --output=results/smollm2_prose/$n/prose.jsonl \\
+            --length=$n --num_samples=100 --asked=4
     done
     python -m star_jax.eval --config=configs/smollm2_needles.py:prose
 
@@ -25,7 +26,9 @@ from star_jax.eval.config import (
 DATA = {
     "noise": DataConfig(suite="ruler", tasks="niah_single_1", lengths="1024,2048,4096,8192"),
     "prose": DataConfig(
-        suite="jsonl", path="results/smollm2_prose/{length}/prose.jsonl", lengths="1024,2048,4096"
+        suite="jsonl",
+        path="results/smollm2_prose/{length}/prose.jsonl",
+        lengths="1024,2048,4096,8192",
     ),
 }
 
@@ -34,10 +37,16 @@ def get_config(haystack: str = "noise") -> EvalConfig:
     if haystack not in DATA:
         raise ValueError(f"{haystack=} is none of {', '.join(DATA)}")
     data = DATA[haystack]
-    data.num_samples, data.batch_size, data.template = 20, 5, "chat"
+    data.template = "chat"
+    if haystack == "noise":
+        dtype, kinds, data.num_samples, data.batch_size = "float32", "dense,star", 20, 5
+    else:
+        dtype, kinds, data.num_samples, data.batch_size = "bfloat16", "dense,star,streaming", 100, 4
     return EvalConfig(
-        model=ModelConfig(path="checkpoints/smollm2", dtype="float32"),
-        attention=AttentionConfig(kind="dense,star", block_size="L/4", anchor_size="b,0"),
+        model=ModelConfig(path="checkpoints/smollm2", dtype=dtype),
+        attention=AttentionConfig(
+            kind=kinds, block_size="L/4", anchor_size="b,0", sinks="16", window="L/4"
+        ),
         mesh=MeshConfig(),
         data=data,
         generation=GenerationConfig(max_new_tokens=12),

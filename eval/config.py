@@ -162,14 +162,14 @@ def _check_data(data: DataConfig) -> None:
         raise ValueError(f"data.num_samples={data.num_samples} must be at least 1, or -1: all")
     if data.batch_size < 0:
         raise ValueError(f"data.batch_size={data.batch_size} must be at least 1, or 0: mesh.data")
+    if data.metric and data.suite != "jsonl":
+        raise ValueError(
+            f"data.metric={data.metric!r} is for data.suite='jsonl'; {data.suite} has its own"
+        )
     if data.path and data.suite == "ruler":
         raise ValueError(
             f"data.path={data.path!r} is for the other suites; data.suite='ruler' generates its "
             "questions, and files that its scripts wrote are read by data.suite='jsonl'"
-        )
-    if data.metric and data.suite != "jsonl":
-        raise ValueError(
-            f"data.metric={data.metric!r} is for data.suite='jsonl'; {data.suite} has its own"
         )
     SUITES[data.suite].check(data)
 

@@ -44,7 +44,8 @@ def test_needles_are_found_as_recorded(tmp_path: pathlib.Path, haystack: str) ->
             "config.output_dir": str(output),
         }
         if haystack == "prose":
-            run("tools.prose_needles", f"--output={lines}", f"--length={length}")
+            text = (f"--output={lines}", f"--length={length}", f"--num_samples={count}")
+            run("tools.prose_needles", *text, "--asked=4")
             flags["config.data.path"] = str(lines)
         run("star_jax.eval", *(f"--{name}={value}" for name, value in flags.items()))
         found |= scores(output / "summary.csv")
