@@ -37,8 +37,10 @@ def test_needles_are_found_as_recorded(tmp_path: pathlib.Path, haystack: str) ->
     asked = {length: count for (_, length, _), (_, count) in recorded.items()}
     for length, count in asked.items():
         lines, output = tmp_path / length / "prose.jsonl", tmp_path / f"{length}-out"
+        kinds = {row.partition("_")[0] for _, of, row in recorded if of == length}
         flags = {
             "config": f"configs/smollm2_needles.py:{haystack}",
+            "config.attention.kind": ",".join(sorted(kinds)),
             "config.data.lengths": length,
             "config.data.num_samples": str(count),
             "config.output_dir": str(output),
