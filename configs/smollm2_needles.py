@@ -9,10 +9,10 @@
     python -m star_jax.eval --config=configs/smollm2_needles.py:prose
 
 Scores: `benchmarks/results/smollm2_needles.csv`, the runs' `summary.csv` one after the other. Each
-length ran by itself. Noise (`--config.data.lengths=4096 --config.data.num_samples=10`): 10 questions
-at 4096, 5 at 8192; those from 2048 on took 76 minutes of two CPU cores, beside other work. Prose, on
-JAX 0.12: 100 questions, four of each text, in 50 minutes of one core up to 4096; at 8192 52 of them,
-without streaming, in 45 minutes beside other work.
+length ran by itself. Noise (`--config.data.lengths=4096 --config.data.num_samples=10`): 10
+questions at 4096, 5 at 8192; those from 2048 on took 76 minutes of two CPU cores, beside other
+work. Prose, on JAX 0.12: 100 questions, four of each text, in an hour of one core up to 4096; at
+8192 52 of them, without streaming, in half an hour.
 niah_multikey_2 is not asked: at 1024 tokens the model finds none of four by exact attention.
 """
 
