@@ -287,6 +287,14 @@ def test_a_sample_that_would_shrink_for_ever_is_refused() -> None:
         make("vt", mode="star", count_tokens=lambda text: 4 * words(text))
 
 
+def test_a_length_too_short_for_the_first_step_is_said_in_its_units() -> None:
+    with pytest.raises(ValueError, match="length=49 is too short: with 5 lines there are 50 tok"):
+        Steps(5, 20, 20).find(lambda n: 10 * n, 49, "lines")
+    assert Steps(5, 20, 20).find(lambda n: 10 * n, 50, "lines") == 5
+    with pytest.raises(ValueError, match="multikey_3: length=140 is too short: with 5 lines there"):
+        make("niah_multikey_3", mode="ruler", length=140)
+
+
 def test_unknown_mode() -> None:
     with pytest.raises(ValueError, match="mode='paper' is unknown; known"):
         make("vt", mode="paper")

@@ -33,7 +33,7 @@ WHERE = {
         MeshConfig(context=8),
     ),
     "smollm2": (
-        ModelConfig(path="checkpoints/smollm2", dtype="float32"),
+        ModelConfig(path="checkpoints/smollm2", dtype="bfloat16"),
         DataConfig(
             tasks="niah_multikey_1,fwe",
             lengths="1024,2048",

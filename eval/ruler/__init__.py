@@ -108,7 +108,10 @@ class Maker:
             raise ValueError(f"{self.mode=} fits each sample by itself")
         more = self.request.count_tokens(steps.answer) if steps.answer else 0
         count = self._counter(draft, more=more, context_only=steps.context_only)
-        return steps.find(count, self.request.length, draft.unit)
+        try:
+            return steps.find(count, self.request.length, draft.unit)
+        except ValueError as error:
+            raise ValueError(f"{self.task}: {error}") from None
 
     def _draft(self, index: int, stream: str = "") -> Draft:
         request = dataclasses.replace(self.request, index=index)

@@ -59,11 +59,14 @@ class Steps:
           ValueError: not even the first fits, or `beyond`.
         """
 
+        if (tokens := count(self.first)) > limit:
+            raise ValueError(_too_short(limit, self.first, unit, tokens))
+
         def stepped(k: int) -> int:
             n = self.first + k * self.step
             return count(n) if self.most is None or n <= self.most else limit + n - self.most
 
-        size = self.first + self.step * largest(stepped, limit, least=0, unit=unit)[0]
+        size = self.first + self.step * largest(stepped, limit, least=0)[0]
         if self.most is None or size + self.step <= self.most:
             return size
         if self.beyond:
@@ -79,8 +82,8 @@ class Steps:
         while (tokens := count(size)) > limit:
             if size - self.back < draft.least:
                 raise ValueError(
-                    f"length={limit} is too short: with {size} {draft.unit} there are {tokens} "
-                    f"tokens, and the published scripts take {self.back} off at once"
+                    f"{_too_short(limit, size, draft.unit, tokens)}, and the published scripts "
+                    f"take {self.back} off at once"
                 )
             size -= self.back
         return size
@@ -128,9 +131,7 @@ def largest(
     """
     first = best = count(least)
     if first > limit:
-        raise ValueError(
-            f"length={limit} is too short: with {least} {unit} there are {first} tokens"
-        )
+        raise ValueError(_too_short(limit, least, unit, first))
     low, high, over, halve = least, 0, 0, False
     n = least + min(_PROBE, max(1, (limit - first) // 20))
     while not high or high - low > 1:
@@ -178,3 +179,7 @@ def largest_by(
         else:
             high = n
     return low, best
+
+
+def _too_short(limit: int, size: int, unit: str, tokens: int) -> str:
+    return f"length={limit} is too short: with {size} {unit} there are {tokens} tokens"
