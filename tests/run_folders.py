@@ -16,10 +16,12 @@ from star_jax.eval.config import (
     MeshConfig,
     ModelConfig,
 )
+from star_jax.eval.reporting import build
 from star_jax.eval.suites import Cell
 from star_jax.runs import records
 
 Score = Callable[[str, str, int | None, int], float | None]  # row, task, length, index
+DPI = 40  # small pictures are drawn fast
 
 
 def write(
@@ -137,3 +139,12 @@ def change(
     for path in paths:
         lines = how([json.loads(line) for line in path.read_text().splitlines()])
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def report(
+    *directories: pathlib.Path, output: pathlib.Path | None = None, tolerance: float = 1.0
+) -> tuple[str, pathlib.Path]:
+    """Builds the report of runs; returns its page and its directory."""
+    output = output or directories[0] / "report"
+    build.build(list(map(str, directories)), output=str(output), tolerance=tolerance, dpi=DPI)
+    return (output / "index.html").read_text(), output
