@@ -44,6 +44,12 @@ class Kernels:
         moved = [i.elements for i in wave.moves(keys)]
         assert moved == (LAYERS - 1) * [keys * config.num_heads // config.num_kv_heads]
 
+    def check_streaming(self):
+        """Two kernels a layer, for the window and the sinks, over keys that are gathered once."""
+        streaming = self.program("streaming")
+        assert launches(streaming) == 2 * (LAYERS - 1)
+        assert streaming.collectives() == {"all-gather": LAYERS - 1}
+
     def check_query(self):
         """Context and tail: two kernels a layer; two collectives."""
         ask = self.program("ask")

@@ -109,6 +109,9 @@ class Programs:
     def ulysses(self):
         return self._exact(star_jax.Ulysses())
 
+    def streaming(self):
+        return self._exact(star_jax.Streaming(sinks=1000, window=8000))
+
     def _exact(self, attention):
         tokens = self._array((1, self.context * self.shapes.block), mesh_lib.BLOCKS)
         program = exact.program(self._runtime, attention)

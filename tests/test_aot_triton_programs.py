@@ -10,6 +10,6 @@ from kernel_programs import Kernels
 AMPERE = Kernels("triton", "a100")
 
 
-@pytest.mark.parametrize("program", ["first_wave", *further("decode")])
+@pytest.mark.parametrize("program", ["first_wave", *further("decode", "streaming")])
 def test_the_program(program):
     getattr(AMPERE, f"check_{program}")()

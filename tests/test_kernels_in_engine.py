@@ -8,7 +8,7 @@ import tiny
 from further import further
 
 import star_jax
-from star_jax import Dense, Engine, Ring, Star, Ulysses
+from star_jax import Dense, Engine, OtherAnchor, Ring, Star, Streaming, Ulysses
 from star_jax.attention import triton
 
 LENGTH, QUERY = 150, 5
@@ -43,9 +43,10 @@ def answer(attention, implementation):
     "attention",
     [
         Star(block_size=32, anchor_size=20),
-        *further(Ring(), Ulysses()),
+        Streaming(sinks=8, window=40),
+        *further(Ring(), Ulysses(), OtherAnchor(block_size=32, anchor_size=20, content="random")),
     ],
-    ids=["star", "ring", "ulysses"],
+    ids=["star", "streaming", "ring", "ulysses", "random"],
 )
 def test_the_kernels_serve_every_kind_of_attention(attention, interpreted):
     expected, _ = answer(attention, "xla")

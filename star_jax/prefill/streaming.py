@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jax.stages import Wrapped
 
 from star_jax.array_typing import Array, Int, Keys, Positions, Queries, Values
-from star_jax.attention import Segment
+from star_jax.attention import Segment, merge
 from star_jax.cache.sharded import ROUND, Cache, Kept, Shards, eighths
 from star_jax.models import Decoder, DecoderConfig, LayerSpec
 from star_jax.prefill.dense import Dense, Gathered
@@ -135,11 +135,12 @@ class Streamed(Gathered):
     def __call__(
         self, spec: LayerSpec, q: Queries, k: Keys, v: Values, state: Array
     ) -> tuple[Queries, None]:
+        attend = self.runtime.attention(dataclasses.replace(spec, window=self.window))
         k, v = state
-        segments = [Segment(k, v, causal=True, offset=self.offset, window=self.window)]
+        part = attend(q, [Segment(k, v, causal=True, offset=self.offset, window=self.window)])
         if self.sinks:
-            # Those that the window has left behind.
+            # Those that the window has left behind: a second call, as kernels have one mask.
             left = self.offset - self.window
             k, v = k[:, : self.sinks], v[:, : self.sinks]
-            segments.insert(0, Segment(k, v, causal=True, offset=left))
-        return self.runtime.attention(spec)(q, segments).out, None
+            part = merge(part, attend(q, [Segment(k, v, causal=True, offset=left)]))
+        return part.out, None

@@ -5,13 +5,14 @@ Later waves and queries are in `tests/large`.
 
 import aot
 import pytest
+from further import further
 from kernel_programs import Kernels
 from programs import GEMMA, Programs
 
 HOPPER = Kernels("mosaic", "h200")
 
 
-@pytest.mark.parametrize("program", ["first_wave", "decode"])
+@pytest.mark.parametrize("program", ["first_wave", "decode", *further("streaming")])
 def test_the_program(program):
     getattr(HOPPER, f"check_{program}")()
 
