@@ -18,8 +18,10 @@ from fake_engine import FakeContext
 
 import star_jax
 from star_jax import Answer, Engine, Star, make_mesh, models
+from star_jax.generate.sampling import GREEDY
 from star_jax.lm_eval import __main__ as command
 from star_jax.lm_eval.arguments import Arguments
+from star_jax.lm_eval.generation import Generation
 from star_jax.lm_eval.model import StarJax
 from star_jax.text.tokenizer import Tokenizer
 
@@ -249,6 +251,7 @@ def test_answers_come_in_the_order_of_the_requests_whatever_is_asked_together() 
         ({"until": ["a", "", "</s>"], "do_sample": False, "temperature": 1}, 256, ("a", "</s>"), 0),
         ({"do_sample": True, "temperature": 0.5, "top_p": 0.9}, 256, ("</s>",), 0.5),
         ({"temperature": 0.5, "max_tokens": 2}, 2, ("</s>",), 0.5),
+        ({"temperature": 0, "do_sample": None}, 256, ("</s>",), 0),
     ],
 )
 def test_generation_kwargs_mean_what_they_mean_in_the_harness(
@@ -262,11 +265,62 @@ def test_generation_kwargs_mean_what_they_mean_in_the_harness(
 
 
 @pytest.mark.parametrize(
-    "given", [{"num_beams": 2}, {"penalty_alpha": 1}, {"max_gen_toks": 0}, {"max_gen_toks": 4096}]
+    "given",
+    [
+        *({"num_beams": 2}, {"penalty_alpha": 1}, {"max_gen_toks": 0}, {"max_gen_toks": 4096}),
+        *({"do_sample": True}, {"do_sample": True, "temperature": 0.0, "top_p": 0.9}),
+    ],
 )
 def test_generation_kwargs_that_cannot_be_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(given))):
         ask([NOISE], given)
+
+
+def test_what_generation_kwargs_do_not_say_is_as_the_checkpoint_has_it() -> None:
+    penalty = {"repetition_penalty": 1.1, "top_k": 20, "temperature": 0.7, "do_sample": True}
+    how = Generation.of({}, eos="</s>", defaults=penalty).sampling
+    assert (how.temperature, how.repetition_penalty) == (0, 1.1)
+    how = Generation.of({"temperature": 0.5, "top_k": 3}, eos="</s>", defaults=penalty).sampling
+    assert (how.temperature, how.repetition_penalty, how.top_k) == (0.5, 1.1, 3)
+    how = Generation.of({"repetition_penalty": 1.0}, eos="</s>", defaults=penalty).sampling
+    assert how.repetition_penalty == 1
+    for defaults in (
+        {"no_repeat_ngram_size": 3},
+        {"num_beams": 4},
+        {"suppress_tokens": [7]},
+        {"forced_eos_token_id": 2},
+    ):
+        with pytest.raises(NotImplementedError, match=f"json: {next(iter(defaults))}=.* is not"):
+            Generation.of({}, eos="</s>", defaults=defaults)
+    drawn: dict[str, Any] = {
+        "typical_p": 0.9,
+        "bad_words_ids": None,
+        "num_beams": 1,
+        "suppress_tokens": [],
+    }
+    assert Generation.of({}, eos="</s>", defaults=drawn).sampling == GREEDY
+    assert Generation.of({"num_beams": 1}, eos="", defaults={"num_beams": 4}).sampling == GREEDY
+    with pytest.raises(NotImplementedError, match="typical_p"):
+        Generation.of({"temperature": 1}, eos="</s>", defaults=drawn)
+
+
+def test_a_penalty_in_the_checkpoint_counts_as_in_the_harness_own_adapter(
+    tmp_path: pathlib.Path,
+) -> None:
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    directory = tmp_path / "penalty"
+    shutil.copytree(CHECKPOINT, directory)
+    given: dict[str, Any] = {"until": [], "max_gen_toks": 16}
+    (request,) = [Instance("generate_until", {}, ("The sky is", given), 0)]
+    ours = StarJax(engine(), directory=str(directory))
+    (plain,) = ours.generate_until([request], disable_tqdm=True)
+    path = directory / "generation_config.json"
+    defaults = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(defaults | {"repetition_penalty": 20.0, "top_k": 5}))
+    theirs = HFLM(str(directory), device="cpu", dtype="float32").generate_until([request])
+    assert ours.generate_until([request], disable_tqdm=True) == theirs != [plain]
 
 
 def test_a_chat_template_is_that_of_transformers(tmp_path: pathlib.Path) -> None:
@@ -286,6 +340,24 @@ def test_a_chat_template_is_that_of_transformers(tmp_path: pathlib.Path) -> None
     assert "[{{ m.role }}]" in (ours.chat_template(True) or "")
 
 
+def test_a_template_that_refuses_a_system_message_gets_none(tmp_path: pathlib.Path) -> None:
+    """As in the harness's own adapter: it says a task's description as one."""
+    shutil.copytree(CHECKPOINT, tmp_path / "chat")
+    (tmp_path / "chat" / "chat_template.jinja").write_text(
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
+        "{% elif m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
+        "{{ m.content }}|{% endfor %}{{ enable_thinking }}"
+    )
+    user = {"role": "user", "content": "Hi"}
+    system = {"role": "system", "content": "Be brief."}
+    for thinks, said in ((None, ""), (False, "False"), (True, "True")):
+        ours = StarJax(Recorder(), directory=str(tmp_path / "chat"), enable_thinking=thinks)
+        assert ours.apply_chat_template([system, user]) == f"Hi|{said}"
+    for role in ("tool", "system"):
+        with pytest.raises(ValueError, match="the chat template refuses a prompt: no tools"):
+            ours.apply_chat_template([{**system, "role": role}, {**user, "role": "tool"}])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -301,6 +373,8 @@ def test_a_chat_template_is_that_of_transformers(tmp_path: pathlib.Path) -> None
         ("pretrained=x,attention=dense,max_length=0", "max_length=0 must be at least 1"),
         ("pretrained=x,attention=dense,batch_size=auto", "batch_size='auto' must be an integer"),
         ("pretrained=x,attention=dense,context=99", "context=99"),
+        ("pretrained=x,attention=dense,enable_thinking=no", "enable_thinking='no' must be True"),
+        ("pretrained=/nowhere,attention=dense,trust_remote_code=True", "/nowhere"),
         ("pretrained=/nowhere,attention=dense", "/nowhere"),
     ],
 )

@@ -54,6 +54,8 @@ def test_ruler_is_cut_where_our_suite_cuts_it(task: str, header: str) -> None:
         ),
         ("", "Which of the two?\nA. the first\nB. the second\n\nAnswer:"),
         ("", "Which of the two?\n(A) the first\n(B) the second"),
+        ("", "Which colour?\nA) blue\nB) red\n\nAnswer with one letter.\nAnswer:"),
+        ("", "Is the sky blue?\nOptions:\n- Yes\n- No\nAnswer:"),
     ],
 )
 def test_a_question_is_found_by_its_label_or_as_the_last_line(
@@ -61,6 +63,15 @@ def test_a_question_is_found_by_its_label_or_as_the_last_line(
 ) -> None:
     text = HEADERS[header].format(f"{before}{CONTEXT}\n{asked}")
     assert query(text).startswith(asked)
+
+
+@pytest.mark.parametrize("header", [name for name in HEADERS if name != "none"])
+@pytest.mark.parametrize("begun", ["The answer is", "Let me see.\n\nIt is the"])
+def test_what_an_answer_begins_with_is_a_cue(begun: str, header: str) -> None:
+    asked = HEADERS[header].format(f"{CONTEXT}\nWhere is Mary?") + begun
+    assert query(asked).startswith("Where is Mary?")
+    again = query(f"{asked}<|end|>\n{HEADERS[header].format('Where is John?')}")
+    assert "Where is John?" in again and begun not in again
 
 
 @pytest.mark.parametrize(

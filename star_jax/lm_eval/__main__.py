@@ -16,6 +16,7 @@ The command line is the harness's own (run, ls, validate). Of the model `star_ja
   max_length               tokens of prompt and answer; the model's positions unless it is given
   cut                      where a prompt's query begins: auto (at the task's question, or its last
                            line), line (its last line), or a number: so many tokens at its end
+  enable_thinking          True or False, for chat templates that know of it
 
 --batch_size is the number of contexts that are encoded at once.
 """

@@ -36,6 +36,7 @@ class Arguments:
     cpu_devices: Any = 0
     max_length: Any = None
     cut: Any = "auto"
+    enable_thinking: Any = None
     batch_size: Any = 1
 
     @classmethod
@@ -55,6 +56,8 @@ class Arguments:
         _check_known("dtype", self.dtype, tuple(DTYPES))
         whole("cpu_devices", self.cpu_devices, least=0)
         check_requests(self.batch_size, self.max_length, self.cut)
+        if self.enable_thinking not in (None, True, False):
+            raise ValueError(f"enable_thinking={shown(self.enable_thinking)} must be True or False")
 
     def load(self) -> tuple[Engine, str]:
         """The engine, and the checkpoint's directory.

@@ -6,8 +6,8 @@ into the query. It begins at the first of these places that leaves a query which
 1. what RULER's and other tasks ask with, or a line that begins with a label like `Question:`; of
    each such pattern, its last match;
 2. the last line that is more than a cue for the answer. Cues are lines without a word, lines that
-   end in a colon, an option of a choice like `(B) ...`, and the header of an answer in a chat
-   template.
+   end in a colon, an option of a choice like `(B) ...` or `- ...`, `Answer with ...`, and in a chat
+   template all of the answer's turn: its header, and what the answer is made to begin with.
 
 Where neither is short, the last `TAIL` tokens are the query. RULER's patterns: NOTICE.
 """
@@ -33,7 +33,14 @@ _QUESTIONS = tuple(
 )
 _CUE = re.compile(
     r"(?:\W*|.*[:\uff1a])\s*(?:<\S+>\w*|\[/\w+\])?"
-    r"|(?:\([A-J]\)|[A-J][.):]) .*"  # an option
+    r"|(?:\([A-J]\)|[A-J][.):]|[-*\u2022]) .*"  # an option
+    r"|Answer (?:with|by|in|using)\b.*"
+)
+_TAG = r"<[^<>\s]{1,40}>"
+_ANSWERS_TURN = re.compile(
+    rf"(?:{_TAG}\s*(?:assistant|model)\b(?:{_TAG})?|<[^<>\s]{{0,9}}assistant[^<>\s]{{0,9}}>|\[/INST\])"
+    rf"(?:(?!{_TAG}|\[INST\]).){{0,{MOST}}}\Z",
+    re.DOTALL,
 )
 
 
@@ -50,7 +57,8 @@ def query_start(text: str, *, patterns: bool) -> int | None:
 
 def _last_line(text: str) -> int:
     """Where the last line begins that is more than a cue; 0 if there is none."""
-    end = len(text)
+    turn = _ANSWERS_TURN.search(text, max(len(text) - 2 * MOST, 0))
+    end = len(text) if turn is None else turn.start()
     while end > 0:
         start = text.rfind("\n", 0, end) + 1
         if end - start > MOST or not _CUE.fullmatch(text[start:end].strip()):

@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import jinja2
 import lm_eval.models  # the harness registers its own only where it finds none
 import lm_eval.utils
 import numpy as np
@@ -36,7 +37,7 @@ from star_jax.cache.context import ContextBatch
 from star_jax.engine import Engine
 from star_jax.lm_eval.arguments import Arguments, check_requests
 from star_jax.lm_eval.cut import TAIL, query_start
-from star_jax.lm_eval.generation import MAX_GEN_TOKS, Generation
+from star_jax.lm_eval.generation import MAX_GEN_TOKS, Generation, defaults_of
 from star_jax.runtime import mesh as mesh_lib
 from star_jax.sizes import shown
 from star_jax.text.prompt import Prompt
@@ -66,6 +67,7 @@ class StarJax(TemplateLM):
         batch_size: Any = 1,
         max_length: Any = None,
         cut: Any = "auto",
+        enable_thinking: Any = None,
     ):
         """Wraps an engine; the harness makes one of --model_args, by `create_from_arg_obj`.
 
@@ -75,6 +77,7 @@ class StarJax(TemplateLM):
         super().__init__()
         check_requests(batch_size, max_length, cut)
         self.engine, self.directory, self.cut = engine, directory, cut
+        self.template_args = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
         self.batch_size = max(batch_size, engine.mesh.shape[mesh_lib.DATA])
         self.max_length = max_length or engine.config.max_position_embeddings
         self.max_gen_toks = MAX_GEN_TOKS
@@ -93,10 +96,12 @@ class StarJax(TemplateLM):
         """Of the command's other settings, only --batch_size counts: a text, or None."""
         size = (additional_config or {}).get("batch_size") or 1
         size = int(size) if isinstance(size, str) and size.isdecimal() else size
-        given = Arguments.of({"batch_size": size, **arg_dict})
+        # The harness adds trust_remote_code for its data sets; a checkpoint's code is never run.
+        told = {name: value for name, value in arg_dict.items() if name != "trust_remote_code"}
+        given = Arguments.of({"batch_size": size, **told})
         engine, directory = given.load()
-        of_requests = {name: getattr(given, name) for name in ("batch_size", "max_length", "cut")}
-        return cls(engine, directory=directory, **of_requests)
+        names = ("batch_size", "max_length", "cut", "enable_thinking")
+        return cls(engine, directory=directory, **{name: getattr(given, name) for name in names})
 
     @property
     def eot_token_id(self) -> int:
@@ -123,12 +128,23 @@ class StarJax(TemplateLM):
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        return self.tokenizer.apply_chat_template(
-            chat_history,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-        )
+        """The text of a dialogue; without its system message where the template refuses one."""
+        how = {
+            "tokenize": False,
+            "add_generation_prompt": add_generation_prompt,
+            "continue_final_message": not add_generation_prompt,
+            **self.template_args,
+        }
+        turns = chat_history
+        while True:
+            try:
+                return self.tokenizer.apply_chat_template(turns, **how)
+            except jinja2.exceptions.TemplateError as e:
+                fewer = [turn for turn in turns if turn["role"] != "system"]
+                if len(fewer) == len(turns):
+                    raise ValueError(f"the chat template refuses a prompt: {e}") from e
+                _log.warning("the chat template refuses a system message, so none is said: %s", e)
+                turns = fewer
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
@@ -192,9 +208,10 @@ class StarJax(TemplateLM):
         """What is drawn follows from --seed, and from a request's place among the others."""
         seeds = np.random.randint(2**32, size=len(requests), dtype=np.uint64).tolist()
         eos = self.engine.tokenizer.decode([self.eot_token_id])
+        defaults = defaults_of(self.directory)
         questions: dict[Generation, list[Question]] = {}
         for i, (prompt, given) in enumerate(request.args for request in requests):
-            how = Generation.of(given, eos=eos)
+            how = Generation.of(given, eos=eos, defaults=defaults)
             if (room := self.max_length - how.max_new_tokens) < 1:
                 raise ValueError(
                     f"{given=} leaves no room for a prompt in {self.max_length} tokens"
