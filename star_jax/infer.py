@@ -339,8 +339,7 @@ def _answer(
             n_context_tokens=len(context),
             n_query_tokens=len(query),
         )
-        given = {name: line.fields[name] for name in jsonl.KEPT if name in line.fields}
-        found.append({**fields, **given, "index": _index(line), **seconds})
+        found.append({**fields, "index": _index(line), **seconds})
     return found
 
 

@@ -52,6 +52,9 @@ def main(argv: Sequence[str]) -> None:
         names = "ruler" if _DOWNLOAD.value == "true" else _DOWNLOAD.value
         download.download(items("--download", names), _SOURCES.value, only=_ONLY.value)
         return
+    for name, value in (("--sources", _SOURCES.value), ("--only", _ONLY.value)):
+        if value:
+            raise ValueError(f"{name} is of --download; questions are drawn from data.sources")
     if _CONFIG.value is None:
         raise ValueError("missing --config; --help says what there is")
     prepare(config_lib.resolve(_CONFIG.value), _OUTPUT.value)

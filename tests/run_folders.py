@@ -102,6 +102,7 @@ def record(
         "input_context": f"context {seed} {task} {length} {index}",
         "input_query": f"what is {index}?",
         "outputs": [] if given is None and not likelihood else [str(index)],
+        "others": {},
         "score": given,
         "metric": metric,
         **likelihood,

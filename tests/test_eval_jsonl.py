@@ -42,7 +42,7 @@ def test_reads_the_references_format(tmp_path: pathlib.Path) -> None:
     )
     lines = jsonl.read(path)
     assert [line.sample for line in lines] == [
-        Sample(4, "c", "q", ("a", "b"), length=12),
+        Sample(4, "c", "q", ("a", "b"), length=12, given={"others": {"x": 1}, "length": 12}),
         Sample(0, "é中\u2028x", "q", ("a",)),
         Sample(9, "c", "q", ()),
         Sample(8, "c", "q", ()),

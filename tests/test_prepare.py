@@ -20,7 +20,7 @@ from test_eval_kill import CONFIG
 from test_eval_runner import _here, make, run
 
 from star_jax import prepare as command
-from star_jax.eval import config
+from star_jax.eval import config, load
 from star_jax.eval.prepared import lines, manifest, reading
 from star_jax.eval.suites import SUITES, Cell
 from star_jax.runs.sample import Sample
@@ -69,7 +69,7 @@ def test_a_line_keeps_a_sample_and_its_token_ids() -> None:
     for sample in (
         Sample(3, context, query, ("a", "b"), ((4, 9),), 17, {"question": "x", "n": [1]}),
         Sample(-1, "plain </s>", Prompt.template("q"), ()),
-        Sample(0, Prompt(()), "q", ("a",)),
+        Sample(0, Prompt(()), "q", ("a",), given={"others": {"id": "x7"}, "length": "8k"}),
     ):
         text = json.dumps(lines.fields(sample)).encode()
         again = lines.parse(text)
@@ -153,7 +153,10 @@ def test_the_users_own_lines_are_prepared_too(here: pathlib.Path) -> None:
     """With the name of their file as the task, and an index that is no position."""
     (here / "mine.jsonl").write_text(
         "".join(
-            json.dumps({"index": i, "input_context": f"c {i}\n", "input_query": "q", "output": "a"})
+            json.dumps(
+                {"index": i, "input_context": f"c {i}\n", "input_query": "q", "output": "a"}
+                | {"others": {"id": f"x{i}"}}
+            )
             + "\n"
             for i in (7, 3)
         )
@@ -170,10 +173,22 @@ def test_the_users_own_lines_are_prepared_too(here: pathlib.Path) -> None:
     run(**given, output_dir="drawn")
     run(**given, output_dir="read", data__prepared="there")
     assert results(here / "drawn") == results(here / "read")
+    for folder in ("drawn", "read"):
+        assert {(a["index"], a["others"]["id"]) for a in load(folder)} == {(7, "x7"), (3, "x3")}
     with (here / "mine.jsonl").open("a") as file:
         file.write("\n")
     with pytest.raises(ValueError, match=r"all/mine\.jsonl was prepared .* data\.path was \{'mine"):
         run(**given, output_dir="other", data__prepared="there")
+
+
+def test_a_kill_within_the_first_manifest_leaves_nothing_in_the_way(here: pathlib.Path) -> None:
+    (here / "there").mkdir()
+    (here / "there/manifest.json.part").write_text('{"form')
+    run(data__num_samples=1, data__prepared="there", output_dir="drawn")
+    prepare(data__num_samples=1)
+    assert "there/manifest.json.part" not in files()
+    run(data__num_samples=1, data__prepared="there", output_dir="read")
+    assert results(here / "drawn") == results(here / "read")
 
 
 def test_the_label_of_a_task_is_not_of_its_name(here: pathlib.Path) -> None:
@@ -270,7 +285,7 @@ def test_what_was_damaged_is_named(here: pathlib.Path) -> None:
         b"[]",
         b"{}",
         listed[:-5],
-        listed.replace(b'"format": 1', b'"format": 2'),
+        listed.replace(b'"format": 2', b'"format": 1'),
     ):
         pathlib.Path("there/manifest.json").write_bytes(torn)
         refused("not a manifest of prepared questions")
@@ -303,6 +318,8 @@ def test_another_version_that_draws_otherwise_is_noticed(
         (["--config=config.py", "--output=o", "--config.data.sed=2"], "did you mean data.seed"),
         (["--config=config.py", "--output=o", "--config.model.path=no"], "'no' is not a dir"),
         (["--config=config.py", "--output=checkpoint"], "checkpoint has files, and no manifest"),
+        (["--config=config.py", "--output=o", "--sources=s"], "--sources is of --download"),
+        (["--config=config.py", "--output=o", "--only=*"], "--only is of --download"),
     ],
 )
 def test_what_is_typed_wrong_is_one_line(

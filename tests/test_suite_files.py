@@ -301,7 +301,7 @@ def test_a_missing_piece_or_package_is_one_line(
         ("base", {"outputs": ["a", "b"]}, "'outputs' has 2 answers, and not 1"),
         ("base", {"outputs": None}, "'outputs' has 0 answers, and not 1"),
         ("base", {"input_query": 3}, "'input_query' is not a string but a int"),
-        ("base", prepared(1, "llama3"), "has not been prepared for data.template='base'"),
+        ("base", prepared(1, "llama3"), "for data.template='base'; it fits llama3"),
         ("llama3", prepared(1, "base"), "has not been prepared for data.template='llama3'"),
         ("llama3", {"input_query": "Question: a?"}, "'input_query' does not end as data.template="),
         ("base", {"answer_prefix": "A:"}, "it has an 'answer_prefix', and BABILong's lines have"),

@@ -182,7 +182,8 @@ class _Prepared(Source):
         context, query, question = self._texts(fields)
         outputs = jsonl.outputs(fields)
         facts = {"task": self._task, "question": question}
-        return Sample(self.indices[position], context, query, outputs, facts=facts)
+        given = jsonl.given(fields)
+        return Sample(self.indices[position], context, query, outputs, facts=facts, given=given)
 
     def _texts(self, fields: dict[str, Any]) -> tuple[Text, Text, str]:
         """Context, query, and the question in it; what a template wrote is known as that.
@@ -195,7 +196,10 @@ class _Prepared(Source):
         before, after = TEMPLATES.get(template, ("", ""))
         is_plain = not context.startswith(_BEGIN)
         if is_plain != (not before) or not context.startswith(before):
-            raise ValueError(f"the line has not been prepared for data.template={template!r}")
+            heads = {name: head for name, (head, _) in TEMPLATES.items() if head}
+            fits = [name for name, head in heads.items() if context.startswith(head)]
+            hint = f"; it fits {', '.join(fits)}" if fits else ""
+            raise ValueError(f"the line has not been prepared for data.template={template!r}{hint}")
         if not query.endswith(after.strip()):
             raise ValueError(f"'input_query' does not end as data.template={template!r} does")
         inner = query.removesuffix(after.strip())

@@ -1,8 +1,9 @@
 """A sample as a line of JSON, and back: the same sample, with the same token ids.
 
 The fields are those of the published files (index, input_context, input_query, outputs, length),
-and what else a sample has: needles, facts, and which parts of a text a template wrote. Parts are
-kept as [characters, whether a template's], one after the other; a text that has none is a user's.
+and what else a sample has: needles, facts, what a user's line had given, and which parts of a text
+a template wrote. Parts are kept as [characters, whether a template's], one after the other; a text
+that has none is a user's.
 """
 
 import itertools
@@ -25,6 +26,7 @@ def fields(sample: Sample) -> dict[str, Any]:
         "length": sample.length,
         "needles": sample.needles,
         "facts": dict(sample.facts),
+        "given": dict(sample.given),
         **_parts("context_parts", sample.context),
         **_parts("query_parts", sample.query),
     }
@@ -47,6 +49,7 @@ def parse(text: bytes) -> Sample:
             needles=tuple((start, end) for start, end in line["needles"]),
             length=line["length"],
             facts=line["facts"],
+            given=line["given"],
         )
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f"not a prepared question ({type(e).__name__}: {e})") from e

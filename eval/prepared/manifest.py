@@ -24,7 +24,7 @@ from star_jax.runs.jsonl import CHAT, DATE
 from star_jax.runs.places import check_regular
 from star_jax.text.tokenizer import Tokenizer
 
-_FORMAT = 1
+_FORMAT = 2
 _PACKAGES = ("tokenizers", "wonderwords")
 
 
@@ -60,10 +60,13 @@ def path_of(directory: str) -> str:
 def is_begun(directory: str) -> bool:
     """Whether there is anything in a directory; it need not be there.
 
+    What a kill leaves of the first manifest is nothing.
+
     Raises:
       NotADirectoryError: it is something else.
     """
-    return os.path.lexists(directory) and bool(os.listdir(directory))
+    torn = os.path.basename(records.part(path_of(directory)))
+    return os.path.lexists(directory) and bool(set(os.listdir(directory)) - {torn})
 
 
 def read(directory: str) -> Manifest:

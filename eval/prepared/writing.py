@@ -49,7 +49,7 @@ def write(directory: str, cells: Sequence[Cell], config: EvalConfig, tokenizer: 
       ValueError: what is there was made with other settings, or damaged; another process writes.
     """
     with places.output_directory(directory):
-        if os.listdir(directory) and not os.path.exists(manifest.path_of(directory)):
+        if manifest.is_begun(directory) and not os.path.exists(manifest.path_of(directory)):
             raise ValueError(
                 f"{directory} has files, and no manifest.json of prepared questions: "
                 "use another directory"

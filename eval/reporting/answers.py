@@ -86,6 +86,7 @@ def load(directory: str | os.PathLike[str]) -> Answers:
         dictionary of what else it has.
       index, question: of the sample, and a hash of its text: equal where questions are the same.
       input_query, outputs, pred: the texts, without the context, which may be long.
+      others: what a line of your own file had under this name.
       score, metric: what the metric says of pred, from 0 to 1; None without outputs.
       logprob, n_scored: where the metric is "perplexity", which has no scores: the log-probability
         of the first of outputs, and how many tokens it has.
@@ -219,7 +220,7 @@ def _record(text: bytes) -> dict[str, Any]:
     return {
         "index": given["index"],
         "question": hashlib.blake2b(asked.encode(errors="replace"), digest_size=8).hexdigest(),
-        **{name: given[name] for name in ("input_query", "outputs", "pred")},
+        **{name: given[name] for name in ("input_query", "outputs", "pred", "others")},
         "score": None if score is None else float(score),
         "metric": metric,
         "logprob": logprob,

@@ -165,6 +165,7 @@ def record(
         "n_generated": len(answer.tokens),
         "stop_reason": answer.stop_reason,
         **({} if answer.seed is None else {"seed": answer.seed}),
+        **sample.given,
     }
 
 

@@ -23,7 +23,7 @@ CHAT = "chat"  # the template that comes with the model
 RENDERED = "rendered"  # the file has texts that were put into a template before
 TEMPLATES = ("base", CHAT, RENDERED)
 DATE = "26 Jul 2024"  # for templates that show one, whenever a run goes on
-KEPT = ("others", "truncation", "length")  # fields that are handed through to the record
+_GIVEN = ("others", "truncation", "length")  # fields that are handed through to the record
 _DEEPEST = 100  # what can just be read could not be written any more
 
 
@@ -138,8 +138,8 @@ def _parse(text: bytes, position: int, place: str) -> Line:
         if not fields[name].strip():
             raise ValueError(f"{name!r} is empty")
     _check_text("answer_prefix", fields.get("answer_prefix", ""))
-    for name in KEPT:
-        _check_kept(name, fields.get(name), _DEEPEST)
+    for name in _GIVEN:
+        _check_given(name, fields.get(name), _DEEPEST)
     index = -1 if fields.get("index") is None else fields["index"]
     if not isinstance(index, int) or isinstance(index, bool):
         raise ValueError(f"{index=} is not an integer")
@@ -150,8 +150,14 @@ def _parse(text: bytes, position: int, place: str) -> Line:
         query=fields["input_query"] + fields.get("answer_prefix", ""),
         outputs=outputs(fields),
         length=length if isinstance(length, int) else None,
+        given=given(fields),
     )
     return Line(sample, fields, place, is_whole)
+
+
+def given(fields: dict[str, Any]) -> dict[str, Any]:
+    """What of a line its record has again."""
+    return {name: fields[name] for name in _GIVEN if name in fields}
 
 
 def _cut(fields: dict[str, Any]) -> dict[str, Any]:
@@ -167,7 +173,7 @@ def _cut(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name != "input"} | cut
 
 
-def _check_kept(name: str, value: Any, levels: int) -> None:
+def _check_given(name: str, value: Any, levels: int) -> None:
     """Refuses what would make a record that is no JSON, or cannot be written at all."""
     _check_number(name, value)
     if not isinstance(value, dict | list):
@@ -175,7 +181,7 @@ def _check_kept(name: str, value: Any, levels: int) -> None:
     if not levels:
         raise ValueError(f"{name!r} is nested more than {_DEEPEST} deep")
     for part in value.values() if isinstance(value, dict) else value:
-        _check_kept(name, part, levels - 1)
+        _check_given(name, part, levels - 1)
 
 
 def _check_number(name: str, value: Any) -> None:

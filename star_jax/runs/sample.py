@@ -13,7 +13,7 @@ class Sample:
 
     needles: the spans of what the answer is read from, in characters of `context`; none where the
       suite does not know them. length: in tokens, where the suite states it. facts: what else the
-      suite's metric reads.
+      suite's metric reads. given: fields of a user's line that its record has again.
     """
 
     index: int
@@ -23,3 +23,4 @@ class Sample:
     needles: tuple[tuple[int, int], ...] = ()
     length: int | None = None
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
