@@ -17,7 +17,7 @@ from star_jax import engine
 from star_jax.attention import IMPLEMENTATIONS
 from star_jax.cache import compressed
 from star_jax.eval.lists import check_known, items
-from star_jax.eval.rows import FIELDS, MODELS_OWN, SOME_LENGTH, rows
+from star_jax.eval.rows import FIELDS, MODELS_OWN, rows_at
 from star_jax.eval.settings import (
     AttentionConfig,
     CacheConfig,
@@ -63,7 +63,7 @@ def resolve(config: object) -> EvalConfig:
         raise ValueError("output_dir is empty: say where the results go")
     _check_data(config.data)
     for length in SUITES[config.data.suite].lengths(config.data):
-        rows(config.attention, length or SOME_LENGTH, config.cache)
+        rows_at(config.attention, length, config.cache)
     for name in ("keys", "sources", "haystack"):
         setattr(config.data, name, existing(getattr(config.data, name)))
     return config
@@ -75,7 +75,7 @@ def resolve_answering(config: object) -> EvalConfig:
     `data` and `output_dir` are not looked at.
     """
     config = _checked(config)
-    rows(config.attention, SOME_LENGTH, config.cache)
+    rows_at(config.attention, None, config.cache)
     return config
 
 

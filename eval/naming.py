@@ -12,7 +12,7 @@ from typing import Any
 
 from star_jax.eval.config import EvalConfig
 from star_jax.eval.lists import items
-from star_jax.eval.rows import SIZES, Row, rows
+from star_jax.eval.rows import SIZES, Row, fields, rows
 from star_jax.eval.settings import AttentionConfig, CacheConfig
 from star_jax.eval.suites import Cell
 
@@ -58,7 +58,7 @@ def settings(
     attention: AttentionConfig, length: int | None, cache: CacheConfig | None = None
 ) -> dict[str, list[str]]:
     """The settings that each row of `rows` comes from; two may come out the same at a length."""
-    names = [f.name for f in dataclasses.fields(attention) if f.name in SIZES]
+    names = [name for name in dict.fromkeys(fields(attention)) if name in SIZES]
     texts = [items(f"attention.{name}", getattr(attention, name)) for name in names]
     found: dict[str, list[str]] = {row.name: [] for row in rows(attention, length, cache)}
     for combination in itertools.product(*texts):

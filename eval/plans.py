@@ -15,7 +15,7 @@ from star_jax.eval import config as config_lib
 from star_jax.eval import metrics, naming, prepared
 from star_jax.eval.config import EvalConfig
 from star_jax.eval.lists import items
-from star_jax.eval.rows import MODELS_OWN, SOME_LENGTH, fields, rows
+from star_jax.eval.rows import MODELS_OWN, fields, rows, rows_at
 from star_jax.eval.suites import SUITES, Cell, jsonl
 from star_jax.runs import devices, hashes, limits
 from star_jax.runs.drawing import stop_words
@@ -57,8 +57,7 @@ def make(config: EvalConfig) -> Plan:
     directory = checkpoint.resolve(config.model.path)
     model = models.read(directory)
     suite = SUITES[config.data.suite]
-    some = suite.lengths(config.data)[0] or SOME_LENGTH
-    for row in rows(config.attention, some, config.cache):
+    for row in rows_at(config.attention, suite.lengths(config.data)[0], config.cache):
         implementation = engine_lib.check(
             mesh,
             row.attention,

@@ -10,6 +10,7 @@ from typing import Any
 
 from star_jax.eval import averages, intervals, metrics, perplexity
 from star_jax.eval.rows import Row
+from star_jax.prefill.star import Star
 from star_jax.printable import printable
 from star_jax.runs import records
 
@@ -118,7 +119,7 @@ def summarise(entries: Sequence[Entry], *, devices: int) -> list[dict[str, Any]]
                 **_needles(answered, beside),
                 "blocks": blocks,
                 **_times(answered),
-                "notes": "; ".join(_notes(answered, sizes, blocks, devices)),
+                "notes": "; ".join(_notes(answered, entry.row, blocks, devices)),
             }
         )
     return summary
@@ -224,9 +225,7 @@ def _times(answered: Sequence[Answered]) -> dict[str, float | None]:
     }
 
 
-def _notes(
-    answered: Sequence[Answered], sizes: Mapping[str, int], blocks: int | None, devices: int
-) -> list[str]:
+def _notes(answered: Sequence[Answered], row: Row, blocks: int | None, devices: int) -> list[str]:
     """What one should know before reading much into a row."""
     notes = []
     if unscored := sum(one.score is None and one.logprob is None for one in answered):
@@ -234,9 +233,11 @@ def _notes(
     if blocks is None:
         return notes
     count = f"{blocks} block{'s' * (blocks > 1)}"
-    if blocks == 1 or (blocks == 2 and sizes["anchor_size"] == sizes["block_size"]):
+    is_whole = row.keep is None and row.cache_dtype is None
+    sees_all = isinstance(row.attention, Star) and row.attention.anchor == row.attention.block_size
+    if is_whole and (blocks == 1 or (blocks == 2 and sees_all)):
         notes.append(f"{count}: this is exact attention")
-    elif blocks == 2:
+    elif blocks <= 2:
         notes.append(f"{count}: exact attention would be as fast")
     if blocks < devices:
         notes.append(f"{count} for {devices} devices: {devices - blocks} idle in phase 1")

@@ -16,7 +16,7 @@ from star_jax.prefill.streaming import Streaming
 from star_jax.runs import limits
 
 _LONGEST = 40  # characters of a size
-SOME_LENGTH = 2**24  # stands for L where only the questions tell
+_SOME_LENGTHS = tuple(2**n for n in range(24, 6, -1))  # any L, where only the questions tell
 NONE = "none"  # of corrections
 MODELS_OWN = "model"  # the dtype of a cache that is not compressed
 
@@ -88,6 +88,21 @@ def rows(
     return tuple(found)
 
 
+def rows_at(attention: AttentionConfig, length: int | None, cache: CacheConfig) -> tuple[Row, ...]:
+    """The rows at a length; where only the questions tell it, at any where the sizes can be.
+
+    Raises:
+      ValueError: they can be at none.
+    """
+    refused: ValueError | None = None
+    for some in _SOME_LENGTHS if length is None else (length,):
+        try:
+            return rows(attention, some, cache)
+        except ValueError as e:
+            refused = refused or e
+    raise refused or ValueError(f"{attention=}")
+
+
 def only_row(attention: AttentionConfig, length: int | None, cache: CacheConfig, *, of: str) -> Row:
     """The one row of a configuration, for a command that answers in one way; `of` names it.
 
@@ -120,7 +135,7 @@ def _keeps(cache: CacheConfig) -> list[Keep | None]:
                 keep = Keep(share=share, criterion=criterion)
             except ValueError as e:
                 raise ValueError(f"cache.keep={text!r}, cache.criterion={criterion!r}: {e}") from e
-            found.append(None if share == 1 else keep)
+            found.append(None if keep.share == 1 else keep)
     return found
 
 
@@ -136,12 +151,12 @@ def _star(attention: AttentionConfig, length: int | None) -> list[Kind]:
     for block, anchor, halo in itertools.product(*lists):
         b, a, h = _sizes(block, anchor, halo, length)
         for content, at in anchors:
-            if (content, at) == ("first", "first"):
-                found += [Star(block_size=b, anchor_size=a, halo=h, **how) for how in mending]
-            elif a:
+            if a and (content, at) != ("first", "first"):
                 other = OtherAnchor(block_size=b, anchor_size=a, content=content, positions=at)
                 found.append(other)
-    if not found:
+            else:  # without an anchor, whatever others are to be
+                found += [Star(block_size=b, anchor_size=a, halo=h, **how) for how in mending]
+    if ("first", "first") not in anchors and all(isinstance(kind, Star) for kind in found):
         raise ValueError(
             f"attention.anchor_size={attention.anchor_size!r} leaves no anchor whose content "
             f"attention.anchor_content={attention.anchor_content!r} could be"

@@ -50,6 +50,11 @@ def check(
     found = resolve(implementation, mesh, dtype=dtype, head_dim=head_dim)
     if cache_dtype is not None:
         for_compressed(found)
+    if found == "cudnn" and {"correction", "content"} & attention.mending.keys():
+        raise NotImplementedError(
+            f"{attention!r} with implementation='cudnn', which shows queries all keys from the "
+            "first on; others do not"
+        )
     return found
 
 

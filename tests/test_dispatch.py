@@ -11,9 +11,10 @@ from attention_cases import Case, check, make, reference_of
 from programs import Shapes
 
 import star_jax
-from star_jax import attention
+from star_jax import OtherAnchor, Star, Streaming, attention
 from star_jax.attention import Segment, mosaic
 from star_jax.cache.layer import Plain
+from star_jax.checks import check as check_kind
 from star_jax.models import LayerSpec
 from star_jax.runtime.runtime import Runtime
 
@@ -163,6 +164,20 @@ def test_a_runtime_asks_for_each_layer():
     check(runtime.attention(windowed)(arrays["q"], arrays["segments"]), expected, 1e-2)
     with pytest.raises(NotImplementedError, match="cudnn"):
         runtime.attention(plain)(arrays["q"], [Segment(arrays["q"], arrays["q"])])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [Star(block_size=64, correction="delta"), OtherAnchor(block_size=64, anchor_size=8)],
+    ids=["correction", "anchor"],
+)
+def test_cudnn_is_refused_early_what_hides_first_keys(kind):
+    found = mesh("h200")
+    with pytest.raises(NotImplementedError, match="implementation='cudnn', which shows queries"):
+        check_kind(found, kind, "cudnn", dtype="bfloat16")
+    assert check_kind(found, kind, "triton", dtype="bfloat16") == "triton"
+    for served in (Star(block_size=64, halo=8), Streaming(sinks=4, window=8)):
+        assert check_kind(found, served, "cudnn", dtype="bfloat16") == "cudnn"
 
 
 @pytest.mark.parametrize("name", ["mosaic", "triton"])

@@ -110,6 +110,31 @@ def test_other_anchors_are_without_halo_and_correction() -> None:
     ]
 
 
+def test_no_anchor_is_a_row_whatever_others_are() -> None:
+    sizes = {"block_size": "64", "anchor_size": "b,0"}
+    assert names(512, kind="star", anchor_content="random", **sizes) == [
+        "star_b64_a64_random@first",
+        "star_b64_a0",
+    ]
+    sizes["anchor_size"] = "b/128"  # rounds to none
+    assert names(512, kind="star", anchor_content="first,random", **sizes) == ["star_b64_a0"]
+    with pytest.raises(ValueError, match="leaves no anchor whose content"):
+        names(512, kind="star", anchor_content="random", **sizes)
+
+
+def test_what_no_row_reads_may_be_empty() -> None:
+    given = config.AttentionConfig(kind="dense,star", block_size="L/4", sinks="", window="")
+    assert list(naming.settings(given, 512)) == ["dense", "star_b128_a128"]
+    alone = config.AttentionConfig(kind="dense", block_size="", anchor_size="")
+    assert naming.settings(alone, 512) == {"dense": ["dense"]}
+
+
+def test_shares_of_one_name_are_one_row() -> None:
+    caches = config.CacheConfig(keep="0.3333333,0.3333334,1,0.9999999", criterion="norm")
+    found = rows.rows(config.AttentionConfig(kind="star", block_size="64"), 512, caches)
+    assert [row.name for row in found] == ["star_b64_a64_keep0.333333_norm", "star_b64_a64"]
+
+
 def test_rows_are_the_librarys_kinds_of_attention() -> None:
     found = rows.rows(config.AttentionConfig(block_size="64", anchor_size="8"), None)
     assert [row.attention for row in found] == [Dense(), Star(block_size=64, anchor_size=8)]
@@ -267,6 +292,11 @@ def test_json_lines_need_no_lengths() -> None:
         rows.rows(resolved.attention, None)
     with pytest.raises(ValueError, match="'1K' is not a size"):
         config.resolve(make(**jsonl, attention__block_size="1K"))
+    for sizes in ({"anchor_size": "L/16"}, {"halo": "L/32"}):  # fit what a file may well have
+        fits = {f"attention__{name}": size for name, size in sizes.items()}
+        config.resolve(make(**jsonl, attention__block_size="1024", **fits))
+    with pytest.raises(ValueError, match=r"anchor_size='L/2' is .* above"):
+        config.resolve(make(**jsonl, attention__block_size="L/4", attention__anchor_size="L/2"))
     given = make(**jsonl | {"data__path": "{length}.jsonl"}, data__lengths="512,1024")
     assert SUITES["jsonl"].lengths(config.resolve(given).data) == (512, 1024)
     assert not rows.needs_length(config.AttentionConfig(kind="dense"))

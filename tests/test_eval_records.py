@@ -140,6 +140,9 @@ def test_a_disk_that_is_full_is_named_and_nothing_is_left(tmp_path: pathlib.Path
     """A limit on the size of files, which fails in the middle of a write as a full disk does."""
     old, new = tmp_path / "old.jsonl", tmp_path / "a" / "b" / "new.jsonl"
     manifest, summary = tmp_path / "manifest.json", tmp_path / "summary.csv"
+    begun = tmp_path / "begun.json"
+    records.write_manifest(str(begun), {}, num_samples=3)
+    written = begun.read_bytes()
     old.write_bytes(lines([10]))
     before = sorted(tmp_path.rglob("*"))
     many = [record(i) for i in range(11, 300)]
@@ -151,12 +154,15 @@ def test_a_disk_that_is_full_is_named_and_nothing_is_left(tmp_path: pathlib.Path
                 records.append(str(path), many)
         with pytest.raises(OSError, match=f"cannot write: .*{new}"):
             records.append_first(str(new), many, manifest=str(manifest), settings={}, num_samples=3)
+        with pytest.raises(OSError, match=f"cannot write: .*{new}"):
+            records.append_first(str(new), many, manifest=str(begun), settings={}, num_samples=9)
         with pytest.raises(OSError, match=f"cannot write: .*{summary}"):
             records.write_atomically(str(summary), "x" * 10_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert sorted(tmp_path.rglob("*")) == before
     assert old.read_bytes() == lines([10])
+    assert begun.read_bytes() == written  # a run that was to get more samples is as it was
 
 
 def test_the_manifest_of_a_run_that_had_begun_stays_when_the_disk_is_full(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from star_jax import Dense, Star
+from star_jax import Dense, Keep, OtherAnchor, Star
 from star_jax.eval import intervals, report
 from star_jax.eval.rows import Row
 
@@ -120,6 +120,23 @@ def test_notes(tmp_path: pathlib.Path, tokens: int, anchor: int, devices: int, n
     (one,) = report.summarise([entry(tmp_path, row, [1, 1], tokens=tokens)], devices=devices)
     assert one["notes"] == notes
     assert (f"- {row.name}, task @ 512: {notes}" in report.render([one])) == bool(notes)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "row", "says"),
+    [
+        (64, Row(OtherAnchor(block_size=64, anchor_size=64, content="random")), "1 block: this is"),
+        (128, Row(OtherAnchor(block_size=64, anchor_size=64, content="random")), "as fast"),
+        (128, Row(OtherAnchor(block_size=64, anchor_size=64, positions="random")), "as fast"),
+        (64, Row(STAR.attention, Keep(share=0.5, criterion="norm")), "as fast"),
+        (64, Row(STAR.attention, cache_dtype="int8"), "as fast"),
+    ],
+)
+def test_what_is_not_exact_attention_is_not_called_so(
+    tmp_path: pathlib.Path, tokens: int, row: Row, says: str
+) -> None:
+    (one,) = report.summarise([entry(tmp_path, row, [1, 1], tokens=tokens)], devices=1)
+    assert says in one["notes"] and ("this is exact" in one["notes"]) == ("this is" in says)
 
 
 def test_a_note_that_many_rows_share_is_one(tmp_path: pathlib.Path) -> None:

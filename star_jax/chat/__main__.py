@@ -30,7 +30,7 @@ from star_jax.engine import Engine
 from star_jax.eval import config as config_lib
 from star_jax.eval import help
 from star_jax.eval.config import AttentionConfig, EvalConfig
-from star_jax.eval.rows import SOME_LENGTH, Row, only_row, rows
+from star_jax.eval.rows import Row, only_row, rows_at
 from star_jax.prefill import kinds
 from star_jax.runs import cli, devices, limits
 from star_jax.runs.terminal import say
@@ -172,7 +172,7 @@ def _check_flags() -> None:
 
 def _check_saved(config: EvalConfig) -> None:
     """Refuses settings of what is kept, which a document that was saved does not read."""
-    found = rows(AttentionConfig(kind="star"), SOME_LENGTH, config.cache)
+    found = rows_at(AttentionConfig(kind="star"), None, config.cache)
     if any(row.keep is not None or row.cache_dtype is not None for row in found):
         raise ValueError(
             "--config.cache is for a new document: one that was saved is kept as it was"

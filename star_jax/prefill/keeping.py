@@ -41,7 +41,8 @@ class Keep:
             raise ValueError(f"share={shown(share)} must be a number above 0, at most 1")
         if not 1 / PARTS <= share <= 1:
             raise ValueError(f"share={shown(share)} must be above 0, and at most 1")
-        object.__setattr__(self, "share", float(share))
+        # As it is counted, so that shares that keep the same keys have one name.
+        object.__setattr__(self, "share", round(float(share) * PARTS) / PARTS)
         if not isinstance(self.criterion, str) or self.criterion not in CRITERIA:
             raise ValueError(f"criterion={shown(self.criterion)} must be one of {[*CRITERIA]}")
 

@@ -8,6 +8,7 @@ the same records as one that was never stopped.
 import contextlib
 import json
 import os
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -121,13 +122,15 @@ def append_first(
 ) -> None:
     """Writes the manifest, and adds a run's first batch; fails with both or with neither."""
     with interrupts.held():
-        is_new = not os.path.exists(manifest)
+        before = pathlib.Path(manifest).read_bytes() if os.path.exists(manifest) else None
         write_manifest(manifest, settings, num_samples=num_samples, about=about)
         try:
             append(path, records)
         except OSError:
-            if is_new:
+            if before is None:
                 os.unlink(manifest)
+            else:
+                write_atomically(manifest, before)
             raise
 
 
