@@ -1,18 +1,20 @@
 """SmolLM2-135M-Instruct on needles in noise and in prose: what the anchor is worth.
 
     python -m tools.smollm2
-    python -m star_jax.eval --config=configs/smollm2_needles.py
     for n in 1024 2048 4096 8192; do
+        python -m star_jax.eval --config=configs/smollm2_needles.py --config.data.lengths=$n \\
+            --config.output_dir=results/smollm2_needles/noise/$n
         python -m tools.prose_needles --output=results/smollm2_prose/$n/prose.jsonl \\
             --length=$n --num_samples=100 --asked=4
+        python -m star_jax.eval --config=configs/smollm2_needles.py:prose \\
+            --config.data.lengths=$n --config.output_dir=results/smollm2_needles/prose/$n
     done
-    python -m star_jax.eval --config=configs/smollm2_needles.py:prose
 
-Scores: `benchmarks/results/smollm2_needles.csv`, the runs' `summary.csv` one after the other. Each
-length ran by itself. Noise (`--config.data.lengths=4096 --config.data.num_samples=10`): 10
-questions at 4096, 5 at 8192; those from 2048 on took 76 minutes of two CPU cores, beside other
-work. Prose, on JAX 0.12: 100 questions, four of each text, in an hour of one core up to 4096; at
-8192 52 of them, without streaming, in half an hour.
+Scores: `benchmarks/results/smollm2_needles.csv`, the runs' `summary.csv` one after the other.
+Noise, in float32: 20 questions up to 2048, 10 at 4096, 5 at 8192 (`--config.data.num_samples=5`);
+those from 2048 on took 76 minutes of two CPU cores, beside other work. Prose, on JAX 0.12: 100
+questions, four of each text, in an hour of one core up to 4096; at 8192 52 of them, without
+streaming, in half an hour.
 niah_multikey_2 is not asked: at 1024 tokens the model finds none of four by exact attention.
 """
 

@@ -7,8 +7,8 @@
 RULER at 128K: blocks of 4K to 32K, with anchors of b/8 to b. The paper varies blocks with anchors
 as large, and anchors for blocks of 32K; it prints no numbers, and finds both to help, best where
 the anchor is as large as the block. Not run here yet at this length. `:smollm2` has blocks of L/16
-to L/4 at 1024 tokens. In bfloat16 (JAX 0.12) it took an hour on two busy CPU cores: exact 82,
-blocks of L/4 63 to 44 (anchors b to b/8), of L/8 46 to 29, of L/16 37 to 24.
+to L/4 at 1024 tokens. On JAX 0.12 it took an hour on two busy CPU cores: exact 82, blocks of L/4 63
+to 44 (anchors b to b/8), of L/8 46 to 29, of L/16 37 to 24.
 """
 
 from star_jax.eval.config import (
@@ -35,7 +35,7 @@ WHERE = {
         MeshConfig(context=8),
     ),
     "smollm2": (
-        ModelConfig(path="checkpoints/smollm2", dtype="float32"),
+        ModelConfig(path="checkpoints/smollm2", dtype="bfloat16"),
         DataConfig(
             tasks="niah_multikey_1",
             lengths="1024",

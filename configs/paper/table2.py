@@ -6,8 +6,8 @@
 StreamingLLM, with 1000 sinks and a window of 8000, beside star and exact attention. Its published
 means (arXiv 2411.17116) are 74.8, 48.6, 26.2 and 30.8 at 16K to 128K, star's 91.3, 88.7, 83.4 and
 74.4. MInference is not here. Not run here yet at these lengths. `:smollm2` has 16 sinks and a
-window of L/4. In bfloat16 (JAX 0.12) it took half an hour on two busy CPU cores: needles among keys
-82 exactly, 63 by star, 10 by StreamingLLM; frequent words 43, 47 and 20.
+window of L/4. On JAX 0.12 it took half an hour on two busy CPU cores: needles among keys 82
+exactly, 63 by star, 10 by StreamingLLM; frequent words 43, 47 and 20.
 """
 
 from star_jax.eval.config import (
@@ -34,7 +34,7 @@ WHERE = {
         MeshConfig(context=8),
     ),
     "smollm2": (
-        ModelConfig(path="checkpoints/smollm2", dtype="float32"),
+        ModelConfig(path="checkpoints/smollm2", dtype="bfloat16"),
         DataConfig(
             tasks="niah_multikey_1,fwe",
             lengths="1024",

@@ -10,7 +10,7 @@ shuffled 93.0 and 90.8; the previous block as anchor 94.2 and 96.1. Two rows are
 at random, and the query before the first tokens, for which every question encodes its context anew.
 Not run here yet at these lengths.
 
-`:smollm2` in bfloat16 (JAX 0.12) took two hours on two CPU cores, beside other processes: exact 82,
+`:smollm2`, on JAX 0.12, took two hours on two CPU cores, beside other processes: exact 82,
 the first block 61, at random positions 67, the previous block 67, shuffled 57, random tokens 45, a
 constant token 27, no anchor 23.
 """
@@ -42,7 +42,7 @@ WHERE = {
         MeshConfig(context=8),
     ),
     "smollm2": (
-        ModelConfig(path="checkpoints/smollm2", dtype="float32"),
+        ModelConfig(path="checkpoints/smollm2", dtype="bfloat16"),
         DataConfig(
             tasks="niah_multikey_1",
             lengths="1024",
