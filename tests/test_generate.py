@@ -1,5 +1,6 @@
 """Where answers end, and what text they have."""
 
+import itertools
 from typing import Any
 
 import jax
@@ -104,6 +105,23 @@ def test_a_row_that_is_cut_in_a_stride():
     row.extend([1, 1], [-1.0, -2.0])
     row.extend([2, 9, 1], [-3.0, -4.0, -5.0])
     assert row.answer() == Answer([1, 1, 2], "aa", "stop")
+
+
+def test_the_last_logits_alone_are_those_of_all(asked):
+    """Queries end in three parts of 128 tokens; what is asked for may lie in two of them."""
+    e, context, query, _ = asked
+    batch = e.prefill([tiny.ids(40), tiny.ids(50)])
+    queries = [[tiny.ids(300), tiny.ids(3)], [tiny.ids(130, seed=2), tiny.ids(256, seed=3)]]
+    whole = e.score(batch, queries)
+    for last in (1, 4, 200, 1000):
+        some = e.score(batch, queries, last=last)
+        for one, other in zip(
+            *(itertools.chain.from_iterable(x) for x in (some, whole)), strict=True
+        ):
+            np.testing.assert_array_equal(one, other[-last:])
+    assert e.score(context, query, last=1).shape == (1, e.config.vocab_size)
+    with pytest.raises(ValueError, match="last=0 must be at least 1"):
+        e.score(context, query, last=0)
 
 
 def test_bad_input_is_named(asked):

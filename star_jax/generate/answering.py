@@ -60,23 +60,35 @@ class Answering(abc.ABC):
         return self._tokenizer is not None
 
     @overload
-    def score(self, context: Context, query_ids: One) -> np.ndarray: ...
+    def score(self, context: Context, query_ids: One, *, last: int | None = ...) -> np.ndarray: ...
     @overload
-    def score(self, context: Context, query_ids: Many) -> list[np.ndarray]: ...
+    def score(
+        self, context: Context, query_ids: Many, *, last: int | None = ...
+    ) -> list[np.ndarray]: ...
     @overload
-    def score(self, context: ContextBatch, query_ids: One | Many) -> list[np.ndarray]: ...
+    def score(
+        self, context: ContextBatch, query_ids: One | Many, *, last: int | None = ...
+    ) -> list[np.ndarray]: ...
     @overload
-    def score(self, context: ContextBatch, query_ids: Nested) -> list[list[np.ndarray]]: ...
-    def score(self, context: Encoded, query_ids: Ids) -> np.ndarray | list[Any]:
+    def score(
+        self, context: ContextBatch, query_ids: Nested, *, last: int | None = ...
+    ) -> list[list[np.ndarray]]: ...
+    def score(
+        self, context: Encoded, query_ids: Ids, *, last: int | None = None
+    ) -> np.ndarray | list[Any]:
         """Phase 2, teacher-forced: the logits after each query token, float32 [Lq, V].
+
+        last: after so many tokens of each query alone, its last ones; all of a shorter query.
 
         See `generate` for what may be asked at once. The logits come to the host part by part:
         devices hold those of 128 tokens of each query at a time. Where log-probabilities are
         enough, `likelihood` takes less.
         """
+        if last is not None:
+            last = sizes.whole("last", last)
         questions = self._ask(context, query_ids)
         programs = self._programs(context)
-        scores = score_queries(self.model, context, questions.of_rows, programs=programs)
+        scores = score_queries(self.model, context, questions.of_rows, last=last, programs=programs)
         return questions.shaped(scores)
 
     @overload

@@ -29,23 +29,40 @@ class Scores:
 
 
 def score_queries(
-    model: Decoder, context: Encoded, of_rows: list[list[list[int]]], *, programs: Programs
+    model: Decoder,
+    context: Encoded,
+    of_rows: list[list[list[int]]],
+    *,
+    last: int | None,
+    programs: Programs,
 ) -> list[np.ndarray]:
-    """The logits after each token of each query: float32 [Lq, V]; queries by row."""
+    """The logits after each token of each query, or its `last`: float32 [L, V]; queries by row."""
     vocab_size = model.config.vocab_size
-    found = [[np.empty((len(ids), vocab_size), np.float32) for ids in row] for row in of_rows]
+    most = max(len(ids) for row in of_rows for ids in row) if last is None else last
+    found = [
+        [np.empty((min(most, len(ids)), vocab_size), np.float32) for ids in row] for row in of_rows
+    ]
     put = mesh_lib.put_on(context.mesh)
     for group in context.groups:
         asked = group.of(of_rows)
+        nothing: list[int] = []
+        ends = list(map(len, slots(group, asked, nothing)))
         mine = slots(group, group.of(found), np.empty((0, vocab_size), np.float32))
+        begins = [end - len(one) for end, one in zip(ends, mine, strict=True)]  # what counts
         hidden = programs.hidden(model, group.cache, question(group, asked))
-        for first in range(0, max(map(len, mine)), LOGITS_AT_ONCE):
-            begin = put(np.int32(first), mesh_lib.WHOLE)
-            part = mesh_lib.fetch(programs.logits(model, hidden, begin))
-            for one, logits in zip(mine, part, strict=True):
-                count = len(one[first : first + LOGITS_AT_ONCE])
-                check_finite(logits[:count], hidden.dtype)
-                one[first : first + count] = logits[:count]
+        for first in range(0, max(ends), LOGITS_AT_ONCE):
+            after = first + LOGITS_AT_ONCE
+            if all(after <= begin or end <= first for begin, end in zip(begins, ends, strict=True)):
+                continue
+            part = mesh_lib.fetch(
+                programs.logits(model, hidden, put(np.int32(first), mesh_lib.WHOLE))
+            )
+            for one, begin, end, logits in zip(mine, begins, ends, part, strict=True):
+                start, stop = max(first, begin), min(after, end)
+                if start < stop:
+                    kept = logits[start - first : stop - first]
+                    check_finite(kept, hidden.dtype)
+                    one[start - begin : stop - begin] = kept
     return [one for row in found for one in row]
 
 

@@ -174,7 +174,8 @@ class StarJax(TemplateLM):
             questions.setdefault(halves, Question(*halves, [])).requests.append(i)
         found: dict[int, tuple[float, bool]] = {}
         for context, rows in self._asked([*questions.values()], "loglikelihood", disable_tqdm):
-            logits = self.engine.score(context, _queries(rows))
+            last = max(len(requests[i][2]) for question in _flat(rows) for i in question.requests)
+            logits = self.engine.score(context, _queries(rows), last=last)
             for question, one in zip(_flat(rows), _flat(logits), strict=True):
                 for i in question.requests:
                     found[i] = _likelihood(one, requests[i][2])
