@@ -88,7 +88,8 @@ class DataConfig:
       first one before any of the next); -1: the whole file, or of questions that are generated
       500, BABILong's 1000.
     batch_size: how many questions are asked at once, at most 4096; 0: the size of the mesh's data
-      axis. Answers do not depend on it.
+      axis. Answers do not depend on it; those of exact attention kept in 8 bits do a little, as
+      its contexts are cut and scaled as the longest of them is long.
     seed: of questions that are generated.
     template: base leaves text as it is; chat puts each question into the model's own chat
       template, cut between context and question, the answer's prefix after the header of the

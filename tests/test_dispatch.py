@@ -123,6 +123,14 @@ def test_a_kernel_names_what_it_does_not_serve(name, dtype, head_dim, message):
         causal(q, name)
 
 
+def test_kernels_count_in_32_bits():
+    with jax.enable_x64(True):
+        assert attention.resolve(None, mesh("a100"), dtype="bfloat16", head_dim=128) == "xla"
+        for name, kind in [("triton", "a100"), *[("mosaic", "h200")] * NEW]:
+            with pytest.raises(NotImplementedError, match="JAX_ENABLE_X64"):
+                attention.resolve(name, mesh(kind))
+
+
 def test_cudnn_has_no_offset():
     arrays, options = make(Case("", 8, 8, H=64, offset=(1, 2)), "bfloat16")
     with pytest.raises(NotImplementedError, match="offset"):

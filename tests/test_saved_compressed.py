@@ -1,5 +1,6 @@
 """Contexts in 8 bits that were saved: loaded on any mesh, their keys are the same, bit for bit."""
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -127,6 +128,14 @@ def test_files_take_half_of_the_bytes(tmp_path: pathlib.Path) -> None:
         e.with_cache(cache).prefill(tiny.ids(4096)).save(path)
         sizes.append(sum(p.stat().st_size for p in path.rglob("*") if p.is_file()))
     assert 0.5 * sizes[0] < sizes[1] < 0.53 * sizes[0]
+
+
+def test_an_implementation_without_8_bits_refuses_a_saved_context(tmp_path: pathlib.Path) -> None:
+    e = engine()
+    e.prefill(tiny.ids(70)).save(tmp_path / "saved")
+    e.runtime = dataclasses.replace(e.runtime, implementation="cudnn")
+    with pytest.raises(NotImplementedError, match="implementation='cudnn' has no attention over"):
+        e.load_context(tmp_path / "saved")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from attention_cases import TOLERANCE, Case, check
 from further import further
 from test_compressed import DTYPES, segment
 
-from star_jax.attention import for_compressed, mosaic, triton
+from star_jax.attention import Partial, Segment, for_compressed, mosaic, triton
+from star_jax.attention.compressed import Scales
 from star_jax.attention.triton import decode
 
 FEW = decode.Tuning(rows=32, keys=16, num_warps=4, num_stages=2, keys_per_split=64)
@@ -101,3 +102,25 @@ def test_what_the_kernels_do_not_serve_is_named():
         triton.attend(**inside, **options)
     with pytest.raises(NotImplementedError, match="implementation='cudnn' has no attention over"):
         for_compressed("cudnn")
+
+
+@pytest.mark.parametrize("keys", [2**21, 2**21 + 128])
+def test_more_numbers_in_8_bits_than_offsets_can_count_are_refused(keys, monkeypatch):
+    """JAX takes offsets of 64 bits from 2**32 bytes on, which is 2**31 numbers of 16 bits."""
+    served = Partial(jnp.zeros(0), jnp.zeros(0))
+    monkeypatch.setattr(triton.decode, "attend", lambda *args, **how: served)
+    monkeypatch.setattr(triton.device_lib, "only_on_cuda", lambda q, **how: q)
+    small = jax.ShapeDtypeStruct((1, keys, 8, 128), jnp.int8)
+    scale = jax.ShapeDtypeStruct((1, keys, 8), jnp.bfloat16)
+    feature = jax.ShapeDtypeStruct((1, 1, 8, 128), jnp.bfloat16)
+    q = jax.ShapeDtypeStruct((1, 1, 8, 128), jnp.bfloat16)
+
+    def run(q, k, v, scale, feature):
+        own = Segment(k, v, scales=Scales(scale, scale, feature))
+        return triton.attend(q, [own], scale=1.0, soft_cap=None)
+
+    if keys > 2**21:
+        with pytest.raises(NotImplementedError, match="at most 2147483648 numbers; use fewer"):
+            jax.eval_shape(run, q, small, small, scale, feature)
+    else:
+        assert jax.eval_shape(run, q, small, small, scale, feature).out.shape == (0,)

@@ -65,6 +65,12 @@ def too_old(device: jax.Device, *, name: str) -> str:
     return ""
 
 
+def counts_in_64_bits(name: str) -> str:
+    """Why our kernels, whose indices have 32 bits, do not run in this process; or empty."""
+    counts = jax.dtypes.canonicalize_dtype(np.int64) == np.int64
+    return f"{name} has no kernel for JAX_ENABLE_X64" if counts else ""
+
+
 def prefix_and_own(
     q: Queries, segments: Sequence[Segment], *, scale: float, name: str
 ) -> tuple[Segment | None, Segment]:

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from star_jax import json_files
+from star_jax.attention import for_compressed
 from star_jax.cache import digest
 from star_jax.cache.about import ABOUT, KEYS, About, GroupAbout, Torn
 from star_jax.cache.compressed import of_dtype
@@ -97,6 +98,8 @@ def _load(
     directory: str, runtime: Runtime, fingerprint: Fingerprint, kind_of: KindOf
 ) -> Context | ContextBatch:
     about, files, rows = _opened(directory, runtime.config, fingerprint)
+    if about.fingerprint["cache"] is not None:
+        for_compressed(runtime.implementation)  # before gigabytes are read
     try:
         kind = kind_of(about.attention)
     except ValueError as e:

@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 
 import chex
+import jax
 import jax.numpy as jnp
 import pytest
 from attention_cases import (
@@ -26,7 +27,7 @@ from attention_cases import (
 from further import further
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from star_jax.attention import kernels, mosaic
+from star_jax.attention import Partial, Segment, kernels, mosaic
 from star_jax.attention.mosaic import decode, prefill
 from star_jax.attention.tiles import Bounds, visited
 
@@ -184,3 +185,17 @@ def test_queries_beyond_the_last_are_not_returned():
     part = attend(arrays, options)
     assert part.out.shape == (2, 5, 4, 64) and part.lse.shape == (2, 5, 4)
     chex.assert_tree_all_finite((part.out, part.lse))
+
+
+def test_more_blocks_than_a_gpu_launches_are_refused(monkeypatch):
+    """A launch is not looked at before it runs, and so not here either."""
+    monkeypatch.setattr(mosaic.device_lib, "only_on_cuda", lambda q, **how: q)
+    served = Partial(jnp.zeros(0), jnp.zeros(0))
+    monkeypatch.setattr(prefill, "attend", lambda *args, **how: served)
+
+    def run(q):
+        return mosaic.attend(q, [Segment(q, q, causal=True)], scale=1.0, soft_cap=None)
+
+    assert jax.eval_shape(run, jax.ShapeDtypeStruct((4095, 16, 16, 64), jnp.bfloat16)).out.size == 0
+    with pytest.raises(NotImplementedError, match="65536 is above 65535, of which a GPU"):
+        jax.eval_shape(run, jax.ShapeDtypeStruct((4096, 16, 16, 64), jnp.bfloat16))

@@ -16,6 +16,8 @@ HEAD_DIMS = (64, 96, 128, 256)
 JAX = (0, 11)  # the first version whose Mosaic has what the kernels use
 NEWER = ".".join(map(str, JAX))
 
+_MOST_BLOCKS = 65535  # of CUDA's grid, in any direction but the first
+
 
 def refuses_device(device: jax.Device) -> str:
     """Why it cannot run on this device; empty if it can."""
@@ -23,7 +25,7 @@ def refuses_device(device: jax.Device) -> str:
         return f"mosaic needs a Hopper GPU (sm_90); this is {device_lib.name(device)}"
     if jax.version.__version_info__[:2] < JAX:
         return f"mosaic needs JAX {NEWER} or newer; this is {jax.__version__}"
-    return assembler.refusal()
+    return kernels.counts_in_64_bits("mosaic") or assembler.refusal()
 
 
 def refuses(dtype: str, head_dim: int, device: jax.Device | None = None) -> str:
@@ -70,6 +72,11 @@ def attend(
         q = device_lib.only_on_cuda(q, implementation="mosaic")
     how: dict[str, Any] = {"score": kernels.Score(scale, soft_cap), "interpret": interpret}
     if not kernels.is_few(q, prefix, own):
+        if (blocks := q.shape[0] * own.k.shape[2]) > _MOST_BLOCKS:
+            raise NotImplementedError(
+                f"mosaic with {q.shape[0]} rows of {own.k.shape[2]} key heads: {blocks} is above "
+                f"{_MOST_BLOCKS}, of which a GPU launches no more; ask fewer questions at once"
+            )
         return prefill.attend(q, prefix, own, tuning=prefill.DEFAULTS[head_dim], **how)
     few = decode.DEFAULTS[head_dim]
     first, head = kernels.without_head(own, few.keys)

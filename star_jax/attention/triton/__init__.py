@@ -17,6 +17,9 @@ from star_jax.attention.partial import Partial, merge
 from star_jax.attention.segment import Segment
 from star_jax.attention.triton import decode, prefill
 
+# JAX counts offsets in 32 bits where an array has less than 2**32 bytes.
+_MOST_IN_8_BITS = 2**31
+
 
 def attend(
     q: Queries,
@@ -31,6 +34,11 @@ def attend(
     if reason := refuses(str(q.dtype), head_dim):
         raise NotImplementedError(reason)
     prefix, own = kernels.prefix_and_own(q, segments, scale=scale, name="triton")
+    if not own.is_plain and own.k.size > _MOST_IN_8_BITS:
+        raise NotImplementedError(
+            f"triton with keys in 8 bits of {own.k.shape}, on one device in one layer: at most "
+            f"{_MOST_IN_8_BITS} numbers; use fewer contexts at once, or more devices"
+        )
     if not interpret:
         q = device_lib.only_on_cuda(q, implementation="triton")
     score = kernels.Score(scale, soft_cap)
@@ -48,7 +56,7 @@ def attend(
 
 def refuses_device(device: jax.Device) -> str:
     """Why it cannot run on this device; empty if it can."""
-    return kernels.too_old(device, name="triton")
+    return kernels.too_old(device, name="triton") or kernels.counts_in_64_bits("triton")
 
 
 def refuses(dtype: str, head_dim: int, device: jax.Device | None = None) -> str:
