@@ -8,7 +8,8 @@
 All 13 tasks for Llama-3.1-8B-Instruct on eight GPUs; `--config.model.path` takes another model, and
 Table 5's are in table5.py. Means that NVIDIA published (arXiv 2411.17116), exact and star: 92.2 and
 91.3 at 16K, 87.5 and 88.7 at 32K, 84.8 and 83.4 at 64K, 76.3 and 74.4 at 128K. Not run here yet.
-`:smollm2` asks the real model that the tests use, at its own scale.
+`:smollm2` asks the real model that the tests use, at its own scale, in 77 minutes of a busy CPU
+core: needles among keys 82 and 61 at 1024 tokens, 66 and 53 at 2048; words 43 and 45, 39 and 39.
 """
 
 from star_jax.eval.config import (
