@@ -10,7 +10,6 @@ from typing import Any
 
 from star_jax.eval import averages, intervals, metrics, perplexity
 from star_jax.eval.rows import Row
-from star_jax.prefill.star import Star
 from star_jax.printable import printable
 from star_jax.runs import records
 
@@ -234,7 +233,8 @@ def _notes(answered: Sequence[Answered], row: Row, blocks: int | None, devices: 
         return notes
     count = f"{blocks} block{'s' * (blocks > 1)}"
     is_whole = row.keep is None and row.cache_dtype is None
-    sees_all = isinstance(row.attention, Star) and row.attention.anchor == row.attention.block_size
+    sizes, is_first = row.attention.sizes, "content" not in row.attention.mending
+    sees_all = is_first and sizes["anchor_size"] == sizes["block_size"]
     if is_whole and (blocks == 1 or (blocks == 2 and sees_all)):
         notes.append(f"{count}: this is exact attention")
     elif blocks <= 2:

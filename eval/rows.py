@@ -156,7 +156,7 @@ def _star(attention: AttentionConfig, length: int | None) -> list[Kind]:
                 found.append(other)
             else:  # without an anchor, whatever others are to be
                 found += [Star(block_size=b, anchor_size=a, halo=h, **how) for how in mending]
-    if ("first", "first") not in anchors and all(isinstance(kind, Star) for kind in found):
+    if ("first", "first") not in anchors and not any("content" in kind.mending for kind in found):
         raise ValueError(
             f"attention.anchor_size={attention.anchor_size!r} leaves no anchor whose content "
             f"attention.anchor_content={attention.anchor_content!r} could be"
