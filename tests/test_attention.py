@@ -74,6 +74,30 @@ def test_keys_are_averaged_behind_values(name, small, averaging, monkeypatch):
         check(found._replace(out=found.out[..., values.out.shape[-1] :]), keys, 2e-6)
 
 
+MANY_KEYS = [  # more than are read at a time
+    Case("own heads", 1, 1100, N=3, K=3, causal=False, length=(1100, 700)),
+    Case("one head of keys", 1, 1100, N=4, K=1, causal=False, length=(513, 1)),
+    Case("some queries", 3, 1100, N=6, causal=False, length=(1003, 8)),
+    Case("a window", 2, 1100, N=6, offset=(1000, 40), window=600, soft_cap=3.0),
+]
+
+
+@pytest.mark.parametrize("with_keys", [False, True], ids=["values", "with keys"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("case", MANY_KEYS, ids=[case.name for case in MANY_KEYS])
+def test_few_queries_read_many_keys(case, dtype, with_keys):
+    arrays, options = make(case, dtype)
+    run = functools.partial(attention.partial_attention, implementation="xla", **options)
+    found = jax.jit(functools.partial(run, with_keys=with_keys))(**arrays)
+    values = reference_of(arrays, options)
+    width = values.out.shape[-1]
+    check(found._replace(out=found.out[..., :width]), values, TOLERANCE[dtype])
+    if with_keys:
+        of_keys = arrays | {"segments": [dataclasses.replace(s, v=s.k) for s in arrays["segments"]]}
+        keys = reference_of(of_keys, options)
+        check(found._replace(out=found.out[..., width:]), keys, TOLERANCE[dtype])
+
+
 def test_a_length_beyond_the_keys_counts_none_of_them_twice():
     """The last tile overlaps its neighbour: what both have must count once."""
     case = Case("lengths beyond the keys", 600, 700, causal=False, length=(768, 900))

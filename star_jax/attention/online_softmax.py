@@ -50,11 +50,7 @@ def update(
     old: Softmax | None, q: Array, k: Array, v: Array, mask: Array | None, score: Score
 ) -> Softmax:
     """Adds one tile. q: [B, K, G, T, H]; k, v: [B, S, K, H]; mask broadcasts to [B, K, G, T, S]."""
-    precision = jax.lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
-    scores = jnp.einsum(
-        "bkgth,bskh->bkgts", q, k, precision=precision, preferred_element_type=jnp.float32
-    )
-    scores = score.of(scores)
+    scores = score.of(_product("bkgth,bskh->bkgts", q, k))
     if mask is not None:
         scores = jnp.where(mask, scores, -jnp.inf)
     top = scores.max(axis=-1)
@@ -65,18 +61,23 @@ def update(
     total = weights.sum(axis=-1)
     if score.with_keys:
         v = jnp.concatenate([v, k], axis=-1)
-    acc = jnp.einsum(
-        "bkgts,bskh->bkgth",
-        weights.astype(v.dtype),
-        v,
-        precision=precision,
-        preferred_element_type=jnp.float32,
-    )
+    acc = _product("bkgts,bskh->bkgth", weights.astype(v.dtype), v)
     if old is not None:
         decay = jnp.exp(score.factor * (old.top - finite))
         total = total + decay * old.total
         acc = acc + decay[..., None] * old.acc
     return Softmax(acc, top, total)
+
+
+def _product(spec: str, x: Array, y: Array) -> Array:
+    """In float32. x: [B, K, G, T, H or S]; y: [B, S, K, H]."""
+    precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+    shape = x.shape[:-1]
+    if y.shape[2] == 1:  # of more axes, even of size 1, XLA makes a slower product on CPUs
+        spec = spec.replace("k", "").replace("g", "")
+        x, y = x.reshape(shape[0], -1, x.shape[-1]), y[:, :, 0]
+    z = jnp.einsum(spec, x, y, precision=precision, preferred_element_type=jnp.float32)
+    return z.reshape(*shape, z.shape[-1])
 
 
 def update_diagonal(old: Softmax, q: Array, k: Array, v: Array, score: Score) -> Softmax:
