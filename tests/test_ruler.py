@@ -258,8 +258,9 @@ def test_a_wrap_stands_once_before_all_and_once_before_the_answer(
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_too_short_names_the_numbers(task: str) -> None:
-    with pytest.raises(ValueError, match=r"length=250 is too short: with \d+ [\w ]+ there are \d+"):
+def test_too_short_names_the_task_and_the_numbers(task: str) -> None:
+    says = rf"^{task}, sample \d: length=250 is too short: with \d+ [\w ]+ there are \d+ tokens"
+    with pytest.raises(ValueError, match=says):
         make(task, length=250, max_new_tokens=200)
 
 

@@ -58,13 +58,16 @@ class Maker:
         if steps is None:
             answers = self.request.count_tokens(" ".join(draft.outputs))
             count, before = self._counter(draft, more=answers), self._before(draft)
-            size, tokens = largest_by(
-                lambda n: self._estimate(before + draft.context(n)),
-                count,
-                limit,
-                least=draft.least,
-                unit=draft.unit,
-            )
+            try:
+                size, tokens = largest_by(
+                    lambda n: self._estimate(before + draft.context(n)),
+                    count,
+                    limit,
+                    least=draft.least,
+                    unit=draft.unit,
+                )
+            except ValueError as error:
+                raise ValueError(f"{self.task}, sample {index}: {error}") from None
         else:
             count = self._counter(draft, context_only=steps.context_only)
             size = steps.shrunk(self._size, count, limit, draft)
