@@ -13,8 +13,8 @@
 Scores: `benchmarks/results/smollm2_needles.csv`, the runs' `summary.csv` one after the other.
 Noise, in float32: 20 questions up to 2048, 10 at 4096, 5 at 8192 (`--config.data.num_samples=5`);
 those from 2048 on took 76 minutes of two CPU cores, beside other work. Prose, on JAX 0.12: 100
-questions, four of each text, in an hour of one core up to 4096; at 8192 52 of them, without
-streaming, in half an hour.
+questions, four of each text, in an hour of one core up to 4096, and in 70 minutes of a busy one at
+8192.
 niah_multikey_2 is not asked: at 1024 tokens the model finds none of four by exact attention.
 """
 

@@ -9,12 +9,12 @@ By exact attention alone (`--config.attention.kind=dense`) the three took half a
 CPU cores: niah_single_1 and 2, passkey and number_string 100, niah_multikey_1 80, niah_single_3 70,
 niah_multivalue 65, niah_multiquery 63, fwe 47, and the others 20 or less
 (`benchmarks/results/smollm2_tasks.csv`; there are also 2048 tokens, of 26 minutes on a core, 4096,
-of 69, and eight tasks at 8192). Four of those between, with 100 questions each, took two hours of
-one busy core: niah_single_3, niah_multikey_2, niah_multivalue and niah_multiquery get 71, 13, 77
-and 63 exactly, 57, 12, 71 and 64 by star, 26, 2, 41 and 41 without its anchor, and 13, 4, 24 and 26
-by StreamingLLM (`smollm2_suites.csv` there). Of 100 passkeys at 2048 tokens they find 40, 17, 0 and
-18, in 50 minutes of one busy core. Exact attention and star alone take 15 to 40 minutes there for
-100 questions of a task: 78 and 80 of niah_single_3, 63 and 52 of niah_multivalue, 57 and 58 of
+of 69, and 8192). Four of those between, with 100 questions each, took two hours of one busy core:
+niah_single_3, niah_multikey_2, niah_multivalue and niah_multiquery get 71, 13, 77 and 63 exactly,
+57, 12, 71 and 64 by star, 26, 2, 41 and 41 without its anchor, and 13, 4, 24 and 26 by StreamingLLM
+(`smollm2_suites.csv` there). Of 100 passkeys at 2048 tokens they find 40, 17, 0 and 18, in 50
+minutes of one busy core. Exact attention and star alone take 15 to 40 minutes there for 100
+questions of a task: 78 and 80 of niah_single_3, 63 and 52 of niah_multivalue, 57 and 58 of
 niah_multiquery, 93 and 88 of number_string.
 """
 
